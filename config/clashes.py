@@ -1,0 +1,85 @@
+"""Settings that are fine alone and wrong together: each is named with all its keys and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from config.schema import Run
+
+
+class Clash(NamedTuple):
+    """One contradiction: the dotted keys that take part, and a sentence with their values and the remedy."""
+
+    keys: list[str]
+    text: str
+
+
+def first_clash(run: Run) -> Clash | None:
+    """Return the first contradiction between the settings of a run, or None."""
+    return next(_clashes(run), None)
+
+
+def _clashes(run: Run) -> Iterator[Clash]:
+    yield from _of_data(run)
+    yield from _of_update(run)
+    yield from _of_lengths(run)
+
+
+def _of_data(run: Run) -> Iterator[Clash]:
+    data = run.data
+    if len(data.train_txt_dbs) != len(data.train_img_dbs):
+        yield Clash(
+            ["data.train_txt_dbs", "data.train_img_dbs"],
+            f"there are {len(data.train_txt_dbs)} text stores and {len(data.train_img_dbs)} image stores to "
+            "train on: name one image store for each text store, in the same order",
+        )
+    for split in ("val", "test"):
+        keys = [f"data.{split}_txt_db", f"data.{split}_img_db"]
+        stores = [getattr(data, key.removeprefix("data.")) for key in keys]
+        if any(stores) and not all(stores):
+            yield Clash(keys, f"{keys[0]} and {keys[1]} go together: give both or neither")
+    if data.min_bb > data.max_bb:
+        yield Clash(
+            ["data.min_bb", "data.max_bb"],
+            f"min_bb {data.min_bb} is above max_bb {data.max_bb}: lower min_bb or raise max_bb",
+        )
+
+
+def _of_update(run: Run) -> Iterator[Clash]:
+    negatives, optim = run.negatives, run.optim
+    if negatives.hard_neg_size > negatives.negative_size:
+        yield Clash(
+            ["negatives.hard_neg_size", "negatives.negative_size"],
+            f"{negatives.hard_neg_size} hard negatives cannot be kept of a pool of "
+            f"{negatives.negative_size}: lower hard_neg_size or raise negative_size",
+        )
+    if optim.train_batch_size % negatives.mining_batch:
+        yield Clash(
+            ["negatives.mining_batch", "optim.train_batch_size"],
+            f"train_batch_size {optim.train_batch_size} is not a multiple of mining_batch "
+            f"{negatives.mining_batch}: choose a divisor of {optim.train_batch_size} as mining_batch",
+        )
+    if optim.warmup_steps > optim.num_train_steps:
+        yield Clash(
+            ["optim.warmup_steps", "optim.num_train_steps"],
+            f"a warm-up of {optim.warmup_steps} updates does not fit into a run of {optim.num_train_steps}: "
+            "lower warmup_steps or raise num_train_steps",
+        )
+
+
+def _of_lengths(run: Run) -> Iterator[Clash]:
+    """Words, regions, [CLS] and [SEP] together fit the matcher, if the matcher has such a limit."""
+    limit = getattr(run.matcher, "max_position_embeddings", None)
+    data = run.data
+    if limit is None or data.max_txt_len == -1:
+        return
+    region_key = "num_bb" if data.conf_th == -1 else "max_bb"
+    regions = getattr(data, region_key)
+    if data.max_txt_len + 2 + regions > limit:
+        yield Clash(
+            ["data.max_txt_len", f"data.{region_key}", "matcher.max_position_embeddings"],
+            f"{data.max_txt_len} words, 2 marks and {regions} regions do not fit into the "
+            f"{limit} positions of the matcher: lower max_txt_len or {region_key}",
+        )

@@ -1,0 +1,25 @@
+"""The kinds of failure that are told in one line, and the exit codes that every entry leaves with."""
+
+from __future__ import annotations
+
+FAILED = 1
+REQUEUE = 75
+INTERRUPTED = 130
+
+
+class ConfigError(ValueError):
+    """A flag, key or value that the run cannot be started with; one line that names the remedy."""
+
+    exit_code = 2
+
+
+class DataError(ValueError):
+    """A store, record, checkpoint or file that is missing, damaged or does not fit; one line that names the remedy."""
+
+    exit_code = 3
+
+
+class Failure(RuntimeError):
+    """The surroundings gave way: a full disk, a lost rank; one line that names the remedy."""
+
+    exit_code = FAILED

@@ -1,0 +1,226 @@
+"""The sections of a run as typed, documented, frozen models: each default, range and meaning is here once.
+
+A matcher and an objective bring their own section (a `Named` declared beside them in `model/`). The string
+under a field is its documentation: the help text of its flag, and part of the message when it is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from config.clashes import first_clash
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+PASSING = Field(json_schema_extra={"identity": False})
+"""Marks a field that does not decide the result: where, how often, how fast. It is left out of `Run.hash`."""
+
+
+def _or_minus_one(holds: Callable[[Any], bool], wanted: str) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if value != -1 and not holds(value):
+            raise PydanticCustomError("range", "should be {wanted}", {"wanted": wanted})
+        return value
+
+    return AfterValidator(check)
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, unknown keys refused, fields documented by the string below them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class Named(Section):
+    """A section chosen by its `name`: the Config that a matcher or an objective declares beside itself."""
+
+    name: str
+    """which one"""
+
+
+class Data(Section):
+    """the stores, and which texts and regions of them are used"""
+
+    train_txt_dbs: tuple[str, ...] = ()
+    """text stores to train on, one for each of train_img_dbs"""
+    train_img_dbs: tuple[str, ...] = ()
+    """image stores to train on, in the order of train_txt_dbs"""
+    val_txt_db: str = ""
+    """text store of the validation ('' = none)"""
+    val_img_db: str = ""
+    """image store of the validation ('' = none)"""
+    test_txt_db: str = ""
+    """text store of the final evaluation ('' = none)"""
+    test_img_db: str = ""
+    """image store of the final evaluation ('' = none)"""
+    conf_th: Annotated[float, _or_minus_one(lambda x: 0 <= x <= 1, "from 0 to 1, or -1")] = 0.2
+    """regions above this confidence are used; -1 = always the first num_bb"""
+    max_bb: Count = 100
+    """most regions of an image when chosen by confidence"""
+    min_bb: Count = 10
+    """fewest regions of an image when chosen by confidence"""
+    num_bb: Count = 36
+    """regions of an image when conf_th is -1"""
+    compressed_db: bool = False
+    """read the compressed variant of a published image store"""
+    max_txt_len: Annotated[int, _or_minus_one(lambda x: x >= 1, "1 or more, or -1")] = 60
+    """longest training text in WordPiece ids, without [CLS] and [SEP]; -1 = all; evaluation takes all"""
+    damaged: Literal["fail", "skip", "quarantine"] = "fail"
+    """what a damaged record does: stop the run, be left out, or be left out and listed in a file"""
+    n_workers: Annotated[Natural, PASSING] = 4
+    """reading processes of each rank (0 = read in the training process)"""
+    pin_mem: Annotated[bool, PASSING] = True
+    """read into page-locked memory when a GPU is used"""
+    prefetch_batches: Annotated[Natural, PASSING] = 2
+    """batches that each reading process holds ready"""
+
+
+class Negatives(Section):
+    """the pool of each anchor, and how much of it is trained on"""
+
+    negative_size: Count = 399
+    """negatives drawn and scored for each anchor"""
+    hard_neg_size: Count = 31
+    """hardest of them that are trained on"""
+    mining_batch: Count = 1
+    """anchors of one direction scored, then trained, in one pass; divides train_batch_size"""
+
+
+class Optim(Section):
+    """the update: optimizer, schedule, batch and precision"""
+
+    optim: Literal["adamw", "adam", "adamax"] = "adamw"
+    """optimizer"""
+    learning_rate: Positive = 5e-5
+    """peak learning rate, reached at the end of the warm-up"""
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    """decay of the optimizer's first and second moments"""
+    adam_eps: Positive = 1e-6
+    """added to the root of the second moment"""
+    weight_decay: NotNegative = 0.01
+    """decoupled decay of weights; biases and the encoder's LayerNorm are spared"""
+    correct_bias: bool = True
+    """correct the moments for their start at zero"""
+    decay_embedding_norms: bool = True
+    """decay img_layer_norm and pos_layer_norm too, as published runs did"""
+    grad_norm: Annotated[float, _or_minus_one(lambda x: x > 0, "greater than 0, or -1")] = 2.0
+    """largest norm of the whole gradient; -1 = no clipping"""
+    warmup_steps: Natural = 500
+    """updates over which the learning rate grows from zero; it falls linearly to zero after them"""
+    num_train_steps: Count = 5000
+    """updates of the whole run"""
+    train_batch_size: Count = 8
+    """anchors of each rank and direction in one update"""
+    precision: Literal["off", "fp16", "bf16"] = "off"
+    """arithmetic of the forward pass; parameters, losses and optimizer stay float32"""
+    use_apex: bool = False
+    """use apex's fused optimizer; the run stops where apex is not installed"""
+    compression: Literal["none", "fp16"] = "none"
+    """how gradients travel between ranks"""
+
+
+class Eval(Section):
+    """when and how retrieval is measured"""
+
+    valid_steps: Count = 500
+    """updates between two validations; one more follows the last update"""
+    full_val: bool = True
+    """validate on every image-text pair; false = the quick check against inf_minibatch_size images"""
+    inf_minibatch_size: Annotated[int, Field(ge=10)] = 400
+    """candidate images of each text in the quick check"""
+    tokens_per_block: Annotated[Count, PASSING] = 65536
+    """packed tokens of one scoring block: bounds the memory"""
+    ties: Literal["pessimistic", "optimistic", "mean"] = "pessimistic"
+    """rank of a positive that scores the same as negatives: after them, before them, in their middle"""
+    ir_count: Literal["correct", "legacy"] = "correct"
+    """count of image-retrieval hits; legacy repeats the published code's error, for comparison only"""
+    score_dtype: Literal["float32", "float16"] = "float32"
+    """type that scores are kept in; float16 makes ties"""
+    folds: Count = 1
+    """equal parts of the images whose recalls are averaged (5 = COCO 1K)"""
+    select_by: Literal["rsum", "r_mean", "txt_r_mean", "img_r_mean", "txt_r1", "img_r1"] = "rsum"
+    """validation number whose highest value makes the best checkpoint"""
+
+
+class Output(Section):
+    """what is written, where and how often"""
+
+    output_dir: Annotated[str, PASSING] = ""
+    """folder of this run's checkpoints, metrics and results"""
+    resume: Annotated[str, PASSING] = "auto"
+    """auto = go on from the output folder's newest checkpoint, never = start anew, else a checkpoint"""
+    keep: Annotated[Count, PASSING] = 2
+    """newest checkpoints kept besides the best"""
+    save_steps: Annotated[Natural, PASSING] = 0
+    """updates between two checkpoints; 0 = at every validation"""
+    log_steps: Annotated[Count, PASSING] = 10
+    """updates between two lines of the log"""
+    tensorboard: Annotated[bool, PASSING] = True
+    """write TensorBoard events too"""
+
+
+class Weights(Section):
+    """the weights a run starts from"""
+
+    checkpoint: str = ""
+    """pre-trained or fine-tuned weights to start from ('' = random)"""
+    rank_head_init: Literal["if_missing", "always"] = "if_missing"
+    """when the ranking head is copied from the matching head: if the checkpoint has none, or always"""
+
+
+class Run(Section):
+    """everything that one run is: frozen, checked as a whole, and alone enough to repeat it"""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """key of every random draw"""
+    data: Data = Data()
+    negatives: Negatives = Negatives()
+    optim: Optim = Optim()
+    eval: Eval = Eval()
+    output: Output = Output()
+    weights: Weights = Weights()
+    matcher: SerializeAsAny[Named]
+    objective: SerializeAsAny[Named]
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Run:
+        clash = first_clash(self)
+        if clash:
+            raise PydanticCustomError("clash", "{text}", {"text": clash.text, "keys": clash.keys})
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """Return the run as plain JSON values; `config.load` makes the same run of them."""
+        return self.model_dump(mode="json")
+
+    def hash(self) -> str:
+        """Return 12 hex digits over everything that decides the result, stores and weights by their paths."""
+        text = json.dumps(_identity(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _identity(section: Section) -> dict[str, Any]:
+    plain = section.model_dump(mode="json")
+    kept = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        extra = field.json_schema_extra
+        if not (isinstance(extra, dict) and extra.get("identity") is False):
+            kept[name] = _identity(value) if isinstance(value, Section) else plain[name]
+    return kept

@@ -1,0 +1,266 @@
+"""Bytes of one record to arrays and back: the published formats, and our own aligned, checksummed one.
+
+Decoders return views of the buffer they are given wherever the format allows; only the caller copies.
+No format here is ever unpickled. Published layouts are those of the UNITER stores.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import crc32c
+import lz4.frame
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import DataError
+
+Buffer = bytes | bytearray | memoryview
+Arrays = dict[str, NDArray[Any]]
+
+MAGIC = b"XMR1"
+VERSION = 1
+# magic, checksum of what follows it, version, flags, rows, width. The header is padded to 48 bytes because
+# LMDB puts a large value 16 bytes into its page: the features then start on a 64-byte cache line of the map.
+HEADER = struct.Struct("<4sIHHII")
+HEADER_BYTES = 48
+HALF = np.dtype("<f2")
+CHECKED_FROM = 8
+
+
+class DamagedRecord(DataError):
+    """The bytes of a record are not what its writer stored: cut short, changed, or of another format."""
+
+
+class Record(NamedTuple):
+    """One image: features [n, d], norm_bb [n, 6], conf [n], all float16 views of the record."""
+
+    features: NDArray[np.float16]
+    norm_bb: NDArray[np.float16]
+    conf: NDArray[np.float16]
+
+
+# ---------------------------------------------------------------- native
+
+
+def encode_native(features: NDArray[Any], norm_bb: NDArray[Any], conf: NDArray[Any]) -> bytes:
+    """Header, then float16 features [n, d], norm_bb [n, 6], conf [n]; CRC32C over everything behind it.
+
+    Raises:
+        ValueError: the three arrays do not agree on n, or boxes are not six wide.
+    """
+    rows, width = features.shape
+    conf = conf.reshape(-1)
+    if norm_bb.shape != (rows, 6) or conf.shape != (rows,):
+        raise ValueError(f"features {features.shape}, boxes {norm_bb.shape}, conf {conf.shape} do not agree")
+    parts = [np.ascontiguousarray(part, dtype=HALF).tobytes() for part in (features, norm_bb, conf)]
+    header = HEADER.pack(MAGIC, 0, VERSION, 0, rows, width).ljust(HEADER_BYTES, b"\0")
+    checked = b"".join((header[CHECKED_FROM:], *parts))
+    return b"".join((MAGIC, struct.pack("<I", crc32c.crc32c(checked)), checked))
+
+
+def native_shape(buffer: Buffer) -> tuple[int, int]:
+    """Rows and width that the header of a native record names; checks that the record has that length."""
+    if len(buffer) < HEADER_BYTES:
+        raise DamagedRecord(f"{len(buffer)} bytes are too few for a native record")
+    magic, _, version, _, rows, width = HEADER.unpack_from(buffer)
+    if magic != MAGIC or version != VERSION:
+        raise DamagedRecord("does not begin like a native record of version 1")
+    if len(buffer) != HEADER_BYTES + 2 * rows * (width + 7):
+        raise DamagedRecord(f"{len(buffer)} bytes do not hold {rows} regions of width {width}")
+    return rows, width
+
+
+def view_native(buffer: Buffer, verify: bool = True) -> Record:
+    """The three arrays of a native record as views; with `verify` its checksum is compared first.
+
+    Raises:
+        DamagedRecord: wrong beginning, wrong length, or wrong checksum.
+    """
+    rows, width = native_shape(buffer)
+    if verify:
+        stored = HEADER.unpack_from(buffer)[1]
+        if crc32c.crc32c(memoryview(buffer)[CHECKED_FROM:]) != stored:
+            raise DamagedRecord("its checksum does not match its bytes")
+    boxes_at = HEADER_BYTES + 2 * rows * width
+    return Record(
+        np.ndarray((rows, width), HALF, buffer, HEADER_BYTES),
+        np.ndarray((rows, 6), HALF, buffer, boxes_at),
+        np.ndarray((rows,), HALF, buffer, boxes_at + 12 * rows),
+    )
+
+
+# ---------------------------------------------------------------- published, msgpack
+
+
+def encode_published(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """A msgpack map of arrays, byte for byte as msgpack-numpy writes it."""
+    return bytes(msgpack.packb({name: _as_map(array) for name, array in arrays.items()}, use_bin_type=True))
+
+
+def _as_map(array: NDArray[Any]) -> dict[bytes, Any]:
+    data = np.ascontiguousarray(array).tobytes()
+    return {b"nd": True, b"type": array.dtype.str, b"kind": b"", b"shape": array.shape, b"data": data}
+
+
+# One array of a published record up to its first data byte: key, the map that msgpack-numpy writes, length.
+# Reading it by pattern leaves the data where it is; msgpack itself would copy every array, needed or not.
+_INTEGER = rb"(?:[\x00-\x7f]|\xcc.|\xcd..|\xce....)"
+_ARRAY = re.compile(
+    rb"(?:[\xa1-\xbf]|\xd9.)(?P<name>[a-z_0-9]+)"
+    rb"\x85\xc4\x02nd\xc3\xc4\x04type\xa3(?P<type>...)\xc4\x04kind\xc4\x00"
+    rb"\xc4\x05shape(?P<shape>[\x91-\x94]" + _INTEGER + rb"+)\xc4\x04data(?P<size>\xc4.|\xc5..|\xc6....)",
+    re.DOTALL,
+)
+
+
+def decode_published(buffer: Buffer, only: Collection[str] | None = None) -> Arrays:
+    """The arrays of a published record as read-only views; entries that are not arrays are left out.
+
+    Args:
+        only: names wanted; reading stops when all are found. None reads, and so checks, the whole record.
+
+    Raises:
+        DamagedRecord: not a msgpack map of arrays, or cut short.
+    """
+    arrays = _walk(buffer, only)
+    return _unpack(buffer, only) if arrays is None else arrays
+
+
+def _walk(buffer: Buffer, only: Collection[str] | None) -> Arrays | None:
+    """The arrays by header pattern, None where a record is written in another (legal) way."""
+    if len(buffer) == 0 or not 0x80 <= buffer[0] <= 0x8F:
+        return None
+    arrays: Arrays = {}
+    position = 1
+    for _ in range(buffer[0] & 0x0F):
+        found = _ARRAY.match(buffer, position)
+        if found is None:
+            return None
+        name, dtype, shape, size = _parse(found[0])
+        start, position = found.end(), found.end() + size
+        if position > len(buffer):
+            raise DamagedRecord(f"cut short inside {name}")
+        if only is None or name in only:
+            arrays[name] = np.ndarray(shape, dtype, buffer, start)
+            if only is not None and len(arrays) == len(only):
+                return arrays
+    if position != len(buffer):
+        raise DamagedRecord(f"{len(buffer) - position} bytes behind the last array")
+    return arrays
+
+
+@lru_cache(maxsize=4096)
+def _parse(header: bytes) -> tuple[str, np.dtype[Any], tuple[int, ...], int]:
+    """Name, type, shape and byte count of an array header; stores repeat a few shapes many thousand times."""
+    found = _ARRAY.fullmatch(header)
+    assert found is not None
+    name, shape = found["name"].decode(), tuple(msgpack.unpackb(found["shape"]))
+    size = int.from_bytes(found["size"][1:], "big")
+    return name, _dtype(name, found["type"].decode("latin1"), shape, size), shape, size
+
+
+def _dtype(name: str, kind: str, shape: Sequence[int], size: int) -> np.dtype[Any]:
+    """The array's type, if it exists and `size` bytes of it make the shape."""
+    try:
+        dtype = np.dtype(kind)
+    except TypeError as error:
+        raise DamagedRecord(f"{name} is of unknown type {kind!r}") from error
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != size:
+        raise DamagedRecord(f"{size} bytes of {name} do not make {dtype} {list(shape)}")
+    return dtype
+
+
+def _unpack(buffer: Buffer, only: Collection[str] | None) -> Arrays:
+    """The general reading, with copies: other key orders, entries without dimensions."""
+    try:
+        entries = msgpack.unpackb(buffer, raw=True, strict_map_key=False)
+        if not isinstance(entries, dict):
+            raise DamagedRecord("is not a map of arrays")
+        named = {key.decode(): value for key, value in entries.items() if isinstance(value, dict)}
+        return {
+            name: _from_map(name, value)
+            for name, value in named.items()
+            if value.get(b"nd") is True and value[b"shape"] and (only is None or name in only)
+        }
+    except (msgpack.UnpackException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedRecord(f"is not a map of arrays ({error})") from error
+
+
+def _from_map(name: str, value: dict[bytes, Any]) -> NDArray[Any]:
+    data, shape = value[b"data"], value[b"shape"]
+    return np.frombuffer(data, _dtype(name, value[b"type"].decode(), shape, len(data))).reshape(shape)
+
+
+# ---------------------------------------------------------------- published, compressed
+
+
+def encode_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of a `numpy.savez_compressed` archive of the arrays."""
+    out = io.BytesIO()
+    np.savez_compressed(out, allow_pickle=False, **arrays)
+    return out.getvalue()
+
+
+NOT_AN_ARCHIVE = (  # what zipfile and numpy raise for damaged archives
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, KeyError, ValueError, RuntimeError,
+)  # fmt: skip
+
+
+def decode_npz(
+    source: Buffer | io.BufferedIOBase, only: Collection[str] | None = None, keep_scalars: bool = False
+) -> Arrays:
+    """The arrays of an npz archive, given as bytes or open file.
+
+    Entries without dimensions are left out (old writers stored their own options so), unless `keep_scalars`.
+
+    Raises:
+        DamagedRecord: not a zip archive of plain arrays, or a member's checksum is wrong.
+    """
+    stream = source if isinstance(source, io.BufferedIOBase) else io.BytesIO(source)
+    arrays: Arrays = {}
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            for member in archive.namelist():
+                name = member.removesuffix(".npy")
+                if only is None or name in only:
+                    with archive.open(member) as file:
+                        array = np.lib.format.read_array(file, allow_pickle=False)
+                        file.read()  # to the end, where zipfile compares the checksum
+                    if array.ndim or keep_scalars:
+                        arrays[name] = array
+    except NOT_AN_ARCHIVE as error:
+        raise DamagedRecord(f"is not an archive of plain arrays ({error})") from error
+    return arrays
+
+
+# ---------------------------------------------------------------- published, text
+
+
+def encode_text(record: Mapping[str, Any]) -> bytes:
+    """A caption record as msgpack in an lz4 frame, with the frame's own (optional) checksum."""
+    return bytes(lz4.frame.compress(msgpack.packb(dict(record), use_bin_type=True), content_checksum=True))
+
+
+def decode_text(buffer: Buffer) -> dict[str, Any]:
+    """The caption record with all its fields, known or not.
+
+    Raises:
+        DamagedRecord: not an lz4 frame of one msgpack map.
+    """
+    try:
+        record = msgpack.unpackb(lz4.frame.decompress(buffer), raw=False, strict_map_key=False)
+    except (RuntimeError, ValueError, EOFError, msgpack.UnpackException) as error:
+        raise DamagedRecord(f"is not a compressed caption record ({error})") from error
+    if not isinstance(record, dict):
+        raise DamagedRecord("is not a caption record")
+    return record

@@ -1,0 +1,189 @@
+"""Packing of image stores: arrays of an extractor to records, their counts and the store's description."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import DataError
+from data import codec as formats
+from data.regions import Codec, RegionRule, cut
+from data.store import LmdbWriter, write_json
+
+KEYS = "__keys__"
+VERSION = 1
+
+
+def encode_image(
+    arrays: Mapping[str, NDArray[Any]], rule: RegionRule, codec: Codec, keep_all: bool = False
+) -> tuple[bytes, int]:
+    """One extractor's arrays as a record, and the region count to note; pure, so any process may run it.
+
+    Args:
+        arrays: `features [n, d]`, `norm_bb [n, 6]`, `conf [n]` or `[n, 1]`; published layouts keep the rest.
+
+    Raises:
+        DataError: an array is missing, they disagree on n, numbers are not finite, or no region is left.
+    """
+    _check(arrays, rule, keep_all)
+    kept, count = cut(arrays, rule, keep_all)
+    rows = len(kept["features"])
+    if rows == 0:
+        raise DataError("holds no region")
+    if not (np.isfinite(kept["features"]).all() and np.isfinite(kept["norm_bb"]).all()):
+        raise DataError("holds numbers that are not finite in half precision")
+    if codec == "native":
+        conf = kept["conf"].reshape(-1) if "conf" in kept else np.ones(rows)
+        return formats.encode_native(kept["features"], kept["norm_bb"], conf), min(count, rows)
+    return (formats.encode_npz if codec == "compressed" else formats.encode_published)(kept), count
+
+
+def _check(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool) -> None:
+    needed = ["features", "norm_bb"] + ([] if keep_all or rule.is_fixed else ["conf"])
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise DataError(f"holds no {' and no '.join(missing)}, but {', '.join(arrays) or 'nothing'}")
+    features, boxes = arrays["features"], arrays["norm_bb"]
+    conf = arrays.get("conf", np.ones(len(features)))
+    if features.ndim != 2 or boxes.shape != (len(features), 6) or conf.size != len(features):
+        raise DataError(f"features {features.shape}, boxes {boxes.shape}, conf {conf.shape} do not agree")
+
+
+class ImageWriter:
+    """Packs one variant of an image store below `folder` (`img_db/<split>/`); complete or absent, never half.
+
+    After a kill the same call takes up what is there: `done()` tells which images need not be made again.
+
+    Args:
+        codec: native, or one of the published layouts.
+        rule: region counts; names the variant's folder.
+        keep_all: store all rows (cut to an image's own `nbb`, if given).
+        meta: noted in the store's meta.json besides kind, dim, count, codec, version and rule.
+
+    Raises:
+        DataError: the variant exists already, or another process is packing it.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        codec: Codec = "native",
+        rule: RegionRule | None = None,
+        keep_all: bool = False,
+        meta: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder, self.codec, self.keep_all = Path(folder), codec, keep_all
+        self.rule = rule or RegionRule()
+        self._meta = dict(meta or {})
+        self._dim: int | None = None
+        self._writer = LmdbWriter(self.folder / self.rule.folder_name(codec, keep_all))
+        self._journal = self._writer.partial / "counts.jsonl"
+        stored, noted = set(self._writer.keys()), _read_journal(self._journal)
+        self._counts = {name: count for name, count in noted.items() if name in stored}
+        self._log = self._journal.open("a", encoding="utf-8")
+
+    @property
+    def path(self) -> Path:
+        """The store's folder once it is complete."""
+        return self._writer.path
+
+    @property
+    def partial(self) -> Path:
+        """The folder that becomes the store; files that belong to the store may be put into it."""
+        return self._writer.partial
+
+    def done(self) -> set[str]:
+        """Names of the images that are stored already."""
+        return set(self._counts)
+
+    def add(
+        self,
+        name: str,
+        features: NDArray[Any],
+        norm_bb: NDArray[Any],
+        conf: NDArray[Any],
+        soft_labels: NDArray[Any] | None = None,
+        nbb: int | None = None,
+    ) -> None:
+        """Encode and store one image: features [n, d], norm_bb [n, 6], conf [n] or [n, 1].
+
+        Raises:
+            DataError: the arrays do not fit together; names the image.
+        """
+        arrays = {"norm_bb": norm_bb, "features": features, "conf": conf}
+        if soft_labels is not None:
+            arrays["soft_labels"] = soft_labels
+        if nbb is not None:
+            arrays["nbb"] = np.array(nbb)
+        try:
+            record, count = encode_image(arrays, self.rule, self.codec, self.keep_all)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        self.put(name, record, count, features.shape[1])
+
+    def put(self, name: str, record: bytes, count: int, dim: int) -> None:
+        """Store a record that `encode_image` made; all images of a store have one feature width.
+
+        Raises:
+            DataError: the width is not that of the images before.
+        """
+        if self._dim is not None and dim != self._dim:
+            raise DataError(f"{name}: features are {dim} wide, {self._dim} before; a store has one width")
+        self._dim = dim
+        # The count is on its way to disk before the record is, so no stored record is ever without its count.
+        self._log.write(json.dumps([name, count]) + "\n")
+        self._log.flush()
+        self._writer.put(name, record)
+        self._counts[name] = count
+
+    def __enter__(self) -> ImageWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.close()
+        if kind is None:
+            self._describe()
+        self._writer.__exit__(kind, error, trace)
+
+    def _describe(self) -> None:
+        counts = dict(sorted(self._counts.items()))
+        self._writer.put(KEYS, json.dumps(list(counts)).encode())
+        name = self.rule.count_file(self.keep_all)
+        if name is not None:
+            write_json((self.partial if self.codec == "native" else self.folder) / name, counts)
+        write_json(
+            self.partial / "meta.json",
+            {
+                "kind": "images",
+                "dim": self._dim,
+                "count": len(counts),
+                "codec": self.codec,
+                "version": VERSION,
+                "rule": asdict(self.rule),
+                "keep_all": self.keep_all,
+                **self._meta,
+            },
+        )
+        self._journal.unlink()
+
+
+def _read_journal(path: Path) -> dict[str, int]:
+    """Counts noted so far; a line torn by a kill is the last one and belongs to no stored record."""
+    noted: dict[str, int] = {}
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                name, count = json.loads(line)
+            except ValueError:
+                continue
+            noted[name] = count
+    return noted

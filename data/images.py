@@ -1,0 +1,246 @@
+"""Image stores: region features and boxes by image name, from the published layouts or our native one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import DataError
+from data import codec as formats
+from data.codec import Buffer, DamagedRecord
+from data.image_writer import KEYS, ImageWriter
+from data.regions import Codec, RegionRule, box_features
+from data.store import LmdbStore, missing, read_json
+from data.variants import find_variant, store_variants
+
+__all__ = ["Image", "ImageStore", "ImageWriter", "RegionRule", "store_variants"]
+
+Verify = Literal["first", "always", "never"]
+WANTED = frozenset(("features", "norm_bb"))
+
+
+class Image(NamedTuple):
+    """Features [n, d] in the stored type and boxes [n, 7] float32 of one image's counted regions."""
+
+    features: NDArray[Any]
+    boxes: NDArray[np.float32]
+
+
+class _Rows(NamedTuple):
+    """All stored regions of a record, as views where the format allows."""
+
+    features: NDArray[Any]
+    norm_bb: NDArray[Any]
+
+
+def _view_native(buffer: Buffer, verify: bool) -> _Rows:
+    record = formats.view_native(buffer, verify)
+    return _Rows(record.features, record.norm_bb)
+
+
+def _view_published(buffer: Buffer, verify: bool) -> _Rows:
+    return _checked(formats.decode_published(buffer, None if verify else WANTED))
+
+
+def _view_compressed(buffer: Buffer, verify: bool) -> _Rows:
+    return _checked(formats.decode_npz(buffer, None if verify else WANTED))
+
+
+def _checked(arrays: formats.Arrays) -> _Rows:
+    if not arrays.keys() >= WANTED:
+        raise DamagedRecord(f"holds no {' and no '.join(sorted(WANTED - arrays.keys()))}")
+    rows = _Rows(arrays["features"], arrays["norm_bb"])
+    if rows.features.ndim != 2 or rows.norm_bb.shape != (len(rows.features), 6):
+        raise DamagedRecord(f"features {rows.features.shape} and norm_bb {rows.norm_bb.shape} do not agree")
+    return rows
+
+
+_VIEW: dict[Codec, Callable[[Buffer, bool], _Rows]] = {
+    "native": _view_native,
+    "published": _view_published,
+    "compressed": _view_compressed,
+}
+
+
+class ImageStore:
+    """The images of one split, `img_db/<split>/`, seen through a rule for the number of regions.
+
+    Nothing but file names is looked at before the first use; the store may be pickled and forked.
+
+    Args:
+        folder: holds LMDB folders such as `feat_th0.2_max100_min10` or `native_th0.2_max100_min10`.
+        rule: thresholds; they choose the LMDB folder.
+        verify: compare the checksum of native records at the first read of each image, always or never.
+        codec: insist on one layout; by default native if it is there, else the published one the rule names.
+
+    Raises:
+        DataError: no folder for this rule (the message lists those there are).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        rule: RegionRule | None = None,
+        verify: Verify = "first",
+        codec: Codec | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.rule = rule or RegionRule()
+        self.codec, self.path, self._counts_path = find_variant(self.folder, self.rule, codec)
+        # Only native records carry a checksum of their own; zip archives check theirs whenever they are read.
+        self._verify = verify if self.codec == "native" else "never"
+        self._verified: set[str] = set()
+        self._store = LmdbStore(self.path)
+        self._view = _VIEW[self.codec]
+        self._counted: dict[str, int] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ImageStore, (self.folder, self.rule, self._verify, self.codec)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """All image names in the order of the store's own list."""
+        try:
+            return [str(name) for name in json.loads(bytes(self._store.get(KEYS)))]
+        except ValueError as error:
+            raise DataError(f"{self.path}: its list {KEYS} is damaged ({error}); pack it again") from error
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """What our packer noted (kind, dim, count, codec, version, ...); empty for others' stores."""
+        path = self.path / "meta.json"
+        return dict(read_json(path)) if path.is_file() else {}
+
+    @cached_property
+    def dim(self) -> int:
+        """Width of the features."""
+        if not self.names:
+            raise DataError(f"{self.path} holds no image; pack it again")
+        return int(self._rows(self.names[0], verify=False).features.shape[1])
+
+    @cached_property
+    def _noted(self) -> dict[str, int] | None:
+        return read_json(self._counts_path) if self._counts_path else None
+
+    def index_counts(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Regions that the index states for each name [n]; may exceed the rows stored (published stores)."""
+        return np.fromiter((self._index_count(name) for name in names), np.int64, len(names))
+
+    def _index_count(self, name: str) -> int:
+        if self._noted is not None:
+            count = self._noted.get(name)
+            if count is None:
+                raise missing(self.path, name, self.names)
+            return int(count)
+        if self.rule.is_fixed:
+            if name not in self._store:
+                raise missing(self.path, name, self.names)
+            return self.rule.num_bb
+        return int(self.rule.count(self._conf(name)))
+
+    def _conf(self, name: str) -> NDArray[Any]:
+        """Confidences [rows stored] of an image."""
+        buffer = self._store.get(name)
+        try:
+            if self.codec == "native":
+                return formats.view_native(buffer, verify=False).conf
+            decode = formats.decode_npz if self.codec == "compressed" else formats.decode_published
+            return decode(buffer, ("conf",))["conf"].reshape(-1)
+        except KeyError as error:
+            raise DataError(f"{self.path}: {name} has no conf and no noted count; pack it again") from error
+        except DamagedRecord as error:
+            raise self._damage(name, error) from error
+
+    def counts(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Regions that reading returns for each name [n]: the index's number, or the rows stored if fewer.
+
+        Raises:
+            DataError: an image is not in the store.
+        """
+        return np.fromiter((self._count(name) for name in names), np.int64, len(names))
+
+    def _count(self, name: str) -> int:
+        count = self._counted.get(name)
+        if count is None:
+            count = self._index_count(name)
+            if self.codec != "native":  # our packer notes no more regions than it stores, others do
+                count = min(count, len(self._rows(name, verify=False).features))
+            if count < 1:
+                raise DataError(f"{self.path}: {name} has no region; leave the image out or extract it again")
+            self._counted[name] = count
+        return count
+
+    def _rows(self, name: str, verify: bool) -> _Rows:
+        try:
+            return self._view(self._store.get(name), verify)
+        except DamagedRecord as error:
+            raise self._damage(name, error) from error
+
+    def _damage(self, name: str, error: DamagedRecord) -> DamagedRecord:
+        return DamagedRecord(f"{self.path}: record {name} is damaged ({error}); copy or pack the store again")
+
+    def _verified_rows(self, name: str) -> _Rows:
+        if self._verify == "never" or (self._verify == "first" and name in self._verified):
+            return self._rows(name, verify=False)
+        rows = self._rows(name, verify=True)
+        self._verified.add(name)
+        return rows
+
+    def read_into(self, name: str, features: NDArray[Any], boxes: NDArray[np.float32]) -> None:
+        """Copy an image's first n regions straight from the store's map into the caller's arrays.
+
+        Args:
+            features: [n, d], float16 or float32, C order; n is at most `counts([name])`.
+            boxes: [n, 7] float32.
+
+        Raises:
+            DamagedRecord: the record's bytes are not what was written; names store and image.
+        """
+        rows = self._verified_rows(name)
+        count = len(features)
+        if count > len(rows.features):
+            raise DataError(f"{self.path}: {name} holds {len(rows.features)} regions, {count} were asked for")
+        _copy(rows.features[:count], features)
+        box_features(rows.norm_bb[:count], boxes)
+
+    def read(self, name: str) -> Image:
+        """An image's counted regions, copied."""
+        count = self._count(name)
+        rows = self._verified_rows(name)
+        return Image(rows.features[:count].copy(), box_features(rows.norm_bb[:count]))
+
+    def damaged(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        """Read every byte of the named records; (name, reason) of those that cannot be used."""
+        found = []
+        for name in names:
+            try:
+                rows = self._rows(name, verify=True)
+                self._count(name)
+            except DataError as error:
+                found.append((name, str(error)))
+                continue
+            if not (np.isfinite(rows.features).all() and np.isfinite(rows.norm_bb).all()):
+                found.append((name, "holds numbers that are not finite"))
+        return found
+
+    def close(self) -> None:
+        """Let go of the store's environment."""
+        self._store.close()
+
+
+def _copy(source: NDArray[Any], target: NDArray[Any]) -> None:
+    if source.dtype == np.float16 and target.dtype == np.float32:
+        # numpy widens half floats one by one; torch has vector instructions for it. Imported here because
+        # most programs that look at stores need no torch.
+        import torch
+        from torch.utils.dlpack import from_dlpack
+
+        torch.from_numpy(target).copy_(from_dlpack(source))
+    else:
+        np.copyto(target, source)

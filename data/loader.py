@@ -1,0 +1,178 @@
+"""Plans to batches: forked workers decode records straight into preallocated shared (and pinned) memory."""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing as mp
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from multiprocessing.connection import Connection
+
+import numpy as np
+import torch
+
+from config.errors import DataError, Failure
+from data.batch import Batch, Images, Pool, Ragged
+from data.negatives import Plan
+from data.pairs import Array, PairIndex
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """The most regions and words that any batch of a run holds."""
+
+    regions: int
+    words: int
+
+    @classmethod
+    def of(cls, index: PairIndex, images: int, texts: int) -> Capacity:
+        """Enough for any choice of so many images and texts."""
+        regions, words = np.sort(index.regions)[::-1], np.sort(index.words)[::-1]
+        return cls(int(regions[:images].sum()), int(words[:texts].sum()))
+
+
+class Slot:
+    """Memory for one batch, shared with forked workers and pinned where there is a CUDA device."""
+
+    def __init__(self, capacity: Capacity, dim: int, pin: bool) -> None:
+        sizes = (capacity.regions * dim * 2, capacity.regions * 7 * 4, capacity.words * 8)
+        self._memory = [mmap.mmap(-1, max(size, 1)) for size in sizes]
+        views = [np.frombuffer(memory, np.uint8)[:size] for memory, size in zip(self._memory, sizes, strict=True)]
+        self.features = views[0].view(np.float16).reshape(capacity.regions, dim)
+        self.boxes = views[1].view(np.float32).reshape(capacity.regions, 7)
+        self.ids = views[2].view(np.int64)
+        if pin and torch.cuda.is_available():
+            for view in views:
+                torch.cuda.cudart().cudaHostRegister(view.ctypes.data, view.nbytes, 0)
+
+    def fill(self, index: PairIndex, plan: Plan) -> None:
+        """Decode the plan's images and texts, one after the other, into this memory."""
+        for image, (start, end) in zip(plan.images, spans(index.regions[plan.images]), strict=True):
+            index.read_image(image, self.features[start:end], self.boxes[start:end])
+        for text, (start, end) in zip(plan.texts, spans(index.words[plan.texts]), strict=True):
+            index.read_text(text, self.ids[start:end])
+
+    def batch(self, index: PairIndex, plan: Plan) -> Batch:
+        """A view of this memory as a batch."""
+        regions, words = index.regions[plan.images], index.words[plan.texts]
+        features = torch.from_numpy(self.features[: regions.sum()])
+        boxes = torch.from_numpy(self.boxes[: regions.sum()])
+        lengths = torch.from_numpy(words)
+        texts = Ragged.of(torch.from_numpy(self.ids[: words.sum()]), lengths)
+        pool = Pool.of(torch.from_numpy(plan.pool_image), torch.from_numpy(plan.pool_text), lengths)
+        place = np.searchsorted(plan.images, index.owner[plan.texts])
+        place[plan.images[np.minimum(place, len(plan.images) - 1)] != index.owner[plan.texts]] = -1
+        return Batch(Images(Ragged.of(features, torch.from_numpy(regions)), boxes), texts, torch.from_numpy(place), pool)
+
+
+def spans(lengths: Array) -> list[tuple[int, int]]:
+    """(start, end) of each stretch."""
+    ends = np.cumsum(lengths).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+class Loader:
+    """Batches of the given plans, in their order, read ahead by `workers` processes (0: read when asked).
+
+    A batch is a view: it holds until the next one is asked for.
+    """
+
+    def __init__(
+        self, index: PairIndex, plans: Iterator[Plan], capacity: Capacity, workers: int, prefetch: int, pin: bool
+    ) -> None:
+        self.index, self.plans = index, plans
+        self._slots = [Slot(capacity, index.image_dim, pin) for _ in range(workers * prefetch + 1)]
+        self._workers = [Worker(index, self._slots) for _ in range(workers)]
+
+    def __iter__(self) -> Iterator[tuple[Plan, Batch]]:
+        """(plan, batch) for each plan; raises DataError as the reading worker did."""
+        free = deque(range(len(self._slots)))
+        turns = cycle(self._workers or [None])
+        waiting: deque[tuple[Plan, int, Worker | None]] = deque()
+        try:
+            while True:
+                while free and (plan := next(self.plans, None)) is not None:
+                    waiting.append((plan, free.popleft(), next(turns)))
+                    self._start(*waiting[-1])
+                if not waiting:
+                    return
+                plan, slot, worker = waiting.popleft()
+                if worker is not None:
+                    worker.answer()
+                yield plan, self._slots[slot].batch(self.index, plan)
+                free.append(slot)
+        finally:
+            self.close()
+
+    def _start(self, plan: Plan, slot: int, worker: Worker | None) -> None:
+        if worker is None:
+            self._slots[slot].fill(self.index, plan)
+        else:
+            worker.ask(slot, plan)
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.close()
+
+
+class Worker:
+    """A forked process that fills slots."""
+
+    def __init__(self, index: PairIndex, slots: list[Slot]) -> None:
+        self._pipe, theirs = mp.Pipe()
+        self._process = mp.get_context("fork").Process(target=serve, args=(theirs, index, slots), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, slot: int, plan: Plan) -> None:
+        with self._naming_its_death():
+            self._pipe.send((slot, plan))
+
+    def answer(self) -> None:
+        """Wait for the oldest question; raises DataError for a bad record or a worker that died."""
+        with self._naming_its_death():
+            while not self._pipe.poll(1.0):
+                if not self._process.is_alive() and not self._pipe.poll(0):
+                    raise EOFError
+            error = self._pipe.recv()
+        if error is not None:
+            raise DataError(error)
+
+    @contextmanager
+    def _naming_its_death(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError) as lost:
+            self._process.join(1.0)
+            raise Failure(f"a reading worker died (exit code {self._process.exitcode}); is memory short?") from lost
+
+    def close(self) -> None:
+        self._pipe.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def serve(pipe: Connection, index: PairIndex, slots: list[Slot]) -> None:
+    """A worker's life: fill the slots it is asked for until the parent closes the pipe or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        if not pipe.poll(2.0):
+            continue
+        try:
+            number, plan = pipe.recv()
+        except EOFError:
+            return
+        try:
+            slots[number].fill(index, plan)
+        except ValueError as error:
+            pipe.send(str(error))
+        else:
+            pipe.send(None)

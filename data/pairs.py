@@ -1,0 +1,89 @@
+"""Text and image stores joined: which images and texts there are, how long, and who owns whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from config.errors import DataError
+from data.images import ImageStore
+from data.texts import TextStore
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Source:
+    """One text store with the image store that its captions speak of."""
+
+    texts: TextStore
+    images: ImageStore
+
+
+class PairIndex:
+    """All images and captions of a split as two numbered lists.
+
+    Attributes:
+        images, texts: names, sources in the given order (images in the order of `img2txts.json`, captions in that of
+            `id2len.json`).
+        owner: `[texts]`, the image number of each caption.
+        regions: `[images]`, how many regions each image has.
+        words: `[texts]`, how many ids each caption has, [CLS] and [SEP] included.
+        image_source, text_source: which source each comes from; candidates never cross sources.
+    """
+
+    def __init__(self, sources: Sequence[Source], leave_out: frozenset[str] = frozenset()) -> None:
+        """Join `sources`, without the images in `leave_out` and their captions.
+
+        Raises:
+            DataError: a caption's image is not in the image store, or nothing is left.
+        """
+        self.sources = list(sources)
+        self.images: list[str] = []
+        self.texts: list[str] = []
+        owner, regions, words = [], [], []
+        image_source, text_source = [], []
+        for number, source in enumerate(self.sources):
+            names = [name for name in source.texts.image_order if name not in leave_out]
+            place = {name: len(self.images) + at for at, name in enumerate(names)}
+            kept = [at for at, name in enumerate(source.texts.images) if name in place]
+            owner.append([place[source.texts.images[at]] for at in kept])
+            regions.append(source.images.counts(names))
+            words.append(source.texts.lengths[kept] + 2)
+            image_source.append(np.full(len(names), number))
+            text_source.append(np.full(len(kept), number))
+            self.images += names
+            self.texts += [source.texts.ids[at] for at in kept]
+        if not self.texts:
+            raise DataError("the stores hold no pair of a caption and its image; check that txt_db and img_db belong together")
+        self.owner = np.concatenate([np.asarray(part, np.int64) for part in owner])
+        self.regions, self.words = np.concatenate(regions), np.concatenate(words)
+        self.image_source, self.text_source = np.concatenate(image_source), np.concatenate(text_source)
+        self._by_owner = np.argsort(self.owner, kind="stable")
+        self._first = np.searchsorted(self.owner[self._by_owner], np.arange(len(self.images) + 1))
+
+    @property
+    def image_dim(self) -> int:
+        """Width of the region features."""
+        return self.sources[0].images.dim
+
+    def captions(self, image: int) -> Array:
+        """The captions of an image, ascending."""
+        return self._by_owner[self._first[image] : self._first[image + 1]]
+
+    def anchors(self, max_txt_len: int) -> Array:
+        """The captions of at most `max_txt_len` WordPiece ids ([CLS] and [SEP] not counted); -1 takes all."""
+        everything = np.arange(len(self.texts))
+        return everything if max_txt_len < 0 else everything[self.words - 2 <= max_txt_len]
+
+    def read_image(self, image: int, features: Array, boxes: Array) -> None:
+        """Decode an image's regions into `features [n, d]` and `boxes [n, 7]`."""
+        self.sources[self.image_source[image]].images.read_into(self.images[image], features, boxes)
+
+    def read_text(self, text: int, ids: Array) -> None:
+        """Write a caption's ids, [CLS] and [SEP] included, into `ids [n]`."""
+        store = self.sources[self.text_source[text]].texts
+        ids[0], ids[-1] = store.special.cls, store.special.sep
+        ids[1:-1] = store.tokens(self.texts[text])

@@ -1,0 +1,41 @@
+"""Folders of `.npz` files as bottom-up attention extractors write them, one file an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from config.errors import DataError
+from data.codec import DamagedRecord, decode_npz
+
+
+def list_npz(folder: str | Path) -> list[Path]:
+    """All `.npz` files of a folder, in order of name.
+
+    Raises:
+        DataError: there is no such folder, or it holds none.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; check the path")
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise DataError(f"{folder} holds no .npz file; give the folder that the extractor wrote into")
+    return files
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """An extractor's arrays: features [n, d], norm_bb [n, 6], conf [n] or [n, 1], soft_labels, nbb, ...
+
+    Raises:
+        DataError: the file is empty, damaged, or holds anything but plain arrays.
+    """
+    try:
+        with path.open("rb") as file:
+            return decode_npz(file, keep_scalars=True)
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})") from error
+    except DamagedRecord as error:
+        raise DataError(str(error)) from error

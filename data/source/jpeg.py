@@ -1,0 +1,139 @@
+"""From pictures to regions without downloaded weights: read a picture, propose boxes, describe them.
+
+This is the default for demonstrations and small machines. A real detector has the same interface: pixels in,
+boxes and features out.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from config.errors import DataError
+from data.source.region_features import RAW_DIM, describe
+from data.source.whitener import Whitener
+
+__all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "norm_boxes", "propose", "read_picture"]
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+
+# Columns, rows and the share of the picture's width and height that one box of this grid covers.
+GRIDS = (
+    (1, 1, 1.0, 1.0),
+    (2, 2, 0.6, 0.6),
+    (3, 3, 0.45, 0.45),
+    (3, 1, 0.4, 1.0),
+    (1, 3, 1.0, 0.4),
+    (4, 4, 0.3, 0.3),
+)
+
+
+def propose(width: int, height: int, max_regions: int = 36) -> NDArray[np.float32]:
+    """Overlapping boxes on grids from coarse to fine, the whole picture first: 36, or the first max_regions.
+
+    Returns:
+        [n, 4] float32, x1 y1 x2 y2 in pixels, all inside the picture.
+    """
+    boxes = []
+    for columns, rows, box_width, box_height in GRIDS:
+        x, y = np.meshgrid(np.linspace(0, 1 - box_width, columns), np.linspace(0, 1 - box_height, rows))
+        boxes.append(np.stack([x, y, x + box_width, y + box_height], axis=-1).reshape(-1, 4))
+    shares = np.concatenate(boxes)[:max_regions]
+    size = np.array([width, height, width, height], np.float32)
+    return np.minimum(shares.astype(np.float32) * size, size)
+
+
+def norm_boxes(boxes: NDArray[np.floating], width: int, height: int) -> NDArray[np.float32]:
+    """Boxes [n, 4] in pixels as the stores keep them [n, 6]: x1 y1 x2 y2 w h, shares of the picture's sides."""
+    shares = np.asarray(boxes, np.float32) / np.array([width, height, width, height], np.float32)
+    return np.concatenate([shares, shares[:, 2:] - shares[:, :2]], axis=1)
+
+
+def read_picture(data: bytes, name: str = "picture", max_side: int | None = None) -> NDArray[np.uint8]:
+    """Decode to RGB as a viewer would show it: turned by its EXIF mark, transparency on white.
+
+    Args:
+        data: the bytes of the file.
+        name: what to call it in an error.
+        max_side: if given, a JPEG may be decoded at a half, quarter or eighth of its size, as long as its
+            longer side keeps this many pixels; several times faster for photographs.
+    Returns:
+        [h, w, 3] uint8.
+    Raises:
+        DataError: the bytes are empty, cut off, or no picture.
+    """
+    if not data:
+        raise DataError(f"{name} is empty (0 bytes): fetch it again or leave it out")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if max_side is not None:
+                longer = max(image.size)
+                image.draft(None, (image.width * max_side // longer, image.height * max_side // longer))
+            image.load()
+            return np.array(_as_rgb(ImageOps.exif_transpose(image)))
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{name} cannot be read as a picture ({error}): fetch it again or leave it out"
+        ) from error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: convert() would clip, not scale
+        values = np.asarray(image, np.float64)
+        values = values / (65535 if values.max(initial=0) > 255 else 255)
+        return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def iterate_pictures(source: str | Path) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the pictures in a folder (all below it, sorted) or a tar archive (in its order).
+
+    Names are paths inside the source with forward slashes. Other files and hidden ones are passed over.
+
+    Raises:
+        DataError: there is no such source, it holds no picture, or the archive is damaged.
+    """
+    source = Path(source)
+    pictures = _from_folder(source) if source.is_dir() else _from_tar(source)
+    empty = True
+    for picture in pictures:
+        empty = False
+        yield picture
+    if empty:
+        raise DataError(f"no pictures in {source}: looked for {' '.join(sorted(SUFFIXES))}")
+
+
+def _from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    for name in sorted(filter(_is_picture, names)):
+        yield name, (folder / name).read_bytes()
+
+
+def _from_tar(path: Path) -> Iterator[tuple[str, bytes]]:
+    if not path.is_file():
+        raise DataError(f"no folder or tar archive at {path}")
+    try:
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.isfile() and _is_picture(member.name):
+                    file = archive.extractfile(member)
+                    if file is not None:
+                        yield member.name.removeprefix("./"), file.read()
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{path} is no tar archive, or it is cut off ({error}): fetch it again") from error
+
+
+def _is_picture(name: str) -> bool:
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") and part != "." for part in path.parts)
+    return path.suffix.lower() in SUFFIXES and not hidden

@@ -1,0 +1,208 @@
+"""Key-value folders (LMDB): read without locks, opened once in each process, written beside and renamed."""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from weakref import WeakValueDictionary
+
+import lmdb
+
+from config.errors import DataError
+
+TEBIBYTE = 1 << 40
+
+
+class _Environment:
+    """The one read-only environment that this process has on a folder, opened again after a fork."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.pid = -1
+        self.lock = threading.Lock()
+        self._environment: Any = None
+        self._transaction: Any = None
+
+    def transaction(self) -> Any:
+        """The long-lived read transaction of the calling process."""
+        if self.pid != os.getpid():
+            with self.lock:
+                if self.pid != os.getpid():
+                    self._open()
+        return self._transaction
+
+    def _open(self) -> None:
+        if self._environment is not None:  # inherited through fork: lmdb counts it as open until it is closed
+            self._transaction.abort()
+            self._environment.close()
+        try:
+            self._environment = lmdb.open(self.path, readonly=True, lock=False, create=False)
+            self._check_length()
+            self._transaction = self._environment.begin(buffers=True)
+        except lmdb.Error as error:
+            raise DataError(f"{self.path} cannot be opened as a store ({error}); pack it again") from error
+        self.pid = os.getpid()
+
+    def _check_length(self) -> None:
+        # Reading a page behind the end of a shortened file would end the process with a bus error.
+        needed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
+        present = os.path.getsize(os.path.join(self.path, "data.mdb"))
+        if present < needed:
+            raise DataError(f"{self.path}/data.mdb is cut short: {present} of {needed} bytes; copy it again")
+
+
+_environments: WeakValueDictionary[str, _Environment] = WeakValueDictionary()
+_registry = threading.Lock()
+
+
+def _environment(path: Path) -> _Environment:
+    """The environment of a folder, shared: lmdb refuses to open one path twice in a process."""
+    with _registry:
+        key = str(path.resolve())
+        shared = _environments.get(key)
+        if shared is None:
+            shared = _environments[key] = _Environment(key)
+        return shared
+
+
+class LmdbStore:
+    """A read-only folder of key-value records; it may be pickled and forked, each process opens its own."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._shared: _Environment | None = None
+
+    def _reader(self) -> Any:
+        if self._shared is None:
+            if not (self.path / "data.mdb").is_file():
+                raise DataError(f"{self.path} is no store: it holds no data.mdb; check the path or pack it")
+            self._shared = _environment(self.path)
+        return self._shared.transaction()
+
+    def get(self, key: str) -> memoryview:
+        """The value as a view into the map, valid while this store is open in this process.
+
+        Raises:
+            DataError: no such key; the message names the store and the three nearest keys.
+        """
+        value = self._reader().get(key.encode())
+        if value is None:
+            raise missing(self.path, key, self.keys())
+        return memoryview(value)
+
+    def keys(self) -> list[str]:
+        """All keys in byte order, index keys included."""
+        return [bytes(key).decode() for key in self._reader().cursor().iternext(keys=True, values=False)]
+
+    def __contains__(self, key: str) -> bool:
+        return self._reader().get(key.encode()) is not None
+
+    def __len__(self) -> int:
+        return int(self._reader().stat()["entries"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_shared": None}
+
+    def close(self) -> None:
+        """Let go of the environment; it is closed when no other store of this process uses it."""
+        self._shared = None
+
+
+class LmdbWriter:
+    """Writes `<path>.partial` and renames it to `path` on a clean exit, so that `path` is complete or absent.
+
+    A partial folder left behind by a killed run is taken up again; `keys()` tells what it already holds.
+    """
+
+    def __init__(
+        self, path: str | Path, map_size: int = TEBIBYTE, commit_every: int = 1000, fresh: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        self._commit_every = commit_every
+        self._pending = 0
+        if self.path.exists():
+            raise DataError(f"{self.path} exists; remove it or choose another output")
+        self.partial.mkdir(parents=True, exist_ok=True)
+        self._claim = os.open(self.partial, os.O_RDONLY)
+        self._claim_folder()
+        if fresh:
+            for name in self.partial.iterdir():
+                name.unlink()
+        self._environment = lmdb.open(str(self.partial), map_size=map_size)
+        self._transaction = self._environment.begin(write=True)
+
+    def _claim_folder(self) -> None:
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._claim)
+            raise DataError(f"another process is writing {self.partial}; wait for it or stop it") from error
+
+    def put(self, key: str, value: bytes) -> None:
+        """Store a record, replacing one of the same key; committed with every `commit_every` records."""
+        self._transaction.put(key.encode(), value)
+        self._pending += 1
+        if self._pending >= self._commit_every:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make everything that was put survive a kill."""
+        self._transaction.commit()
+        self._transaction = self._environment.begin(write=True)
+        self._pending = 0
+
+    def keys(self) -> list[str]:
+        """What is stored so far, in byte order."""
+        return [key.decode() for key in self._transaction.cursor().iternext(keys=True, values=False)]
+
+    def __enter__(self) -> LmdbWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._transaction.commit()
+        self._environment.close()
+        if kind is None:
+            (self.partial / "lock.mdb").unlink(missing_ok=True)
+            os.rename(self.partial, self.path)
+        os.close(self._claim)
+
+
+def missing(path: Path, key: str, keys: Iterable[str]) -> DataError:
+    """The error for a key that a store does not hold: names the store and the three nearest keys."""
+    near = ", ".join(nearest(key, keys)) or "nothing, the store is empty"
+    return DataError(f"{path} holds no {key!r}; near: {near}")
+
+
+def nearest(key: str, keys: Iterable[str], count: int = 3) -> list[str]:
+    """The keys most like `key`, sought among its neighbours in order so that large stores answer at once."""
+    ordered = sorted(keys)
+    at = bisect.bisect(ordered, key)
+    return difflib.get_close_matches(key, ordered[max(0, at - 200) : at + 200], n=count, cutoff=0.0)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's content; DataError with its name where it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; the store is incomplete, pack or copy it again") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not JSON ({error}); pack or copy the store again") from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write beside and rename, so that a reader sees the old file or the new one, never half of one."""
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,213 @@
+"""Text stores: tokenised captions by id, the image of each, and the vocabulary they were written with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import DataError
+from data.codec import DamagedRecord, decode_text, encode_text
+from data.store import LmdbStore, LmdbWriter, missing, read_json, write_json
+from data.words import Special, WordPiece
+
+VERSION = 1
+REQUIRED = ("input_ids", "img_fname")
+
+
+class TextStore:
+    """The captions of one split (a `*.db` folder), in the order of its `id2len.json`.
+
+    The side files are read when the store is made, the records when they are asked for; it may be pickled and
+    forked.
+
+    Attributes:
+        ids: caption ids.
+        lengths: [texts] WordPiece ids of each, without [CLS] and [SEP].
+        images: the image name of each.
+        image_order: all image names, in the order of `img2txts.json`.
+        special: ids of the special tokens.
+        meta: the packing options.
+        vocab_hash: sha256 of the vocabulary file; None in stores of the published packers.
+
+    Raises:
+        DataError: a side file is missing or not JSON, the files disagree, or a caption has no word.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DataError(f"there is no text store {self.folder}; check txt_db or pack it")
+        self.meta: dict[str, Any] = read_json(self.folder / "meta.json")
+        self.special = self._special()
+        self.vocab_hash: str | None = self.meta.get("vocab_hash")
+        lengths: dict[str, int] = read_json(self.folder / "id2len.json")
+        self.ids = list(lengths)
+        self.lengths = np.fromiter(lengths.values(), np.int64, len(lengths))
+        owner: dict[str, str] = read_json(self.folder / "txt2img.json")
+        self.images = [self._image(owner, id) for id in self.ids]
+        self.image_order: list[str] = list(read_json(self.folder / "img2txts.json"))
+        self._check()
+        self._store = LmdbStore(self.folder)
+        self._tokens: dict[str, NDArray[np.int32]] = {}
+
+    def _special(self) -> Special:
+        try:
+            first, end = self.meta["v_range"]
+            return Special(self.meta["CLS"], self.meta["SEP"], self.meta["MASK"], (first, end))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.folder}/meta.json lacks {error}; pack the store again") from error
+
+    def _image(self, owner: Mapping[str, str], id: str) -> str:
+        if id not in owner:
+            raise DataError(f"{self.folder}/txt2img.json has no caption {id}; pack the store again")
+        return owner[id]
+
+    def _check(self) -> None:
+        empty = np.flatnonzero(self.lengths < 1)
+        if len(empty):
+            names = ", ".join(self.ids[at] for at in empty[:3])
+            raise DataError(f"{self.folder}: {len(empty)} captions have no word ({names}); leave them out")
+        unlisted = set(self.images) - set(self.image_order)
+        if unlisted:
+            raise DataError(f"{self.folder}/img2txts.json lacks {min(unlisted)}; pack the store again")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TextStore, (self.folder,)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _length_of(self) -> dict[str, int]:
+        return dict(zip(self.ids, self.lengths.tolist(), strict=True))
+
+    @cached_property
+    def _image_of(self) -> dict[str, str]:
+        return dict(zip(self.ids, self.images, strict=True))
+
+    def record(self, id: str) -> dict[str, Any]:
+        """The caption's whole record, unknown fields included.
+
+        Raises:
+            DataError: no such caption; DamagedRecord: its bytes are not what was written.
+        """
+        try:
+            record = decode_text(self._store.get(id))
+            absent = [name for name in REQUIRED if name not in record]
+            if absent:
+                raise DamagedRecord(f"lacks {', '.join(absent)}")
+        except DamagedRecord as error:
+            raise DamagedRecord(f"{self.folder}: caption {id} is damaged ({error})") from error
+        return record
+
+    def tokens(self, id: str) -> NDArray[np.int32]:
+        """WordPiece ids [length] without [CLS] and [SEP]; decoded once in each process, not to be changed."""
+        tokens = self._tokens.get(id)
+        if tokens is None:
+            expected = self._length_of.get(id)
+            if expected is None:
+                raise missing(self.folder, id, self.ids)
+            tokens = np.array(self.record(id)["input_ids"], dtype=np.int32)
+            if len(tokens) != expected:
+                raise DamagedRecord(
+                    f"{self.folder}: caption {id} has {len(tokens)} ids, id2len.json says {expected}"
+                )
+            tokens.flags.writeable = False
+            self._tokens[id] = tokens
+        return tokens
+
+    def damaged(self, ids: Iterable[str]) -> list[tuple[str, str]]:
+        """Read the named records; (id, reason) of those that cannot be used."""
+        found = []
+        for id in ids:
+            try:
+                record, image = self.record(id), self._image_of[id]
+                if len(record["input_ids"]) != self._length_of[id]:
+                    found.append((id, f"{len(record['input_ids'])} ids, id2len.json: {self._length_of[id]}"))
+                if record["img_fname"] != image:
+                    found.append((id, f"belongs to {record['img_fname']}, txt2img.json says {image}"))
+            except DataError as error:
+                found.append((id, str(error)))
+        return found
+
+    def close(self) -> None:
+        """Let go of the store's environment."""
+        self._store.close()
+
+
+def caption_record(words: WordPiece, text: str, image: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a caption: its given fields, then `toked_caption`, `input_ids` and `img_fname`."""
+    pieces, ids = words.encode(text)
+    return {**fields, "toked_caption": pieces, "input_ids": ids, "img_fname": image}
+
+
+class TextWriter:
+    """Packs a text store; `folder` is complete after a clean exit, and absent before.
+
+    Captions are cheap to tokenise, so a packing that was killed starts from the beginning.
+
+    Args:
+        meta: packing options and the tokenizer's `meta` (UNK, CLS, SEP, MASK, v_range, ...).
+
+    Raises:
+        DataError: the folder exists already, or another process is packing it.
+    """
+
+    def __init__(self, folder: str | Path, meta: Mapping[str, Any]) -> None:
+        self._writer = LmdbWriter(folder, fresh=True)
+        self._meta = dict(meta)
+        self._lengths: dict[str, int] = {}
+        self._owner: dict[str, str] = {}
+        self._texts: dict[str, list[str]] = {}
+
+    @property
+    def partial(self) -> Path:
+        """The folder that becomes the store; files that belong to the store may be put into it."""
+        return self._writer.partial
+
+    def add(self, id: str, record: Mapping[str, Any]) -> None:
+        """Store a caption's record; `input_ids` and `img_fname` are required, all of it is kept.
+
+        Raises:
+            DataError: no word, an id that is taken, or a missing field; names the caption.
+        """
+        absent = [name for name in REQUIRED if name not in record]
+        if absent:
+            raise DataError(f"caption {id} lacks {', '.join(absent)}")
+        if id in self._lengths:
+            raise DataError(f"caption id {id} occurs twice; ids must be unique within a store")
+        if not record["input_ids"]:
+            raise DataError(f"caption {id} of {record['img_fname']} has no word; leave it out")
+        self._writer.put(id, encode_text(record))
+        self._lengths[id] = len(record["input_ids"])
+        self._owner[id] = record["img_fname"]
+        self._texts.setdefault(record["img_fname"], []).append(id)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __enter__(self) -> TextWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            folder = self._writer.partial
+            write_json(folder / "id2len.json", self._lengths)
+            write_json(folder / "txt2img.json", self._owner)
+            write_json(folder / "img2txts.json", self._texts)
+            described = {
+                "kind": "texts",
+                "count": len(self._lengths),
+                "codec": "lz4+msgpack",
+                "version": VERSION,
+            }
+            write_json(folder / "meta.json", {**described, **self._meta})
+        self._writer.__exit__(kind, error, trace)

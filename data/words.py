@@ -1,0 +1,181 @@
+"""Captions to WordPiece ids, word by word, exactly as the published caption stores were written."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from config.errors import ConfigError, DataError
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+LONGEST_WORD = 100  # characters; BERT calls anything longer unknown
+IDEOGRAPHS = (
+    (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Special:
+    """Ids of the special tokens, and the range [first, end) of ordinary ones."""
+
+    cls: int
+    sep: int
+    mask: int
+    v_range: tuple[int, int]
+
+
+class WordPiece:
+    """BERT's tokenizer for a given vocabulary file (one piece a line, the id is the line number from 0).
+
+    Raises:
+        DataError: the file is missing, is not UTF-8, or lacks a special token.
+    """
+
+    def __init__(self, vocab_file: str | Path, lower_case: bool = False) -> None:
+        self.path = Path(vocab_file)
+        self.lower_case = lower_case
+        content = _read(self.path)
+        self.vocab_hash = hashlib.sha256(content).hexdigest()
+        self.vocab = {piece: number for number, piece in enumerate(_lines(self.path, content))}
+        self.unk, cls, sep, mask = (self._special(name) for name in ("[UNK]", "[CLS]", "[SEP]", "[MASK]"))
+        # As published, ordinary pieces begin at the exclamation mark; vocabularies without one, after [MASK].
+        self.special = Special(cls, sep, mask, (self.vocab.get("!", mask + 1), len(self.vocab)))
+        self._of_word = lru_cache(maxsize=1 << 18)(self._encode_word)
+
+    def _special(self, name: str) -> int:
+        if name not in self.vocab:
+            raise DataError(f"{self.path} lacks {name}; it is not a WordPiece vocabulary of BERT's kind")
+        return self.vocab[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"vocab_file": self.path, "lower_case": self.lower_case}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What a text store notes about its tokenizer, under the published names and ours."""
+        return {
+            "tokenizer": self.path.name, "lower_case": self.lower_case, "vocab_hash": self.vocab_hash,
+            "vocab_size": len(self.vocab), "UNK": self.unk, "CLS": self.special.cls, "SEP": self.special.sep,
+            "MASK": self.special.mask, "v_range": list(self.special.v_range),
+        }  # fmt: skip
+
+    def encode(self, caption: str) -> tuple[list[str], list[int]]:
+        """Pieces and ids of a caption; every piece that continues a whitespace word is marked with `@@`."""
+        pieces: list[str] = []
+        ids: list[int] = []
+        for word in caption.split():
+            of_word, ids_of_word = self._of_word(word)
+            pieces += of_word
+            ids += ids_of_word
+        return pieces, ids
+
+    def _encode_word(self, word: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        found = [piece for token in _basic_tokens(word, self.lower_case) for piece in self._pieces(token)]
+        marked = tuple(piece if at == 0 else f"@@{piece}" for at, piece in enumerate(found))
+        return marked, tuple(self.vocab[piece] for piece in found)
+
+    def _pieces(self, token: str) -> list[str]:
+        """Greedy longest match from the left; one [UNK] where the token cannot be covered."""
+        if len(token) > LONGEST_WORD:
+            return ["[UNK]"]
+        pieces: list[str] = []
+        start = 0
+        while start < len(token):
+            mark = "##" if start else ""
+            ends = range(len(token), start, -1)
+            end = next((end for end in ends if mark + token[start:end] in self.vocab), None)
+            if end is None:
+                return ["[UNK]"]
+            pieces.append(mark + token[start:end])
+            start = end
+        return pieces
+
+
+def make_vocabulary(captions: Iterable[str], size: int, lower_case: bool = False) -> list[str]:
+    """A WordPiece vocabulary of `size` pieces learnt from captions, the same for the same captions.
+
+    It begins with [PAD], [UNK], [CLS], [SEP], [MASK], then single characters (printable ASCII and all that
+    occur), so that no caption in those characters has an unknown word.
+
+    Raises:
+        ConfigError: `size` does not hold the single characters.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    lines = [" ".join(_words(caption, lower_case)) for caption in captions]
+    alphabet = sorted({*map(chr, range(33, 127)), *"".join(lines)} - {" "})
+    # The alphabet is given as special tokens because the trainer numbers what it finds itself in random order,
+    # and breaks ties between merges by number.
+    fixed = [*SPECIAL_TOKENS, *alphabet, *(f"##{char}" for char in alphabet)]
+    if size < len(fixed):
+        raise ConfigError(
+            f"a vocabulary of {size} cannot hold {len(alphabet)} letters; give {len(fixed)} or more"
+        )
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=fixed, show_progress=False)
+    tokenizer.train_from_iterator(lines, trainer)
+    numbered = tokenizer.get_vocab()
+    return sorted(numbered, key=numbered.__getitem__)
+
+
+def _words(caption: str, lower_case: bool) -> Iterator[str]:
+    return (token for word in caption.split() for token in _basic_tokens(word, lower_case))
+
+
+def _basic_tokens(word: str, lower_case: bool) -> Iterator[str]:
+    """Runs of ordinary characters; ideographs and punctuation alone; control and format characters gone."""
+    if lower_case:
+        decomposed = unicodedata.normalize("NFD", word.lower())
+        word = "".join(char for char in decomposed if unicodedata.category(char) != "Mn")
+    run = ""
+    for char in word:
+        if _is_dropped(char):
+            continue
+        if not _stands_alone(char):
+            run += char
+            continue
+        if run:
+            yield run
+        run = ""
+        yield char
+    if run:
+        yield run
+
+
+def _is_dropped(char: str) -> bool:
+    return char == "\ufffd" or unicodedata.category(char) in ("Cc", "Cf")
+
+
+def _stands_alone(char: str) -> bool:
+    code = ord(char)
+    if code < 128:
+        return 33 <= code <= 126 and not char.isalnum()
+    is_ideograph = any(first <= code <= last for first, last in IDEOGRAPHS)
+    return is_ideograph or unicodedata.category(char).startswith("P")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"vocabulary {path} cannot be read ({error.strerror}); check the path") from error
+
+
+def _lines(path: Path, content: bytes) -> list[str]:
+    try:
+        lines = content.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"vocabulary {path} is not UTF-8 ({error})") from error
+    if lines and not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]

@@ -1,0 +1,133 @@
+"""The interface of every system: encode each side once, then score whom with whom. Read this first."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from config.errors import ConfigError
+from config.schema import Named
+from data.batch import Batch, Images, Pool, Ragged
+
+HeadKind = Literal["dot", "late", "joint"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One encoded side, images or texts: packed `tokens [total, d]`, `pooled [n, d]`, or both."""
+
+    tokens: Ragged | None = None
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows if self.pooled is None else self.pooled)
+
+    @property
+    def rows(self) -> Ragged:
+        """The tokens, where the caller knows that this matcher keeps them."""
+        if self.tokens is None:
+            raise ValueError("this side holds pooled vectors only")
+        return self.tokens
+
+    def slice(self, start: int, end: int) -> Side:
+        """The items from `start` up to `end`, viewed."""
+        tokens = None if self.tokens is None else self.tokens.slice(start, end)
+        return Side(tokens, None if self.pooled is None else self.pooled[start:end])
+
+    @staticmethod
+    def cat(sides: list[Side]) -> Side:
+        """Sides of successive blocks as one."""
+        tokens = [side.tokens for side in sides if side.tokens is not None]
+        pooled = [side.pooled for side in sides if side.pooled is not None]
+        return Side(Ragged.cat(tokens) if tokens else None, torch.cat(pooled) if pooled else None)
+
+
+@dataclass(frozen=True)
+class MatchOut:
+    """What an objective may look at: the scores of each head, the sides, and losses of the matcher's own.
+
+    `scores[head]` is `[anchors, candidates]` with the matching pair in column 0 where the batch has pools, else
+    `[images, texts]`.
+    """
+
+    scores: dict[str, Tensor]
+    images: Side
+    texts: Side
+    aux: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Matcher(nn.Module, ABC):
+    """A system: three verbs, a typed `Config`, and the kinds of its heads."""
+
+    Config: ClassVar[type[Named]]
+    heads: ClassVar[dict[str, HeadKind]]
+    decayed_norms: ClassVar[tuple[str, ...]] = ()
+    """Normalisation weights (suffixes of names) that the authors let decay all the same."""
+
+    @property
+    @abstractmethod
+    def image_dim(self) -> int:
+        """Width of the region features it takes."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of word ids it knows."""
+
+    @abstractmethod
+    def encode_image(self, images: Images) -> Side:
+        """Everything that depends on an image alone."""
+
+    @abstractmethod
+    def encode_text(self, texts: Ragged) -> Side:
+        """Everything that depends on a text alone; `texts.values` are word ids."""
+
+    @abstractmethod
+    def score_pairs(self, images: Side, texts: Side, image: Tensor, text: Tensor) -> Tensor:
+        """Scores `[p]` of the pairs (`image[p]`, `text[p]`), host indices into the two sides."""
+
+    def score(self, images: Side, texts: Side) -> Tensor:
+        """Scores `[images, texts]` of all pairs."""
+        n, m = len(images), len(texts)
+        image = torch.arange(n).repeat_interleave(m)
+        return self.score_pairs(images, texts, image, torch.arange(m).repeat(n)).view(n, m)
+
+    def score_pool(self, images: Side, texts: Side, pool: Pool) -> Tensor:
+        """Scores `[anchors, candidates]` of the pairs of `pool`."""
+        return self.score_pairs(images, texts, pool.image.flatten(), pool.text.flatten()).view(pool.image.shape)
+
+    def forward(self, batch: Batch) -> MatchOut:
+        """The composition of the verbs over a batch, and nothing more."""
+        images, texts = self.encode_image(batch.images), self.encode_text(batch.texts)
+        if batch.pool is None:
+            scores = self.score(images, texts)
+        else:
+            scores = self.score_pool(images, texts, batch.pool)
+        return MatchOut({next(iter(self.heads)): scores}, images, texts)
+
+
+def find(name: str) -> type[Matcher]:
+    """The matcher class of `model/<name>.py`, found by name; there is no list to edit.
+
+    Raises:
+        ConfigError: no such module, or it holds no matcher.
+    """
+    try:
+        module = importlib.import_module(f"model.{name}")
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"there is no matcher {name!r}; model/{name}.py does not exist") from error
+    own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
+    for item in own:
+        if issubclass(item, Matcher):
+            return item
+    raise ConfigError(f"model/{name}.py holds no Matcher")
+
+
+def build(config: Named) -> Matcher:
+    """A freshly initialised matcher from its own config section (which carries its `name`)."""
+    return find(config.name)(config)  # type: ignore[call-arg]

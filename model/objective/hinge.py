@@ -1,0 +1,50 @@
+"""The ranking hinge over pools: sigmoid scores, the matching pair against each of its negatives."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from config.schema import Named
+from data.batch import Batch
+from model.matcher import MatchOut
+
+
+class Config(Named):
+    name: Literal["hinge"] = "hinge"
+    margin: float = Field(0.2, ge=0)
+
+
+def ranking_hinge(scores: Tensor, margin: float) -> Tensor:
+    """`max(0, margin + s_negative - s_positive)` of sigmoid scores, float32.
+
+    Args:
+        scores: raw scores `[anchors, 1 + negatives]`, the matching pair in column 0.
+
+    Returns:
+        `[anchors, negatives]` (Chen et al. 2020, appendix; the mean over all is the loss).
+    """
+    scores = torch.sigmoid(scores.float())
+    return (margin + scores[:, 1:] - scores[:, :1]).clamp(min=0)
+
+
+class Hinge:
+    """The objective of a run: the mean hinge of the batch's pools."""
+
+    Config = Config
+
+    def __init__(self, config: Config) -> None:
+        self.margin = config.margin
+
+    def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """The mean over anchors and negatives; `progress` in 0..1 changes nothing here."""
+        del progress
+        if batch.pool is None:
+            raise ValueError("the ranking hinge needs a batch with pools")
+        return {"hinge": ranking_hinge(out.scores["match"], self.margin).mean()}
+
+
+OBJECTIVE = Hinge

@@ -1,0 +1,70 @@
+"""What the packing programs share: how they end, work in parallel, and show how far they are."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any, NoReturn, TypeVar
+
+from tqdm import tqdm
+
+from config.errors import FAILED, INTERRUPTED, ConfigError, DataError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """Call a program and leave with its exit code; errors of the user's input become one line on stderr."""
+    try:
+        code = main()
+    except (ConfigError, DataError) as error:
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        code = error.exit_code
+    except OSError as error:
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        code = FAILED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """`map` over processes: results in the order of the items, and only a few of them waiting in memory.
+
+    The function must be picklable. With fewer than two workers it is called here.
+    """
+    if workers < 2:
+        yield from map(function, items)
+        return
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 4 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    """The items, with a bar on stderr while they go by; without a terminal there is none."""
+    bar: Any = tqdm(items, total=total, unit=what, disable=None)
+    return iter(bar)
+
+
+def batches(items: list[Item], size: int) -> list[list[Item]]:
+    """Consecutive stretches of at most `size` items."""
+    return [items[at : at + size] for at in range(0, len(items), size)]
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))

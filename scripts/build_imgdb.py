@@ -1,0 +1,232 @@
+"""Pack region features into an image store: from an extractor's npz files, or straight from pictures.
+
+    python scripts/build_imgdb.py npz features/flickr30k --output img_db/flickr30k
+    python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split train --output img_db/train
+    python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split val --output img_db/val \\
+        --whitener img_db/train/native_th0.2_max100_min10/whitener.npz
+
+A run that was killed goes on where it stopped when it is started again. Files that cannot be used are named,
+counted and left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import ConfigError, DataError
+from data.image_writer import ImageWriter, encode_image
+from data.regions import Codec, RegionRule, normalise_boxes
+from data.source.butd_npz import list_npz, read_npz
+from data.source.captions import Entry, read_captions, select
+from data.source.jpeg import Whitener, describe, iterate_pictures, propose, read_picture
+from data.source.region_features import EDGE_SIDE
+from scripts._program import cores, in_order, progress, run
+
+
+class Packed(NamedTuple):
+    """One image ready to be stored, or why it is not."""
+
+    name: str
+    record: bytes = b""
+    regions: int = 0
+    dim: int = 0
+    error: str = ""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The program's flags."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--output", type=Path, required=True, help="the split's folder, e.g. img_db/flickr30k"
+    )
+    common.add_argument("--codec", choices=("native", "published", "compressed"), default="native")
+    common.add_argument(
+        "--conf_th", type=float, default=RegionRule.conf_th, help="-1: a fixed number, num_bb"
+    )
+    for name in ("max_bb", "min_bb", "num_bb"):
+        common.add_argument(f"--{name}", type=int, default=getattr(RegionRule, name))
+    common.add_argument("--keep_all", action="store_true", help="store all regions, for ground-truth boxes")
+    common.add_argument("--workers", type=int, default=cores(), help="processes (default: all processors)")
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sources = flags.add_subparsers(dest="source", required=True)
+    npz = sources.add_parser("npz", parents=[common], help="a folder of npz files of a bottom-up extractor")
+    npz.add_argument("input", type=Path)
+    jpeg = sources.add_parser(
+        "jpeg", parents=[common], help="a folder or tar of pictures; simple built-in features"
+    )
+    jpeg.add_argument("input", type=Path)
+    jpeg.add_argument("--captions", type=Path, help="take only the pictures of this captions file ...")
+    jpeg.add_argument("--split", nargs="+", help="... and of these splits")
+    jpeg.add_argument("--image_naming", default="{stem}.npz", help="as in build_txtdb.py")
+    jpeg.add_argument("--max_regions", type=int, default=36, help="boxes a picture")
+    jpeg.add_argument("--img_dim", type=int, default=128, help="feature width")
+    jpeg.add_argument("--whitener", type=Path, help="whitener.npz of the training split's store")
+    jpeg.add_argument("--fit_on", type=int, default=4000, help="pictures that a new whitener is fitted on")
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Pack what is not yet packed."""
+    options = parser().parse_args(arguments)
+    rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb)
+    pack = pack_npz if options.source == "npz" else pack_pictures
+    count, broken = pack(options, rule)
+    print(f"{count} images in {options.output}, {len(broken)} left out")
+    return 0
+
+
+def store(writer: ImageWriter, packed: Iterable[Packed], total: int) -> tuple[int, list[str]]:
+    """Put what can be put; returns the number of images in the store and the names of those left out."""
+    broken = []
+    for image in progress(packed, total, " images"):
+        if image.error:
+            print(f"{image.name} left out: {image.error}", file=sys.stderr)
+            broken.append(image.name)
+        else:
+            writer.put(image.name, image.record, image.regions, image.dim)
+    count = len(writer.done())
+    if not count:
+        raise DataError(f"none of {len(broken)} inputs could be packed; see the messages above")
+    return count, broken
+
+
+# ---------------------------------------------------------------- npz
+
+
+def pack_npz(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
+    """Pack a folder of extractor files; image names are the file names."""
+    files = list_npz(options.input)
+    meta = {"features": "npz", "source": options.input.name}
+    with ImageWriter(options.output, options.codec, rule, options.keep_all, meta) as writer:
+        done = writer.done()
+        waiting = [path for path in files if path.name not in done]
+        encode = partial(encode_npz_file, rule=rule, codec=options.codec, keep_all=options.keep_all)
+        return store(writer, in_order(encode, waiting, options.workers), len(waiting))
+
+
+def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool) -> Packed:
+    """One extractor file as a record."""
+    try:
+        arrays = read_npz(path)
+        record, count = encode_image(arrays, rule, codec, keep_all)
+    except DataError as error:
+        return Packed(path.name, error=str(error))
+    return Packed(path.name, record, count, arrays["features"].shape[1])
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
+    """Describe pictures on a grid of boxes, whiten, pack; the whitener is kept in the store."""
+    wanted = choose(options)
+    meta = {"features": "histogram-pca", "source": options.input.name}
+    with ImageWriter(options.output, options.codec, rule, options.keep_all, meta) as writer:
+        kept = writer.partial / "whitener.npz"
+        if not kept.exists():
+            whitener(options, wanted).save(kept)
+        done = writer.done()
+        waiting = (picture for picture in pictures(options.input, wanted) if picture[0] not in done)
+        encode = partial(
+            encode_picture, whitener=Whitener.load(kept), rule=rule, codec=options.codec,
+            keep_all=options.keep_all, max_regions=options.max_regions,
+        )  # fmt: skip
+        packed = in_order(encode, waiting, options.workers)
+        count, broken = store(writer, packed, len(wanted) - len(done))
+        absent = sorted(set(wanted.values()) - writer.done() - set(broken))
+    for name in absent:
+        print(f"{name} left out: {options.input} holds no such picture", file=sys.stderr)
+    return count, broken + absent
+
+
+def choose(options: argparse.Namespace) -> dict[str, str]:
+    """Image names of the wanted pictures, by the pictures' file names without folder and suffix."""
+    if options.captions is not None:
+        entries = select(read_captions(options.captions), options.split)
+    elif options.split:
+        raise ConfigError("--split needs --captions, the file that says which picture is in which split")
+    else:
+        entries = [Entry(PurePosixPath(path).stem, "", ()) for path, _ in iterate_pictures(options.input)]
+    return {entry.image: entry.image_name(options.image_naming) for entry in entries}
+
+
+def pictures(source: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
+    """Image name and bytes of each wanted picture.
+
+    Raises:
+        DataError: two pictures would have one name.
+    """
+    seen: dict[str, str] = {}
+    for path, data in iterate_pictures(source):
+        stem = PurePosixPath(path).stem
+        if stem not in wanted:
+            continue
+        if stem in seen:
+            raise DataError(f"{source}: {seen[stem]} and {path} would both be {wanted[stem]}; rename one")
+        seen[stem] = path
+        yield wanted[stem], data
+
+
+def whitener(options: argparse.Namespace, wanted: Mapping[str, str]) -> Whitener:
+    """The given whitener, or one fitted on pictures spread evenly over the wanted ones."""
+    if options.whitener:
+        return Whitener.load(options.whitener)
+    stems = list(wanted)[:: -(-len(wanted) // options.fit_on)]
+    chosen = pictures(options.input, {stem: wanted[stem] for stem in stems})
+    found = in_order(partial(describe_or_none, max_regions=options.max_regions), chosen, options.workers)
+    described = progress(found, len(stems), " pictures looked at")
+    return Whitener.fit((raw for raw in described if raw is not None), options.img_dim)
+
+
+def describe_or_none(picture: tuple[str, bytes], max_regions: int) -> NDArray[np.float32] | None:
+    """Raw features of a picture's regions; None for a broken picture, which is reported when it is packed."""
+    try:
+        return describe_picture(picture, max_regions)[0]
+    except DataError:
+        return None
+
+
+def describe_picture(
+    picture: tuple[str, bytes], max_regions: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Raw features [n, raw_dim] and norm_bb [n, 6] of a picture's regions."""
+    name, data = picture
+    pixels = read_picture(data, name, max_side=EDGE_SIDE)
+    height, width = pixels.shape[:2]
+    boxes = propose(width, height, max_regions)
+    return describe(pixels, boxes), normalise_boxes(boxes, width, height)
+
+
+def encode_picture(
+    picture: tuple[str, bytes],
+    whitener: Whitener,
+    rule: RegionRule,
+    codec: Codec,
+    keep_all: bool,
+    max_regions: int,
+) -> Packed:
+    """One picture as a record."""
+    name = picture[0]
+    try:
+        raw, boxes = describe_picture(picture, max_regions)
+        arrays = {
+            "norm_bb": boxes,
+            "features": whitener.transform(raw),
+            "conf": np.ones(len(raw), np.float32),
+        }
+        record, count = encode_image(arrays, rule, codec, keep_all)
+    except DataError as error:
+        return Packed(name, error=str(error))
+    return Packed(name, record, count, whitener.img_dim)
+
+
+if __name__ == "__main__":
+    run(main)

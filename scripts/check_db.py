@@ -1,0 +1,172 @@
+"""Look into text and image stores, verify their records, and check that they belong together.
+
+    python scripts/check_db.py --txt_db itm_flickr30k_train.db --img_db img_db/flickr30k
+    python scripts/check_db.py --img_db img_db/flickr30k --conf_th -1 --num_bb 36 --inspect
+
+With both kinds given, the first text store is checked against the first image store, and so on. What is found
+goes to stdout, as JSON with --json. Leaves with 3 if anything is damaged or missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import ConfigError, DataError
+from data.images import ImageStore, RegionRule, store_variants
+from data.texts import TextStore
+from scripts._program import batches, cores, in_order, progress, run
+
+Store = ImageStore | TextStore
+
+BATCH = 200  # records a process checks at a time, at least
+SHOWN = 10  # faults of each kind that are listed in words; --json has all
+
+
+def parser() -> argparse.ArgumentParser:
+    """The program's flags."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("--txt_db", type=Path, nargs="+", default=[], help="text stores")
+    flags.add_argument("--img_db", type=Path, nargs="+", default=[], help="image folders, img_db/<split>")
+    flags.add_argument("--conf_th", type=float, default=RegionRule.conf_th)
+    for name in ("max_bb", "min_bb", "num_bb"):
+        flags.add_argument(f"--{name}", type=int, default=getattr(RegionRule, name))
+    flags.add_argument("--codec", choices=("native", "published", "compressed"), help="insist on one layout")
+    flags.add_argument("--inspect", action="store_true", help="do not read the records")
+    flags.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    flags.add_argument("--workers", type=int, default=cores(), help="processes (default: all processors)")
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Describe, verify and cross-check the named stores."""
+    options = parser().parse_args(arguments)
+    if not options.txt_db and not options.img_db:
+        raise ConfigError("give --txt_db, --img_db or both")
+    if options.txt_db and options.img_db and len(options.txt_db) != len(options.img_db):
+        raise ConfigError(
+            f"{len(options.txt_db)} --txt_db and {len(options.img_db)} --img_db: give one for each"
+        )
+    rule = RegionRule(
+        options.conf_th, options.max_bb, options.min_bb, options.num_bb, options.codec == "compressed"
+    )
+    texts = [TextStore(folder) for folder in options.txt_db]
+    images = [ImageStore(folder, rule, codec=options.codec) for folder in options.img_db]
+    found = [about_images(store) for store in images] + [about_texts(store) for store in texts]
+    if not options.inspect:
+        faults = [verify(store, store.names, options.workers) for store in images]
+        faults += [verify(store, store.ids, options.workers) for store in texts]
+        for about, of_store in zip(found, faults, strict=True):
+            about["faults"] = of_store
+    found += [cross_check(*pair) for pair in zip(texts, images, strict=False)]
+    if len(texts) > 1:
+        found.append(one_vocabulary(texts))
+    print(json.dumps(found, ensure_ascii=False) if options.json else in_words(found))
+    count = sum(len(about.get("faults", ())) for about in found)
+    if count:
+        raise DataError(f"{count} faults in {len(found)} checks; they are listed above")
+    return 0
+
+
+# ---------------------------------------------------------------- inspect
+
+
+def about_images(store: ImageStore) -> dict[str, Any]:
+    """What an image store holds, from its index and its first record."""
+    return {
+        "images": str(store.path),
+        "layout": store.codec,
+        "count": len(store.names),
+        "feature_width": store.dim,
+        "megabytes": megabytes(store.path),
+        "noted_regions": spread(store.index_counts(store.names)),
+        "meta": store.meta,
+        "variants": store_variants(store.folder),
+    }
+
+
+def about_texts(store: TextStore) -> dict[str, Any]:
+    """What a text store holds, from its side files."""
+    captions = np.unique(store.images, return_counts=True)[1] if len(store) else np.zeros(0)
+    return {
+        "texts": str(store.folder),
+        "count": len(store),
+        "images": len(store.image_order),
+        "megabytes": megabytes(store.folder),
+        "words": spread(store.lengths),
+        "captions_an_image": spread(captions),
+        "tokenizer": store.meta.get("tokenizer") or store.meta.get("toker") or store.meta.get("bert"),
+        "vocab_hash": store.vocab_hash,
+        "special": asdict(store.special),
+    }
+
+
+def megabytes(folder: Path) -> float:
+    """Size of a store's data file."""
+    return round((folder / "data.mdb").stat().st_size / 1e6, 1)
+
+
+def spread(values: NDArray[Any]) -> str:
+    """Smallest, mean and largest of some numbers."""
+    return f"{values.min()} / {values.mean():.1f} / {values.max()}" if len(values) else "none"
+
+
+# ---------------------------------------------------------------- verify
+
+
+def verify(store: Store, keys: list[str], workers: int) -> list[tuple[str, str]]:
+    """(key, reason) of every record of a store that cannot be used."""
+    parts = batches(keys, max(BATCH, len(keys) // (16 * workers)))
+    checked = progress(in_order(store.damaged, parts, workers), len(parts), " batches")
+    return [fault for faults in checked for fault in faults]
+
+
+def cross_check(texts: TextStore, images: ImageStore) -> dict[str, Any]:
+    """Captions without an image, and what else to know of a pair of stores."""
+    known, wanted = set(images.names), set(texts.image_order)
+    absent = sorted(wanted - known)
+    about: dict[str, Any] = {
+        "pair": [str(texts.folder), str(images.path)],
+        "images_without_captions": len(known - wanted),
+    }
+    if not absent:
+        regions = dict(zip(texts.image_order, images.index_counts(texts.image_order).tolist(), strict=True))
+        joint = texts.lengths + np.array([regions[name] for name in texts.images]) + 2
+        about["words_and_regions"] = spread(joint)
+    about["faults"] = [(name, "has captions but is not in the image store") for name in absent]
+    return about
+
+
+def one_vocabulary(texts: Sequence[TextStore]) -> dict[str, Any]:
+    """Stores that are used together must have been written with one vocabulary."""
+    hashes = {store.vocab_hash for store in texts}
+    faults = [(str(store.folder), f"written with vocabulary {store.vocab_hash}") for store in texts]
+    return {"vocabularies": len(hashes), "faults": faults if len(hashes) > 1 else []}
+
+
+def in_words(found: Sequence[dict[str, Any]]) -> str:
+    """Lines for people."""
+    lines = []
+    for about in found:
+        for name, value in about.items():
+            if name != "faults":
+                lines.append(
+                    f"{name}: {json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value}"
+                )
+        faults = about.get("faults", ())
+        lines += [f"FAULT {key}: {reason}" for key, reason in faults[:SHOWN]]
+        if len(faults) > SHOWN:
+            lines.append(f"... and {len(faults) - SHOWN} more faults")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,88 @@
+"""What a report can verify by itself: files are whole and agree, and the recalls follow from the scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from config.errors import ConfigError, DataError
+from scripts.page.outcome import Outcome, Scores, counting
+from train.recall import recalls
+
+_SAME = 1e-6  # fractions; results.json holds what the same code computed
+
+
+@dataclass(frozen=True)
+class Check:
+    """One statement: it holds ("good"), it does not ("bad"), or it could not be checked ("open")."""
+
+    state: str
+    text: str
+
+
+def check_run(outcome: Outcome) -> list[Check]:
+    """Checks of the training events and the folder."""
+    if not outcome.events:
+        return [Check("open", "No training events are here; the curves are left out.")]
+    trained = outcome.of("train")
+    checks = [Check("good", f"{len(outcome.events):,} events read; metrics.jsonl is whole.")]
+    lost = [event["step"] for event in trained if event.get("loss") is None]
+    if lost:
+        checks.append(Check("bad", f"The loss was not finite at {len(lost)} of {len(trained)} logged steps, "
+                                   f"first at step {lost[0]:,}."))
+    elif trained:
+        checks.append(Check("good", f"The loss was finite at all {len(trained):,} logged steps."))
+    return [*checks, _finished(outcome)]
+
+
+def check_split(name: str, entry: dict[str, Any], scores: Scores | None) -> list[Check]:
+    """Checks of one split: counting as stated, recalls counted again from the scores."""
+    ties, ir_count, _ = counting(entry)
+    checks = []
+    if ir_count == "legacy":
+        checks.append(Check("bad", "Image retrieval is counted with the error of the published code: it is "
+                                   "too high, and comparable with tables counted so only."))
+    if ties != "pessimistic":
+        checks.append(Check("open", f"Ties are counted as {ties}: recalls may be higher than by default."))
+    tied = entry["recalls"].get("ties_in_top10")
+    if tied:
+        checks.append(Check("open", f"A tie touches the top ten of {tied:.2%} of the queries."))
+    elif tied is not None:
+        checks.append(Check("good", "No tie touches the top ten of any query."))
+    if scores is None:
+        return [*checks, Check("open", f"scores/{name} is not here: recalls could not be counted again.")]
+    return [*checks, *_counted_again(entry, scores)]
+
+
+def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
+    images, texts = scores.matrix.shape
+    try:
+        ours = recalls(scores.matrix, scores.owner, *counting(entry))
+    except (ConfigError, DataError) as error:
+        return [Check("bad", f"Recalls cannot be counted from the scores: {error}")]
+    checks = [Check("good", f"The score matrix holds {images:,} × {texts:,} numbers, and none is NaN.")]
+    told = entry["recalls"]
+    shared = [key for key in ours if key in told]
+    off = [key for key in shared if abs(ours[key] - told[key]) > _SAME * max(1.0, abs(ours[key]))]
+    if off:
+        one = off[0]
+        checks.append(Check("bad", f"Counted again, {len(off)} values differ from results.json: "
+                                   f"{one} is {ours[one]:.4f}, not {told[one]:.4f}."))
+    else:
+        checks.append(Check("good", f"All {len(shared)} values of results.json follow from the scores."))
+    without = images - len(np.unique(scores.owner))
+    if without:
+        checks.append(Check("open", f"{without:,} of {images:,} images have no text: they answer, "
+                                    "but do not ask."))
+    return checks
+
+
+def _finished(outcome: Outcome) -> Check:
+    last = max((event["step"] for event in outcome.events if "step" in event), default=0)
+    planned = outcome.setting("optim", "num_train_steps")
+    if outcome.of("done"):
+        return Check("good", f"Training ended by itself at step {last:,}.")
+    of = f" of {planned:,}" if planned else ""
+    return Check("open", f"Training has not ended: the last event is of step {last:,}{of}.")

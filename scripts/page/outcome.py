@@ -1,0 +1,96 @@
+"""What a run left in its output folder, read and checked for the programs that show or compare runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config.errors import DataError
+from train.journal import METRICS, read_events
+from train.recall import Array, Ints, IrCount, Ties
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One split's score matrix [images, texts] (a memory map), the ids of both, and owner [texts]."""
+
+    matrix: Array
+    images: list[str]
+    texts: list[str]
+    owner: Ints
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """An output folder: config.json, the events that count, results.json; empty where a file is absent."""
+
+    folder: Path
+    config: dict[str, Any]
+    events: list[dict[str, Any]]
+    results: dict[str, dict[str, Any]]
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    def setting(self, section: str, key: str) -> Any:
+        """A value of config.json, or None where it does not say."""
+        part = self.config.get(section)
+        return part.get(key) if isinstance(part, dict) else None
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The events of one kind, in order."""
+        return [event for event in self.events if event["event"] == kind]
+
+    def scores(self, split: str) -> Scores | None:
+        """The score matrix of a split, or None where none was kept; DataError where its files disagree."""
+        folder = self.folder / "scores" / split
+        if not (folder / "matrix.npy").is_file():
+            return None
+        try:
+            matrix = np.load(folder / "matrix.npy", mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError) as error:
+            raise DataError(f"{folder / 'matrix.npy'}: no score matrix ({error}); evaluate again") from None
+        ids = _read_json(folder / "ids.json")
+        images, texts = list(map(str, ids["images"])), list(map(str, ids["texts"]))
+        if matrix.shape != (len(images), len(texts)) or len(ids["owner"]) != len(texts):
+            raise DataError(f"{folder}: matrix.npy has shape {matrix.shape}, ids.json names {len(images)} "
+                            f"images and {len(texts)} texts; evaluate again")
+        return Scores(matrix, images, texts, np.asarray(ids["owner"], np.int64))
+
+
+def open_outcome(folder: str | Path) -> Outcome:
+    """Read an output folder; DataError if it holds neither events nor results, or a file is damaged."""
+    folder = Path(folder)
+    metrics, results = folder / METRICS, folder / "results.json"
+    if not metrics.is_file() and not results.is_file():
+        raise DataError(f"{folder}: neither {METRICS} nor results.json is here; give a run's output folder")
+    config = folder / "config.json"
+    outcome = Outcome(folder, _read_json(config) if config.is_file() else {},
+                      read_events(metrics) if metrics.is_file() else [],
+                      _read_json(results) if results.is_file() else {})
+    for split, entry in outcome.results.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("recalls"), dict):
+            raise DataError(f"{results}: split {split!r} has no recalls; evaluate again")
+    return outcome
+
+
+def counting(entry: dict[str, Any]) -> tuple[Ties, IrCount, int]:
+    """(ties, ir_count, folds) by which the recalls of a results.json entry were counted."""
+    return entry.get("ties", "pessimistic"), entry.get("ir_count", "correct"), int(entry.get("folds", 1))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise DataError(f"{path}: cannot be read; is the output folder whole?") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); evaluate or train again") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no JSON object; evaluate or train again")
+    return content

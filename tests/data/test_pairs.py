@@ -1,0 +1,66 @@
+"""data/pairs.py: stores joined into numbered images and texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from config.errors import DataError
+from data.images import ImageStore
+from data.pairs import PairIndex, Source
+from data.texts import TextStore
+from tests.support import RULE, open_index, write_stores
+
+
+def test_owner_says_which_image_a_caption_names(index: PairIndex, stores: tuple[Path, Path]) -> None:
+    texts = TextStore(stores[0])
+    assert [index.images[i] for i in index.owner] == texts.images
+    assert index.texts == texts.ids
+    counts = np.bincount(index.owner)
+    assert set(counts) == {1, 2, 3}
+    for image in range(len(index.images)):
+        assert index.captions(image).tolist() == np.flatnonzero(index.owner == image).tolist()
+
+
+def test_reading_gives_what_the_stores_hold(index: PairIndex, stores: tuple[Path, Path]) -> None:
+    features, boxes = np.empty((index.regions[3], index.image_dim), np.float16), np.empty((index.regions[3], 7), np.float32)
+    index.read_image(3, features, boxes)
+    image = ImageStore(stores[1], RULE).read(index.images[3])
+    assert np.array_equal(features, image.features)
+    assert np.array_equal(boxes, image.boxes)
+    ids = np.empty(index.words[5], np.int64)
+    index.read_text(5, ids)
+    assert ids.tolist() == [2, *TextStore(stores[0]).tokens(index.texts[5]).tolist(), 3]
+
+
+def test_several_sources_follow_each_other(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_stores(tmp_path, images=5, name="b", seed=1)
+    both, first = open_index(stores, other), open_index(stores)
+    assert len(both.images) == len(first.images) + 5
+    assert both.image_source.tolist() == [0] * 24 + [1] * 5
+    assert (both.owner[len(first.texts) :] >= 24).all()
+    features = np.empty((both.regions[-1], 16), np.float16)
+    both.read_image(len(both.images) - 1, features, np.empty((both.regions[-1], 7), np.float32))
+    assert np.array_equal(features, ImageStore(other[1], RULE).read("b_000004.npz").features)
+
+
+def test_left_out_images_take_their_captions_along(stores: tuple[Path, Path]) -> None:
+    source = Source(TextStore(stores[0]), ImageStore(stores[1], RULE))
+    index = PairIndex([source], frozenset(["a_000001.npz"]))
+    assert "a_000001.npz" not in index.images
+    assert len(index.texts) == len(source.texts.ids) - 3
+    assert index.owner.max() == len(index.images) - 1
+
+
+def test_anchors_obey_the_length_limit(index: PairIndex) -> None:
+    short = index.anchors(2)
+    assert set(index.words[short] - 2) == {1, 2}
+    assert len(index.anchors(-1)) == len(index.texts)
+
+
+def test_stores_that_do_not_belong_together_are_refused(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    other = write_stores(tmp_path, images=4, name="b")
+    with pytest.raises(DataError, match=r"a_000000\.npz"):
+        open_index((stores[0], other[1]))

@@ -1,0 +1,199 @@
+"""recall.py against hand-made cases, a brute force with ties, and the golden numbers if at hand."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from config.errors import ConfigError, DataError
+from train.recall import TOP, chance, count, rank_images, rank_texts, recalls
+
+GOLDEN = Path(__file__).parents[3] / "shared/golden/uniter"
+
+
+def golden(case):
+    folder = GOLDEN / case
+    if not folder.is_dir():
+        pytest.skip(f"golden case {case} is not beside the project")
+    inputs, expected = (load_file(folder / f"{name}.safetensors") for name in ("inputs", "expected"))
+    return inputs["score_matrix"].T, inputs["txt2img"], expected
+
+
+def brute_force(scores, owner, direction):
+    """(above, equal) of every query, by comparing one candidate at a time."""
+    pairs = []
+    images, texts = scores.shape
+    if direction == "img":
+        for t in range(texts):
+            rivals = [scores[i, t] for i in range(images) if i != owner[t]]
+            positive = scores[owner[t], t]
+            pairs.append((sum(r > positive for r in rivals), sum(r == positive for r in rivals)))
+        return pairs
+    for i in range(images):
+        right = [scores[i, t] for t in range(texts) if owner[t] == i]
+        if right:
+            rivals = [scores[i, t] for t in range(texts) if owner[t] != i]
+            pairs.append((sum(r > max(right) for r in rivals), sum(r == max(right) for r in rivals)))
+    return pairs
+
+
+@st.composite
+def tied_matrices(draw):
+    images, texts = draw(st.integers(1, 9)), draw(st.integers(1, 24))
+    values = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0])
+    scores = draw(st.lists(values, min_size=images * texts, max_size=images * texts))
+    owner = draw(st.lists(st.integers(0, images - 1), min_size=texts, max_size=texts))
+    kind = draw(st.sampled_from([np.float16, np.float32, np.float64]))
+    return np.array(scores, kind).reshape(images, texts), np.array(owner)
+
+
+@given(tied_matrices())
+@settings(max_examples=150, deadline=None)
+def test_counts_agree_with_a_brute_force(case):
+    scores, owner = case
+    for direction, counts in zip(("txt", "img"), count(scores, owner), strict=True):
+        assert list(zip(counts.above, counts.equal, strict=True)) == brute_force(scores, owner, direction)
+
+
+@given(tied_matrices())
+@settings(max_examples=100, deadline=None)
+def test_tie_policies_are_ordered_and_recalls_grow_with_k(case):
+    results = [recalls(*case, ties=ties) for ties in ("pessimistic", "mean", "optimistic")]
+    for name in [f"{way}_r{top}" for way in ("txt", "img") for top in TOP]:
+        low, middle, high = (result[name] for result in results)
+        assert 0 <= low <= middle <= high <= 1
+    for result in results:
+        assert result["txt_r1"] <= result["txt_r5"] <= result["txt_r10"]
+        assert result["img_r1"] <= result["img_r5"] <= result["img_r10"]
+
+
+@pytest.mark.parametrize("case", ["itm_eval_a", "itm_eval_half"])
+@pytest.mark.parametrize("ir_count", ["correct", "legacy"])
+def test_golden_recalls(case, ir_count):
+    scores, owner, expected = golden(case)
+    prefix = "fixed." if ir_count == "correct" else "parity."
+    ours = recalls(scores, owner, ir_count=ir_count)
+    names = [name.removeprefix(prefix) for name in expected if name.startswith(prefix)]
+    assert len(names) == 9
+    for name in names:
+        assert ours[name] == pytest.approx(float(expected[prefix + name]), rel=1e-6, abs=1e-6), name
+
+
+@pytest.mark.parametrize("case", ["itm_eval_a", "itm_eval_half"])
+def test_golden_ranks_are_the_strictly_higher_candidates(case):
+    scores, owner, expected = golden(case)
+    np.testing.assert_array_equal(rank_images(scores, owner, "optimistic"), expected["image_rank_of_gt"])
+    np.testing.assert_array_equal(rank_texts(scores, owner, "optimistic"),
+                                  expected["best_caption_rank"][np.unique(owner)])
+
+
+@pytest.mark.parametrize("ties", ["optimistic", "pessimistic"])
+def test_golden_ties(ties):
+    scores, owner, expected = golden("itm_eval_ties_a")
+    ours = recalls(scores, owner, ties=ties)
+    for name, value in expected.items():
+        if name.startswith(ties):
+            assert ours[name.removeprefix(ties + ".")] == pytest.approx(float(value), abs=1e-6), name
+    assert ours["ties_in_top10"] > 0
+
+
+def test_a_small_matrix_by_hand():
+    scores = np.array([[0.9, 0.8, 0.7, 0.1], [0.2, 0.8, 0.4, 0.6]], np.float32)  # two images, two texts each
+    owner = np.array([0, 0, 1, 1])
+    np.testing.assert_array_equal(rank_images(scores, owner), [0, 1, 1, 0])  # text 1 ties: last by default
+    np.testing.assert_array_equal(rank_images(scores, owner, "optimistic"), [0, 0, 1, 0])
+    np.testing.assert_array_equal(rank_images(scores, owner, "mean"), [0, 0.5, 1, 0])
+    np.testing.assert_array_equal(rank_texts(scores, owner), [0, 1])
+    values = recalls(scores, owner)
+    assert values["img_r1"] == 0.5
+    assert values["txt_r1"] == 0.5
+    assert values["img_medr"] == 1.5
+    assert values["rsum"] == pytest.approx(50 + 100 + 100 + 50 + 100 + 100)
+    assert values["ties_in_top10"] == pytest.approx(1 / 6)
+    assert recalls(scores, owner, ties="mean")["img_r1"] == 0.5  # half a place behind is not the first place
+
+
+def test_a_right_text_equal_to_the_best_right_text_is_no_rival():
+    scores = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    np.testing.assert_array_equal(rank_texts(scores, np.array([0, 0, 1])), [0, 0])
+
+
+def test_images_without_texts_answer_but_do_not_ask():
+    scores = np.array([[0.1, 0.2], [0.9, 0.3], [0.5, 0.1]])
+    owner = np.array([2, 2])
+    assert rank_texts(scores, owner).tolist() == [0]
+    assert rank_images(scores, owner).tolist() == [1, 2]
+
+
+def test_constant_scores_are_no_success():
+    """A collapsed model that scores every pair alike is at the bottom, not at the top."""
+    scores, owner = np.zeros((20, 100), np.float32), np.repeat(np.arange(20), 5)
+    values = recalls(scores, owner)
+    assert values["rsum"] == 0
+    assert values["ties_in_top10"] == 1
+    assert recalls(scores, owner, ties="optimistic")["rsum"] == 600
+
+
+def test_folds_are_the_mean_of_the_parts():
+    rng = np.random.default_rng(0)
+    owner = rng.permutation(np.repeat(np.arange(12), 3))  # texts in any order
+    scores = rng.normal(size=(12, 36)).astype(np.float32)
+    parts = []
+    for start in (0, 4, 8):
+        texts = np.flatnonzero((owner >= start) & (owner < start + 4))
+        parts.append(recalls(scores[start:start + 4, texts], owner[texts] - start))
+    folded = recalls(scores, owner, folds=3)
+    assert folded == {name: pytest.approx(np.mean([part[name] for part in parts])) for name in folded}
+    assert folded["img_r5"] == 1  # four images in a fold
+    with pytest.raises(DataError, match="5 equal folds"):
+        recalls(scores, owner, folds=5)
+
+
+def test_chance_agrees_with_random_scores():
+    rng = np.random.default_rng(1)
+    owner = np.repeat(np.arange(15), [1, 2, 3, 4, 5] * 3)
+    drawn = [recalls(rng.normal(size=(15, len(owner))), owner) for _ in range(300)]
+    for name, value in chance(owner, 15).items():
+        assert np.mean([draw[name] for draw in drawn]) == pytest.approx(value, abs=0.02), name
+    assert chance(owner, 15, folds=3)["img_r1"] == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize(("scores", "owner", "said"), [
+    (np.zeros((2, 3)), [0, 1], "does not fit"),
+    (np.zeros((2, 2)), [0, 2], "from 0 to 1"),
+    (np.zeros((2, 2)), [0, -1], "from 0 to 1"),
+    (np.zeros((2, 2)), [0.0, 1.0], "whole numbers"),
+    (np.zeros((2, 0)), [], "not one text"),
+    (np.array([[0.0, 1.0], [np.nan, 0.0]]), [0, 1], "NaN at image 1, text 0"),
+])
+def test_what_cannot_be_ranked_is_refused(scores, owner, said):
+    with pytest.raises(DataError, match=said):
+        recalls(scores, np.array(owner))
+
+
+def test_unknown_options_are_refused():
+    scores, owner = np.eye(2), np.arange(2)
+    with pytest.raises(ConfigError, match="pessimistic, optimistic, mean"):
+        recalls(scores, owner, ties="lucky")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="correct, legacy"):
+        recalls(scores, owner, ir_count="wrong")  # type: ignore[arg-type]
+
+
+def test_a_memory_map_of_many_blocks_is_quick(tmp_path):
+    images, each = 1000, 5
+    scores = np.lib.format.open_memmap(tmp_path / "matrix.npy", "w+", np.float32, (images, images * each))
+    scores[:] = np.random.default_rng(0).standard_normal(scores.shape, np.float32)
+    owner = np.repeat(np.arange(images), each)
+    scores[owner, np.arange(images * each)] += 4
+    started = time.perf_counter()
+    values = recalls(scores, owner)
+    assert time.perf_counter() - started < 5
+    assert 0.5 < values["img_r10"] < 1
+    for text in (0, 2500, 4999):
+        assert rank_images(scores, owner)[text] == (scores[:, text] > scores[owner[text], text]).sum()

@@ -1,0 +1,139 @@
+"""Checkpoints: folders written beside and renamed, weights without pickle, the newest ones and the best kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from config.errors import DataError, Failure
+
+WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
+
+
+class Checkpoints:
+    """The `ckpt` folder of a run: `step-00000500/`, and the links `latest` and `best`."""
+
+    def __init__(self, output_dir: Path, keep: int) -> None:
+        self.folder, self.keep = output_dir / "ckpt", keep
+
+    def save(self, step: int, weights: Mapping[str, Tensor], state: dict[str, Any], facts: dict[str, Any]) -> Path:
+        """Write a checkpoint and make it the latest.
+
+        Args:
+            state: everything else that an exact resume needs; tensors and plain values only.
+            facts: JSON for `config.json`: the run, and what it was trained on.
+
+        Raises:
+            Failure: the disk is full or cannot be written; what stood there before is untouched.
+        """
+        target = self.folder / f"step-{step:08d}"
+        beside = self.folder / f".step-{step:08d}.partial"
+        try:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+            whole = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
+            save_file(whole, beside / WEIGHTS)
+            torch.save(state, beside / STATE)
+            (beside / CONFIG).write_text(json.dumps(facts, indent=1))
+            for path in (*beside.iterdir(), beside):
+                sync(path)
+            if target.exists():
+                shutil.rmtree(target)
+            beside.rename(target)
+            sync(self.folder)
+            self.point("latest", target)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            last = self.latest()
+            raise Failure(
+                f"{target}: could not be saved ({error}); free space and start again with the same command"
+                + (f", it goes on from {last.name}" if last else "")
+            ) from error
+        self._forget_old()
+        return target
+
+    def point(self, name: str, target: Path) -> None:
+        """Make the link `name` say `target`, in one step."""
+        beside = self.folder / f".{name}.partial"
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(target.name)
+        beside.replace(self.folder / name)
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint, or None."""
+        return self._linked("latest")
+
+    def best(self) -> Path | None:
+        """The best checkpoint, or None."""
+        return self._linked("best")
+
+    def _linked(self, name: str) -> Path | None:
+        link = self.folder / name
+        return link.resolve() if link.exists() else None
+
+    def _forget_old(self) -> None:
+        best = self.best()
+        saved = sorted(path for path in self.folder.glob("step-*") if path.is_dir())
+        for path in saved[: -self.keep]:
+            if path != (best and self.folder / best.name):
+                shutil.rmtree(path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint folder, a safetensors file or a published `.pt` file; nothing is unpickled blindly.
+
+    Raises:
+        DataError: missing, truncated, or it holds more than tensors.
+    """
+    if path.is_dir():
+        path = path / WEIGHTS
+    if not path.exists():
+        raise DataError(f"{path}: no such checkpoint; name a checkpoint folder, a .safetensors or a .pt file")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except Exception as error:
+        raise DataError(f"{path}: not a whole checkpoint ({first_line(error)}); copy or save it again") from error
+    for key in ("model", "state_dict"):
+        state = state[key] if isinstance(state.get(key), dict) else state
+    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise DataError(f"{path}: holds more than named tensors; save the model's state dict alone")
+    return state
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """What an exact resume needs besides the weights."""
+    try:
+        return torch.load(folder / STATE, "cpu", weights_only=True)
+    except Exception as error:
+        raise DataError(
+            f"{folder / STATE}: not whole ({first_line(error)}); name an older checkpoint with --resume"
+        ) from error
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The run, and what it was trained on; empty for weights that came without."""
+    path = folder / CONFIG
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def first_line(error: BaseException) -> str:
+    """The gist of an error of another library."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""What every entry does around its work: the run from the command line, the ranks, the output folder, exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from config import load
+from config.cli import Extra, parse
+from config.errors import FAILED, ConfigError, DataError, Failure
+from config.schema import Run
+from model.matcher import find
+from model.objective import find_objective
+from train.comm import Comm, Roll, detect
+from train.measure import write_json
+
+KINDS = {"matcher": lambda name: find(name).Config, "objective": lambda name: find_objective(name).Config}
+Work = Callable[[Run, Namespace, Comm], int]
+
+
+def main(program: str, description: str, work: Work, extra: Extra | None = None) -> int:
+    """Run an entry; returns its exit code and prints at most one line for a failure that a user can mend."""
+    run, args = parse(sys.argv[1:], program, KINDS, description, extra)
+    try:
+        comm = detect()
+    except ConfigError as error:
+        return tell(program, str(error), error.exit_code)
+    try:
+        comm.share_cores()
+        roll = Roll(comm)
+        code = work(run, args, comm)
+        comm.close()
+    except (ConfigError, DataError, Failure) as error:
+        return tell(f"{program}, rank {comm.rank}" if comm.size > 1 else program, str(error), error.exit_code)
+    except Exception as error:
+        if not comm.lost(error):
+            raise
+        lost = f"lost {roll.missing()}; the last checkpoint is whole: start again with the same command"
+        return tell(f"{program}, rank {comm.rank}", lost, FAILED)
+    return code
+
+
+def tell(who: str, what: str, code: int) -> int:
+    """One line on stderr; returns `code`."""
+    sys.stderr.write(f"{who}: {what}\n")
+    sys.stderr.flush()
+    return code
+
+
+def leave(code: int) -> None:
+    """End the process with `code` at once, without waiting for a group whose members may be gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def claim(run: Run, comm: Comm) -> Path:
+    """The output folder, made and marked as this run's before anything else is written to it.
+
+    Raises:
+        ConfigError: no folder is named, it holds another run, or it may not be resumed.
+    """
+    if not run.output.output_dir:
+        raise ConfigError("output_dir is not set; give --output_dir FOLDER")
+    folder = Path(run.output.output_dir)
+    config = folder / "config.json"
+    if config.exists():
+        theirs = load(config, {}, KINDS).hash()
+        if theirs != run.hash():
+            raise ConfigError(f"output_dir={folder}: holds run {theirs}, this is run {run.hash()}; name another folder")
+        if run.output.resume == "never" and (folder / "ckpt").exists():
+            raise ConfigError(f"output_dir={folder}: holds checkpoints of this run; use --resume auto or another folder")
+    if comm.rank == 0 and not config.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(config, run.dump())
+    comm.barrier("claimed")
+    return folder

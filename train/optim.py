@@ -1,0 +1,139 @@
+"""Parameter groups, the AdamW of the published runs on torch's fused kernel, and schedules as functions of the step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from config.errors import ConfigError
+from config.schema import Optim
+
+Named = Iterable[tuple[str, nn.Parameter]]
+
+
+def parameter_groups(named: Named, weight_decay: float, decayed_norms: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Two groups: weights, which decay, and biases and normalisations, which do not.
+
+    `decayed_norms` are name suffixes of normalisation weights that decay all the same. Frozen parameters are left out.
+    """
+    decayed, spared = [], []
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        norm = name.endswith("norm.weight") and not name.endswith(decayed_norms or ("\0",))
+        (spared if norm or name.endswith("bias") else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+class AdamW(torch.optim.Optimizer):
+    """AdamW as the published runs computed it: epsilon joins the uncorrected root, decay comes after the update.
+
+    `p -= a m / (sqrt(v) + eps)`, then `p -= lr wd p`, with `a = lr sqrt(1 - b2^k) / (1 - b1^k)`, or `lr` without bias
+    correction. Both equal torch's form (Loshchilov and Hutter 2019) with `lr`, `eps` and decay restated for the
+    step k, so torch's fused kernel does the work. Parameters without a gradient are skipped entirely.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float = 0.0,
+        correct_bias: bool = True,
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "correct_bias": correct_bias}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        del closure
+        for group in self.param_groups:
+            same_age: dict[int, list[Tensor]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = 0
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)
+                same_age[state["step"]].append(parameter)
+            for age, parameters in same_age.items():
+                self._update(group, parameters, age)
+
+    def _update(self, group: dict[str, Any], parameters: list[Tensor], age: int) -> None:
+        beta1, beta2 = group["betas"]
+        root = (1 - beta2 ** (age + 1)) ** 0.5
+        shrink = 1 - group["lr"] * group["weight_decay"]
+        lr = group["lr"] * shrink
+        if not group["correct_bias"]:
+            lr *= (1 - beta1 ** (age + 1)) / root
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [torch.tensor(float(age), device=parameter.device) for parameter in parameters],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=lr,
+            weight_decay=group["lr"] * group["weight_decay"] / lr,
+            eps=group["eps"] / root,
+            maximize=False,
+        )
+        for state in states:
+            state["step"] = age + 1
+
+
+def build_optimizer(config: Optim, named: Named, decayed_norms: tuple[str, ...]) -> torch.optim.Optimizer:
+    """The configured optimizer over the trainable parameters.
+
+    Raises:
+        ConfigError: `use_apex` where apex is not installed, or for another optimizer than adamw and adam.
+    """
+    groups = parameter_groups(named, config.weight_decay, decayed_norms if config.decay_embedding_norms else ())
+    if config.use_apex:
+        return apex_optimizer(config, groups)
+    if config.optim == "adamw":
+        return AdamW(groups, config.learning_rate, config.betas, config.adam_eps, correct_bias=config.correct_bias)
+    kind = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}[config.optim]
+    return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps)
+
+
+def apex_optimizer(config: Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """apex's FusedAdam (decoupled decay, epsilon on the corrected root: torch's form, not the published one)."""
+    try:
+        from apex.optimizers import FusedAdam
+    except ImportError as error:
+        raise ConfigError("use_apex: apex is not installed; build NVIDIA's apex, or leave use_apex out") from error
+    if config.optim not in ("adam", "adamw"):
+        raise ConfigError(f"use_apex: apex has no fused {config.optim}; use adamw or adam")
+    decoupled = config.optim == "adamw"
+    return FusedAdam(groups, config.learning_rate, betas=config.betas, eps=config.adam_eps, adam_w_mode=decoupled)
+
+
+def learning_rate(config: Optim, step: int) -> float:
+    """The rate of update `step` (1 is the first): linear warm-up, then linear decay, never below 1e-8."""
+    if step < config.warmup_steps:
+        rate = config.learning_rate * step / config.warmup_steps
+    else:
+        left = config.num_train_steps - step
+        rate = config.learning_rate * max(0.0, left / max(config.num_train_steps - config.warmup_steps, 1))
+    return rate if rate > 0 else 1e-8
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,202 @@
+"""From a score matrix and its ground truth to ranks and recalls, both ways, with ties counted in the open.
+
+Rows are images and columns are texts; `owner[t]` is the row of the image that text t describes. An image
+may have any number of texts. One pass over blocks of rows counts, for every query, the wrong candidates
+scored above its positive and those scored equal to it; every rank and recall follows from these two counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import ConfigError, DataError
+
+Ties = Literal["pessimistic", "optimistic", "mean"]
+IrCount = Literal["correct", "legacy"]
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+TOP = (1, 5, 10)
+_TIED_SHARE = {"pessimistic": 1.0, "optimistic": 0.0, "mean": 0.5}
+_BLOCK_ROWS = 255  # so that column counts of a block fit in uint8, which numpy adds fastest
+_BLOCK_VALUES = 1 << 21  # a few blocks of this size are all the memory taken beside the matrix
+
+
+@dataclass(frozen=True)
+class Counts:
+    """For each query: the wrong candidates above its best positive, and those equal to it; [queries]."""
+
+    above: Ints
+    equal: Ints
+
+    def ranks(self, ties: Ties = "pessimistic") -> Floats:
+        """Ranks from 0 (first): a tied positive stands last, first or in the middle of its tie."""
+        if ties not in get_args(Ties):
+            raise ConfigError(f"ties: {ties!r} is not known; give one of {', '.join(get_args(Ties))}")
+        return self.above + _TIED_SHARE[ties] * self.equal
+
+    def touches_top(self, top: int = TOP[-1]) -> NDArray[np.bool_]:
+        """Where a tie could move the positive within, into or out of the first `top` places."""
+        return (self.equal > 0) & (self.above < top)
+
+
+def count(scores: Array, owner: Array) -> tuple[Counts, Counts]:
+    """Counts of the image queries (each with its best text), then of the text queries.
+
+    scores: [images, texts], any float type, a memory map too; owner: [texts], rows of scores. An image
+    without a text is no query: entry n of the first counts belongs to image `np.unique(owner)[n]`.
+    Raises DataError for shapes that do not fit, an owner outside the matrix, or a NaN among the scores.
+    """
+    owner = _checked(scores, owner)
+    images, texts = scores.shape
+    positive = _single(scores[owner, np.arange(texts)])
+    best = np.full(images, -np.inf, positive.dtype)
+    np.maximum.at(best, owner, positive)
+    above_image, not_below_image = np.zeros((2, images), np.int64)
+    above_text, not_below_text = np.zeros((2, texts), np.int64)
+    for rows in _blocks(images, texts):
+        block = _single(scores[rows])
+        _refuse_nan(block, rows.start)
+        limit = best[rows, None]
+        above_image[rows] = np.count_nonzero(block > limit, axis=1)
+        not_below_image[rows] = np.count_nonzero(block >= limit, axis=1)
+        above_text += _count_down(block > positive)
+        not_below_text += _count_down(block >= positive)
+    # Right texts as high as the best one are no rivals, nor is a text's own image.
+    own = np.bincount(owner[positive == best[owner]], minlength=images)
+    asked = np.unique(owner)
+    of_images = Counts(above_image[asked], (not_below_image - above_image - own)[asked])
+    return of_images, Counts(above_text, not_below_text - above_text - 1)
+
+
+def rank_images(scores: Array, owner: Array, ties: Ties = "pessimistic") -> Floats:
+    """Rank of each text's image among all images, from 0; [texts]."""
+    return count(scores, owner)[1].ranks(ties)
+
+
+def rank_texts(scores: Array, owner: Array, ties: Ties = "pessimistic") -> Floats:
+    """Rank of each image's best text among itself and all wrong texts, from 0; [images with a text]."""
+    return count(scores, owner)[0].ranks(ties)
+
+
+def recalls(scores: Array, owner: Array, ties: Ties = "pessimistic", ir_count: IrCount = "correct",
+            folds: int = 1) -> dict[str, float]:
+    """Recalls of both directions, their means, median ranks and how many queries have a tie in the top 10.
+
+    Keys: txt_r1/5/10 and txt_r_mean (image query, text answers), img_* (text query, image answers), r_mean
+    of all six, ties_in_top10 (share of all queries): fractions; rsum: the six in percent, added up;
+    txt_medr and img_medr: median ranks from 1. With folds, the images are cut into that many runs in their
+    given order, each judged among its own texts, and every value is the mean over the runs. ir_count
+    "legacy" counts a query's own number as a hit where it is below k, as the published UNITER tables do; it
+    is for comparison with them only.
+    Raises ConfigError for an unknown option, DataError as `count` does or if folds do not divide the
+    images.
+    """
+    if ir_count not in get_args(IrCount):
+        raise ConfigError(f"ir_count: {ir_count!r} is not known; give one of {', '.join(get_args(IrCount))}")
+    owner = _checked(scores, owner)
+    if folds == 1:
+        return _one_fold(scores, owner, ties, ir_count)  # without a copy of what may be a large matrix
+    return _mean([_one_fold(scores[rows][:, texts], owner[texts] - rows.start, ties, ir_count)
+                  for rows, texts in _folds(owner, len(scores), folds)])
+
+
+def chance(owner: Array, images: int, folds: int = 1) -> dict[str, float]:
+    """The recalls (fractions, txt_r1 ... img_r10) that random scores would have on average."""
+    if folds > 1:
+        return _mean([chance(owner[texts] - rows.start, rows.stop - rows.start)
+                      for rows, texts in _folds(owner, images, folds)])
+    texts = len(owner)
+    right = np.bincount(owner, minlength=images)
+    right = right[right > 0]
+    found = {}
+    for top in TOP:
+        place = np.arange(min(top, texts))  # drawn one after the other: the chance that each is wrong again
+        missed = np.clip((texts - right[:, None] - place) / (texts - place), 0.0, 1.0).prod(axis=1)
+        found[f"txt_r{top}"] = float(1.0 - missed.mean())
+    return found | {f"img_r{top}": min(top, images) / images for top in TOP}
+
+
+def _mean(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+
+
+def _one_fold(scores: Array, owner: Array, ties: Ties, ir_count: IrCount) -> dict[str, float]:
+    of_images, of_texts = count(scores, owner)
+    values: dict[str, float] = {}
+    for name, counts in (("txt", of_images), ("img", of_texts)):
+        ranks = counts.ranks(ties)
+        extra = ranks if name == "img" and ir_count == "legacy" else ranks[:0]
+        for top in TOP:
+            values[f"{name}_r{top}"] = (_hits(ranks, top) + _legacy_hits(extra, top)) / len(ranks)
+        values[f"{name}_r_mean"] = float(np.mean([values[f"{name}_r{top}"] for top in TOP]))
+        values[f"{name}_medr"] = float(np.median(ranks)) + 1
+    values["r_mean"] = (values["txt_r_mean"] + values["img_r_mean"]) / 2
+    values["rsum"] = 100 * sum(values[f"{name}_r{top}"] for name in ("txt", "img") for top in TOP)
+    touched = np.concatenate([of_images.touches_top(), of_texts.touches_top()])
+    values["ties_in_top10"] = float(touched.mean())
+    return values
+
+
+def _hits(ranks: Floats, top: int) -> int:
+    """Queries answered within the first `top` places; a middle rank such as 0.5 is not yet place 1."""
+    return int(np.count_nonzero(ranks <= top - 1))
+
+
+def _legacy_hits(ranks: Floats, top: int) -> int:
+    """What the published code counts beside the hits: numbers of top-10 queries, where below k."""
+    return _hits(ranks[:top], TOP[-1])
+
+
+def _folds(owner: Ints, images: int, folds: int) -> Iterator[tuple[slice, Ints]]:
+    """Rows of each fold and the columns of their texts."""
+    if folds < 1 or images % folds:
+        raise DataError(f"folds: {images} images cannot be cut into {folds} equal folds; "
+                        "choose a number that divides them")
+    size = images // folds
+    for start in range(0, images, size):
+        texts = np.flatnonzero((owner >= start) & (owner < start + size))
+        if not len(texts):
+            raise DataError(f"folds: images {start} to {start + size - 1} have no text; use fewer folds")
+        yield slice(start, start + size), texts
+
+
+def _checked(scores: Array, owner: Array) -> Ints:
+    owner = np.asarray(owner)
+    if scores.ndim != 2 or owner.shape != scores.shape[1:]:
+        raise DataError(f"scores: shape {scores.shape} does not fit {owner.size} texts with an owner; "
+                        "give [images, texts]")
+    if not len(owner):
+        raise DataError("scores: not one text to judge; check the split and the length limit of the texts")
+    if not np.issubdtype(owner.dtype, np.integer) or owner.min() < 0 or owner.max() >= len(scores):
+        raise DataError(f"owner: entries must be whole numbers from 0 to {len(scores) - 1}, rows of the "
+                        f"scores; found {owner.min()} to {owner.max()}")
+    return owner.astype(np.int64)
+
+
+def _refuse_nan(block: Array, start: int) -> None:
+    if np.isnan(block.min()):  # one fast reduction; the place is looked for only where there is one
+        image, text = np.argwhere(np.isnan(block))[0]
+        raise DataError(f"scores: NaN at image {start + image}, text {text}, which has no rank; score "
+                        "again in fp32, or use an earlier checkpoint if the weights hold NaN")
+
+
+def _blocks(images: int, texts: int) -> Iterator[slice]:
+    rows = max(1, min(_BLOCK_ROWS, _BLOCK_VALUES // texts))
+    for start in range(0, images, rows):
+        yield slice(start, min(start + rows, images))
+
+
+def _single(values: Array) -> Array:
+    """Half floats widened, exactly, because numpy compares them slowly."""
+    return values.astype(np.float32) if values.dtype == np.float16 else np.asarray(values)
+
+
+def _count_down(claims: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return claims.view(np.uint8).sum(axis=0, dtype=np.uint8)

@@ -1,0 +1,112 @@
+"""The parts of one run, put together from its config; building does no work, and twice builds the same run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from config.errors import ConfigError
+from config.schema import Run
+from data.loader import Capacity, Loader
+from data.negatives import HardPools
+from model import adapt
+from model.matcher import Matcher, build
+from model.objective import Objective, build_objective
+from train.checkpoint import read_facts, read_weights
+from train.comm import Comm
+from train.optim import build_optimizer
+from train.precision import Precision
+from train.scorer import Scorer
+from train.splits import Split, check_against_model, open_split, store_folders
+
+
+@dataclass
+class Parts:
+    """What both training and evaluation need: the model where it computes, and the ranks."""
+
+    run: Run
+    comm: Comm
+    device: torch.device
+    matcher: Matcher
+    precision: Precision
+    vocab_hash: str | None
+
+    @property
+    def scorer(self) -> Scorer:
+        return Scorer(self.matcher, self.comm, self.device, self.precision.autocast, self.run.eval.tokens_per_block)
+
+    def split(self, name: str) -> Split | None:
+        """A split for evaluation, fitting the model; None where the run has none of that name."""
+        if not store_folders(name, self.run.data):
+            return None
+        split = open_split(name, self.run.data, self.comm)
+        check_against_model(split, self.matcher.image_dim, self.matcher.vocab_size, self.vocab_hash)
+        return split
+
+
+@dataclass
+class Recipe(Parts):
+    """A training run."""
+
+    train: Split
+    pools: HardPools
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+
+    @property
+    def anchors_per_update(self) -> int:
+        """Anchors of either direction that all ranks together take in one update."""
+        return self.run.optim.train_batch_size * self.comm.size
+
+    def loader(self, first_slot: int) -> Loader:
+        """Batches from a place of the global sequence of anchors on."""
+        run = self.run
+        batch, mining = run.optim.train_batch_size, run.negatives.mining_batch
+        plans = self.pools.plans(first_slot, batch, mining, self.comm.rank, self.comm.size)
+        most = mining * (1 + run.negatives.negative_size)
+        capacity = Capacity.of(self.train.index, most, most)
+        return Loader(
+            self.train.index, plans, capacity, run.data.n_workers, run.data.prefetch_batches, run.data.pin_mem
+        )
+
+
+def build_parts(run: Run, comm: Comm, weights: str = "", vocab_hash: str | None = None) -> Parts:
+    """The model of a run, with `weights` (a checkpoint) or the run's own start."""
+    device = comm.device()
+    torch.manual_seed(run.seed)
+    matcher = build(run.matcher)
+    path = weights or run.weights.checkpoint
+    if path:
+        state, facts = read_weights(path), read_facts(path)
+        adapt.load(matcher, run.matcher.name, state, "if_missing" if weights else run.weights.rank_head_init)
+        vocab_hash = facts.get("vocab_hash", vocab_hash)
+    return Parts(run, comm, device, matcher.to(device), Precision(run.optim.precision, device), vocab_hash)
+
+
+def build_recipe(run: Run, comm: Comm) -> Recipe:
+    """Everything a training run needs.
+
+    Raises:
+        ConfigError, DataError: the parts do not fit each other; nothing has been written yet.
+    """
+    parts = build_parts(run, comm)
+    train = open_split("train", run.data, comm)
+    check_against_model(train, parts.matcher.image_dim, parts.matcher.vocab_size, parts.vocab_hash)
+    pools = HardPools(train.index, run.negatives.negative_size, run.data.max_txt_len, run.seed)
+    check_anchors(run, len(pools.anchors), comm.size)
+    optimizer = build_optimizer(run.optim, parts.matcher.named_parameters(), parts.matcher.decayed_norms)
+    parts.vocab_hash = parts.vocab_hash or train.vocab_hash
+    return Recipe(**vars(parts), train=train, pools=pools, objective=build_objective(run.objective), optimizer=optimizer)
+
+
+def check_anchors(run: Run, anchors: int, size: int) -> None:
+    """Raise ConfigError where one update would want the same anchor twice."""
+    wanted = run.optim.train_batch_size * size
+    if wanted > anchors:
+        raise ConfigError(
+            f"train_batch_size={run.optim.train_batch_size} on {size} ranks wants {wanted} anchors an update, but "
+            f"there are only {anchors}; lower train_batch_size or -np"
+        )
+
+

@@ -1,0 +1,160 @@
+"""All images x all texts to one score matrix: encoded once, scored in length-sorted tiles, shared out over ranks.
+
+The unit of work is a stripe: some texts against every image. A finished stripe is a file, so that a killed evaluation
+goes on where it was; the files are named after the weights, so that no stripe of other weights is ever used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.batch import Images, Ragged
+from data.pairs import Array, PairIndex
+from model.matcher import Matcher, Side
+from train.comm import Comm
+from train.step import Autocast
+
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores a split with a matcher.
+
+    tokens: most packed tokens in one tile, which bounds the memory.
+    """
+
+    matcher: Matcher
+    comm: Comm
+    device: torch.device
+    autocast: Autocast
+    tokens: int
+
+    @torch.inference_mode()
+    def matrix(self, index: PairIndex, folder: Path, said: Callable[[int, int], object]) -> Array | None:
+        """`[images, texts]` float32 on rank 0, None elsewhere.
+
+        Args:
+            folder: where stripes are kept until the matrix is whole; the same for all ranks.
+            said: called with (stripes done, stripes in all) of this rank.
+        """
+        self.matcher.eval()
+        parts = folder / "parts" / fingerprint(self.matcher, index)
+        parts.mkdir(parents=True, exist_ok=True)
+        by_regions, by_words = (np.argsort(lengths, kind="stable") for lengths in (index.regions, index.words))
+        stripes = list(self._stripes(index, by_words))
+        mine = stripes[self.comm.rank :: self.comm.size]
+        left = [stripe for stripe in mine if not (parts / name_of(stripe)).exists()]
+        if left:
+            with self.autocast():
+                images, texts = self.encode_images(index, by_regions), self.encode_texts(index, by_words)
+                for done, (start, end) in enumerate(left, len(mine) - len(left) + 1):
+                    write(parts / name_of((start, end)), self._score_stripe(images, texts.slice(start, end)))
+                    said(done, len(mine))
+        self.comm.barrier("scores")
+        values = None
+        if self.comm.rank == 0:
+            values = np.empty((len(index.images), len(index.texts)), np.float32)
+            for start, end in stripes:
+                columns = by_words[start:end]
+                values[by_regions[:, None], columns] = np.load(parts / name_of((start, end)), allow_pickle=False)
+            shutil.rmtree(folder / "parts")
+        self.comm.barrier("matrix")
+        return values
+
+    def encode_images(self, index: PairIndex, order: Array) -> Side:
+        """The images in this order, each decoded and encoded once."""
+        return Side.cat([self._encode_images(index, chunk) for chunk in chunks(order)])
+
+    def encode_texts(self, index: PairIndex, order: Array) -> Side:
+        """The texts in this order."""
+        return Side.cat([self.matcher.encode_text(read_texts(index, chunk).to(self.device)) for chunk in chunks(order)])
+
+    def _encode_images(self, index: PairIndex, chunk: Array) -> Side:
+        return self.matcher.encode_image(read_images(index, chunk).to(self.device))
+
+    def _stripes(self, index: PairIndex, by_words: Array) -> Iterator[tuple[int, int]]:
+        typical = index.regions.mean() + index.words.mean()
+        width = max(1, int((self.tokens / typical) ** 0.5))
+        for start in range(0, len(by_words), width):
+            yield start, min(start + width, len(by_words))
+
+    def _score_stripe(self, images: Side, texts: Side) -> Array:
+        parts = []
+        start = 0
+        while start < len(images):
+            end = start + self._height(images, texts, start)
+            parts.append(self.matcher.score(images.slice(start, end), texts).float())
+            start = end
+        return torch.cat(parts).cpu().numpy()
+
+    def _height(self, images: Side, texts: Side, start: int) -> int:
+        """How many images, ascending in length, fit into a tile with these texts."""
+        if images.tokens is None or texts.tokens is None:
+            return len(images)
+        words = int(texts.tokens.lengths.sum())
+        length = images.tokens.lengths[start:]
+        tokens = (torch.arange(1, len(length) + 1) * words) + length.cumsum(0) * len(texts)
+        return max(1, int((tokens <= self.tokens).sum()))
+
+
+def read_images(index: PairIndex, chosen: Sequence[int] | Array) -> Images:
+    """The regions of these images, decoded into one allocation."""
+    lengths = index.regions[chosen]
+    features = np.empty((lengths.sum(), index.image_dim), np.float16)
+    boxes = np.empty((lengths.sum(), 7), np.float32)
+    ends = np.cumsum(lengths)
+    for image, start, end in zip(chosen, ends - lengths, ends, strict=True):
+        index.read_image(image, features[start:end], boxes[start:end])
+    return Images(Ragged.of(torch.from_numpy(features), torch.from_numpy(lengths)), torch.from_numpy(boxes))
+
+
+def read_texts(index: PairIndex, chosen: Sequence[int] | Array) -> Ragged:
+    """The ids of these texts in one allocation."""
+    lengths = index.words[chosen]
+    ids = np.empty(lengths.sum(), np.int64)
+    ends = np.cumsum(lengths)
+    for text, start, end in zip(chosen, ends - lengths, ends, strict=True):
+        index.read_text(text, ids[start:end])
+    return Ragged.of(torch.from_numpy(ids), torch.from_numpy(lengths))
+
+
+def fingerprint(matcher: Matcher, index: PairIndex) -> str:
+    """A name for these weights on these images and texts."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in matcher.state_dict().items():
+        digest.update(name.encode())
+        digest.update(as_bytes(tensor))
+    digest.update("\0".join([*index.images, "", *index.texts]).encode())
+    return digest.hexdigest()
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor of any type."""
+    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+
+
+def chunks(order: Array) -> Iterator[Array]:
+    """The items of `order`, so many at a time as are read together."""
+    for start in range(0, len(order), CHUNK):
+        yield order[start : start + CHUNK]
+
+
+def name_of(stripe: tuple[int, int]) -> str:
+    return f"texts-{stripe[0]:07d}-{stripe[1]:07d}.npy"
+
+
+def write(path: Path, values: Array) -> None:
+    """Save an array so that it is there whole or not at all."""
+    beside = path.with_suffix(".partial")
+    with beside.open("wb") as file:
+        np.save(file, values)
+    beside.replace(path)

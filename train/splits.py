@@ -1,0 +1,96 @@
+"""The run's stores opened, joined and checked against each other and the model, before the first batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.errors import ConfigError, DataError
+from config.schema import Data
+from data.images import ImageStore
+from data.pairs import PairIndex, Source
+from data.regions import RegionRule
+from data.texts import TextStore
+from train.comm import Comm
+
+
+@dataclass(frozen=True)
+class Split:
+    """A joined split, what its vocabulary is, and which damaged images were left out."""
+
+    index: PairIndex
+    vocab_hash: str | None
+    left_out: tuple[str, ...]
+
+
+def open_split(name: str, data: Data, comm: Comm) -> Split:
+    """Open "train", "val" or "test".
+
+    Damaged records are looked for up front where the policy is to go on without them: ranks share the reading and
+    all leave out the same images. With the policy "fail" a damaged record stops the run when it is met.
+
+    Raises:
+        ConfigError: the split is not configured.
+        DataError: stores are missing, disagree, or nothing sound is left.
+    """
+    pairs = store_folders(name, data)
+    if not pairs:
+        raise ConfigError(f"{name}_txt_db and {name}_img_db are not set; name the stores of this split")
+    rule = RegionRule(data.conf_th, data.max_bb, data.min_bb, data.num_bb, data.compressed_db)
+    sources = [Source(TextStore(texts), ImageStore(images, rule)) for texts, images in pairs]
+    damaged = () if data.damaged == "fail" else find_damaged(sources, comm)
+    index = PairIndex(sources, frozenset(damaged))
+    return Split(index, one_vocabulary(sources), damaged)
+
+
+def store_folders(name: str, data: Data) -> list[tuple[str, str]]:
+    """(text store, image store) pairs of a split; empty where it is not configured."""
+    if name == "train":
+        return list(zip(data.train_txt_dbs, data.train_img_dbs, strict=True))
+    pair = (getattr(data, f"{name}_txt_db"), getattr(data, f"{name}_img_db"))
+    return [pair] if all(pair) else []
+
+
+def find_damaged(sources: list[Source], comm: Comm) -> tuple[str, ...]:
+    """The images whose records cannot be used, found by all ranks together."""
+    found = []
+    for source in sources:
+        names = source.texts.image_order[comm.rank :: comm.size]
+        found += [name for name, _ in source.images.damaged(names)]
+    return tuple(sorted({name for part in comm.share(found) for name in part}))
+
+
+def one_vocabulary(sources: list[Source]) -> str | None:
+    """The hash of the vocabulary that all text stores were packed with; None where none says."""
+    known = {source.texts.vocab_hash: source.texts.folder for source in sources if source.texts.vocab_hash}
+    if len(known) > 1:
+        raise DataError(f"{' and '.join(map(str, known.values()))} were packed with different vocabularies; pack one again")
+    return next(iter(known), None)
+
+
+def check_against_model(split: Split, image_dim: int, vocab_size: int, vocab_hash: str | None) -> None:
+    """Raise DataError where a store does not fit the model: its width, its word ids, or its vocabulary."""
+    for source in split.index.sources:
+        if source.images.dim != image_dim:
+            raise DataError(
+                f"{source.images.path}: features are {source.images.dim} wide but the model takes {image_dim}; "
+                f"set matcher.img_dim={source.images.dim} or use another store"
+            )
+        largest = max(source.texts.special.v_range[1] - 1, source.texts.special.mask)
+        if largest >= vocab_size:
+            raise DataError(
+                f"{source.texts.folder}: its vocabulary has {largest + 1} entries but the model knows {vocab_size}; "
+                f"set matcher.vocab_size={largest + 1} or use another store"
+            )
+    if vocab_hash and split.vocab_hash and vocab_hash != split.vocab_hash:
+        folder = split.index.sources[0].texts.folder
+        raise DataError(
+            f"{folder}: packed with vocabulary {split.vocab_hash[:12]}, but the model was trained with "
+            f"{vocab_hash[:12]}; pack the store with the model's vocabulary"
+        )
+
+
+def write_quarantine(split: Split, folder: Path) -> None:
+    """List what was left out, beside the run's results."""
+    if split.left_out:
+        (folder / "quarantine.txt").write_text("\n".join(split.left_out) + "\n")

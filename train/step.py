@@ -1,0 +1,57 @@
+"""The training steps as functions: a batch in, losses out; nothing here knows of ranks, files or schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.batch import Batch
+from model.matcher import Matcher
+from model.objective import Objective
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+def hardest_negatives(scores: Tensor, keep: int) -> Tensor:
+    """Columns of the `keep` highest-scoring negatives of each anchor.
+
+    Args:
+        scores: `[anchors, 1 + negatives]`, the matching pair in column 0.
+
+    Returns:
+        `[anchors, keep]` int64, ascending in each row, all at least 1.
+    """
+    return scores[:, 1:].topk(keep, dim=1).indices.sort(dim=1).values + 1
+
+
+def mine(matcher: Matcher, batch: Batch, keep: int, autocast: Autocast) -> tuple[Batch, Tensor]:
+    """The batch cut to each anchor's match and `keep` hardest negatives, and the scores that chose them.
+
+    The pools are scored in evaluation mode without gradient by the current weights (Chen et al. 2020, section 4).
+    """
+    matcher.eval()
+    with torch.inference_mode(), autocast():
+        scores = next(iter(matcher(batch).scores.values())).float()
+    matcher.train()
+    columns = hardest_negatives(scores, keep).cpu()
+    return batch.hardest(torch.nn.functional.pad(columns, (1, 0))), scores
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What a step found: the weighted sum to go backward from, and its terms for the log."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+
+
+def forward(matcher: Matcher, objective: Objective, batch: Batch, progress: float, autocast: Autocast) -> Losses:
+    """Training-mode forward of a batch and its objective; `progress` runs from 0 to 1 over the run."""
+    with autocast():
+        out = matcher(batch)
+    terms = objective(out, batch, progress) | out.aux
+    return Losses(torch.stack(list(terms.values())).sum(), terms)

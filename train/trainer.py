@@ -1,0 +1,221 @@
+"""The loop: accumulate, reduce, clip, schedule, log, evaluate, save, stop; nothing else."""
+
+from __future__ import annotations
+
+import math
+import signal
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from config.errors import INTERRUPTED, REQUEUE, DataError, Failure
+from data.batch import Batch
+from data.draws import key
+from data.negatives import Plan
+from model import adapt
+from train.checkpoint import Checkpoints, read_facts, read_state, read_weights
+from train.clock import Clock
+from train.comm import GradientReducer, Roll
+from train.journal import Journal
+from train.measure import measure, quick_check, write_json
+from train.optim import learning_rate, set_learning_rate
+from train.recipe import Recipe
+from train.splits import Split
+from train.step import forward, mine
+
+Batches = Iterator[tuple[Plan, Batch]]
+
+
+def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+    """Scale all gradients together to a global norm of at most `largest` (-1: never); returns the norm before."""
+    return nn.utils.clip_grad_norm_(parameters, largest if largest > 0 else math.inf)
+
+
+class Trainer:
+    """Trains a recipe to its last step, going on from a checkpoint where there is one."""
+
+    def __init__(self, recipe: Recipe, journal: Journal, folder: Path) -> None:
+        self.recipe, self.journal, self.folder = recipe, journal, folder
+        self.run, self.comm, self.matcher = recipe.run, recipe.comm, recipe.matcher
+        self.checkpoints = Checkpoints(folder, self.run.output.keep)
+        self.step, self.slot, self.best = 0, 0, -math.inf
+        self.clock = Clock()
+        self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=recipe.device))
+        self.stopped_by: int | None = None
+        self.roll = Roll(self.comm)
+        self.reducer = GradientReducer(self.comm, self.matcher.named_parameters(), self.run.optim.compression)
+
+    def resume(self, folder: Path) -> None:
+        """Go on exactly from a checkpoint.
+
+        Raises:
+            DataError: it is not whole, or of another model.
+        """
+        adapt.load(self.matcher, self.run.matcher.name, read_weights(folder))
+        state = read_state(folder)
+        self.recipe.optimizer.load_state_dict(state["optimizer"])
+        self.recipe.precision.load_state_dict(state["scaler"])
+        self.step, self.slot, self.best = state["step"], state["slot"], state["best"]
+        trained_with = read_facts(folder).get("vocab_hash")
+        if trained_with and self.recipe.train.vocab_hash not in (None, trained_with):
+            raise DataError(f"{folder}: trained with another vocabulary than the training store's; use the same store")
+        self.journal.say(f"going on from {folder} at step {self.step}")
+
+    def fit(self, val: Split | None) -> int:
+        """Train to the last step, or until told to stop; returns the exit code."""
+        self._same_start()
+        total = self.run.optim.num_train_steps
+        facts = {"hash": self.run.hash(), "world": self.comm.size}
+        parameters = sum(p.numel() for p in self.matcher.parameters() if p.requires_grad)
+        self.journal.event("start", step=self.step, parameters=parameters, **facts)
+        loader = self.recipe.loader(self.slot)
+        batches = iter(loader)
+        try:
+            with self._signals():
+                while self.step < total and self.stopped_by is None:
+                    self._update(batches)
+                    self._log(total)
+                    if self._due(total):
+                        with self.clock.paused():
+                            self._validate_and_save(val)
+        finally:
+            loader.close()
+        if self.stopped_by is None:
+            return 0
+        self.journal.say(f"told to stop by {signal.Signals(self.stopped_by).name}: saved at step {self.step}")
+        return INTERRUPTED if self.stopped_by == signal.SIGINT else REQUEUE
+
+    def load_best(self) -> Path | None:
+        """Put the best weights (the last ones where none was measured) into the model."""
+        best = self.checkpoints.best() or self.checkpoints.latest()
+        if best:
+            adapt.load(self.matcher, self.run.matcher.name, read_weights(best))
+        return best
+
+    def _same_start(self) -> None:
+        for name, tensor in self.matcher.state_dict().items():
+            self.comm.broadcast_(tensor, f"start.{name}")
+
+    def _update(self, batches: Batches) -> None:
+        """One optimizer step over every rank's anchors of both directions."""
+        run, recipe = self.run, self.recipe
+        passes = 2 * run.optim.train_batch_size // run.negatives.mining_batch
+        for number in range(passes):
+            with self.clock("load"):
+                plan, batch = next(batches)
+                batch = batch.to(recipe.device)
+            self._pass(plan, batch, last=number == passes - 1)
+        stop = torch.tensor([float(self.stopped_by or 0)])
+        told = self.comm.mean_async_(stop, "stop")
+        with self.clock("reduce"):
+            self.reducer.finish()
+            told()
+        with self.clock("update"):
+            recipe.precision.unscale(recipe.optimizer)
+            norm = clip(self.matcher.parameters(), run.optim.grad_norm)
+            set_learning_rate(recipe.optimizer, learning_rate(run.optim, self.step + 1))
+            recipe.precision.step(recipe.optimizer)
+            recipe.optimizer.zero_grad()
+        self.sums["grad_norm"] += norm.detach()
+        self.step += 1
+        self.slot += recipe.anchors_per_update
+        self.clock.count("updates", 1)
+        if stop.item() and self.stopped_by is None:
+            self.stopped_by = signal.SIGTERM
+
+    def _pass(self, plan: Plan, batch: Batch, last: bool) -> None:
+        """Mine and train on some anchors of one direction."""
+        run, recipe = self.run, self.recipe
+        with self.clock("mine"):
+            hard, scores = mine(self.matcher, batch, run.negatives.hard_neg_size, recipe.precision.autocast)
+        if last:
+            self.reducer.arm()
+        with self.clock("train"):
+            # Dropout is a draw like any other: keyed by what it is drawn for.
+            torch.manual_seed(key(run.seed, f"dropout-{plan.direction}", plan.slot) % 2**63)
+            progress = self.step / run.optim.num_train_steps
+            losses = forward(self.matcher, recipe.objective, hard, progress, recipe.precision.autocast)
+            share = len(scores) / run.optim.train_batch_size
+            recipe.precision.backward(losses.total * share)
+        for name, value in losses.terms.items():
+            self.sums[f"{name}_{plan.direction}"] += value.detach() * share
+        self.sums["loss"] += losses.total.detach() * share
+        ahead = scores[:, 0] > scores[:, 1:].amax(1)
+        self.sums[f"pool_r1_{plan.direction}"] += ahead.float().mean() * share
+        self.clock.count("pairs", scores.numel())
+        self.clock.count("anchors", len(scores))
+
+    def _log(self, total: int) -> None:
+        if self.step % self.run.output.log_steps and self.step != total:
+            return
+        names = sorted(self.sums)
+        means = self.comm.mean(torch.stack([self.sums[name] for name in names]).cpu(), "log")
+        values = dict(zip(names, (means / self.clock.counted("updates")).tolist(), strict=True))
+        self.sums.clear()
+        rates = self.clock.read(self.comm.size)
+        self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values, **rates)
+        shown = {"loss": values["loss"], "pool R@1": (values["pool_r1_i"] + values["pool_r1_t"]) / 2}
+        self.journal.progress(self.step, total, shown | {"pairs/s": rates["pairs_per_s"]})
+
+    def _due(self, total: int) -> bool:
+        every = self.run.output.save_steps or self.run.eval.valid_steps
+        stopping = self.step == total or self.stopped_by is not None
+        return stopping or self.step % self.run.eval.valid_steps == 0 or self.step % every == 0
+
+    def _validate_and_save(self, val: Split | None) -> None:
+        value = None
+        if val is not None and (self.step % self.run.eval.valid_steps == 0 or self.step == self.run.optim.num_train_steps):
+            value = self._validate(val)
+        better = value is not None and value > self.best
+        if better and value is not None:
+            self.best = value
+        if self.comm.rank == 0:
+            target = self.checkpoints.save(self.step, self.matcher.state_dict(), self._state(), self._facts())
+            if better:
+                self.checkpoints.point("best", target)
+            self.journal.event("saved", step=self.step, path=target.name)
+        self.comm.barrier("saved")
+
+    def _validate(self, val: Split) -> float:
+        """The number by which checkpoints are compared, the same on all ranks."""
+        if self.run.eval.full_val:
+            found = measure(self.recipe, val, "val", self.folder, self.journal)
+            recalls = self.comm.share(found and found["recalls"])[0]
+        else:
+            recalls = quick_check(self.recipe, val)
+        self.journal.event("valid", step=self.step, split="val", recalls=recalls)
+        self.journal.say(f"step {self.step}: " + "  ".join(f"{name} {value:.4g}" for name, value in recalls.items()))
+        chosen = self.run.eval.select_by
+        if chosen not in recalls:
+            raise Failure(f"select_by={chosen}: the quick check has no such number; use img_r_mean or full_val=true")
+        return float(recalls[chosen])
+
+    def _state(self) -> dict[str, Any]:
+        recipe = self.recipe
+        parts = {"optimizer": recipe.optimizer.state_dict(), "scaler": recipe.precision.state_dict()}
+        return parts | {"step": self.step, "slot": self.slot, "best": self.best}
+
+    def _facts(self) -> dict[str, Any]:
+        note = {"hash": self.run.hash(), "step": self.step, "vocab_hash": self.recipe.vocab_hash}
+        return self.run.dump() | {"_note": note}
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM, SIGUSR1 and the first SIGINT let the update end, save and leave; a second SIGINT leaves at once."""
+
+        def told(number: int, _: object) -> None:
+            self.stopped_by = number
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        kinds = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+        before = {kind: signal.signal(kind, told) for kind in kinds}
+        try:
+            yield
+        finally:
+            for kind, handler in before.items():
+                signal.signal(kind, handler)
