@@ -33,7 +33,7 @@ VERSION = 1
 # LMDB puts a large value 16 bytes into its page: the features then start on a 64-byte cache line of the map.
 HEADER = struct.Struct("<4sIHHII")
 HEADER_BYTES = 48
-HALF = np.dtype("<f2")
+HALF, SINGLE = np.dtype("<f2"), np.dtype("<f4")
 CHECKED_FROM = 8
 
 
@@ -42,60 +42,59 @@ class DamagedRecord(DataError):
 
 
 class Record(NamedTuple):
-    """One image: features [n, d], norm_bb [n, 6], conf [n], all float16 views of the record."""
+    """One image of a native store, views of the record.
+
+    Attributes:
+        features: [n, d] float16.
+        boxes: [n, 7] float32, the model's box input: norm_bb and the area, ready so that reading only copies.
+        conf: [n] float16.
+    """
 
     features: NDArray[np.float16]
-    norm_bb: NDArray[np.float16]
+    boxes: NDArray[np.float32]
     conf: NDArray[np.float16]
 
 
 # ---------------------------------------------------------------- native
 
 
-def encode_native(features: NDArray[Any], norm_bb: NDArray[Any], conf: NDArray[Any]) -> bytes:
-    """Header, then float16 features [n, d], norm_bb [n, 6], conf [n]; CRC32C over everything behind it.
+def encode_native(features: NDArray[Any], boxes: NDArray[np.float32], conf: NDArray[Any]) -> bytes:
+    """Header, float16 features [n, d], float32 boxes [n, 7], float16 conf [n]; CRC32C over all behind itself.
 
     Raises:
-        ValueError: the three arrays do not agree on n, or boxes are not six wide.
+        ValueError: the three arrays do not agree on n, or boxes are not seven wide.
     """
     rows, width = features.shape
-    conf = conf.reshape(-1)
-    if norm_bb.shape != (rows, 6) or conf.shape != (rows,):
-        raise ValueError(f"features {features.shape}, boxes {norm_bb.shape}, conf {conf.shape} do not agree")
-    parts = [np.ascontiguousarray(part, dtype=HALF).tobytes() for part in (features, norm_bb, conf)]
+    if boxes.shape != (rows, 7) or conf.shape != (rows,):
+        raise ValueError(f"features {features.shape}, boxes {boxes.shape}, conf {conf.shape} do not agree")
+    typed = ((features, HALF), (boxes, SINGLE), (conf, HALF))
+    parts = [np.ascontiguousarray(part, dtype).tobytes() for part, dtype in typed]
     header = HEADER.pack(MAGIC, 0, VERSION, 0, rows, width).ljust(HEADER_BYTES, b"\0")
     checked = b"".join((header[CHECKED_FROM:], *parts))
     return b"".join((MAGIC, struct.pack("<I", crc32c.crc32c(checked)), checked))
 
 
-def native_shape(buffer: Buffer) -> tuple[int, int]:
-    """Rows and width that the header of a native record names; checks that the record has that length."""
-    if len(buffer) < HEADER_BYTES:
-        raise DamagedRecord(f"{len(buffer)} bytes are too few for a native record")
-    magic, _, version, _, rows, width = HEADER.unpack_from(buffer)
-    if magic != MAGIC or version != VERSION:
-        raise DamagedRecord("does not begin like a native record of version 1")
-    if len(buffer) != HEADER_BYTES + 2 * rows * (width + 7):
-        raise DamagedRecord(f"{len(buffer)} bytes do not hold {rows} regions of width {width}")
-    return rows, width
-
-
 def view_native(buffer: Buffer, verify: bool = True) -> Record:
-    """The three arrays of a native record as views; with `verify` its checksum is compared first.
+    """The arrays of a native record as views; with `verify` its checksum is compared first.
 
     Raises:
         DamagedRecord: wrong beginning, wrong length, or wrong checksum.
     """
-    rows, width = native_shape(buffer)
-    if verify:
-        stored = HEADER.unpack_from(buffer)[1]
-        if crc32c.crc32c(memoryview(buffer)[CHECKED_FROM:]) != stored:
-            raise DamagedRecord("its checksum does not match its bytes")
+    if len(buffer) < HEADER_BYTES:
+        raise DamagedRecord(f"{len(buffer)} bytes are too few for a native record")
+    magic, checksum, version, _, rows, width = HEADER.unpack_from(buffer)
+    if magic != MAGIC or version != VERSION:
+        raise DamagedRecord(f"does not begin like a native record of version {VERSION}")
     boxes_at = HEADER_BYTES + 2 * rows * width
+    conf_at = boxes_at + 28 * rows
+    if len(buffer) != conf_at + 2 * rows:
+        raise DamagedRecord(f"{len(buffer)} bytes do not hold {rows} regions of width {width}")
+    if verify and crc32c.crc32c(memoryview(buffer)[CHECKED_FROM:]) != checksum:
+        raise DamagedRecord("its checksum does not match its bytes")
     return Record(
         np.ndarray((rows, width), HALF, buffer, HEADER_BYTES),
-        np.ndarray((rows, 6), HALF, buffer, boxes_at),
-        np.ndarray((rows,), HALF, buffer, boxes_at + 12 * rows),
+        np.ndarray((rows, 7), SINGLE, buffer, boxes_at),
+        np.ndarray((rows,), HALF, buffer, conf_at),
     )
 
 

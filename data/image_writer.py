@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data import codec as formats
-from data.regions import Codec, RegionRule, cut
+from data.regions import Codec, RegionRule, box_features, cut
 from data.store import LmdbWriter, write_json
 
 KEYS = "__keys__"
@@ -41,7 +41,8 @@ def encode_image(
         raise DataError("holds numbers that are not finite in half precision")
     if codec == "native":
         conf = kept["conf"].reshape(-1) if "conf" in kept else np.ones(rows)
-        return formats.encode_native(kept["features"], kept["norm_bb"], conf), min(count, rows)
+        boxes = box_features(kept["norm_bb"])
+        return formats.encode_native(kept["features"], boxes, conf), min(count, rows)
     return (formats.encode_npz if codec == "compressed" else formats.encode_published)(kept), count
 
 

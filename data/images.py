@@ -33,15 +33,10 @@ class Image(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """All stored regions of a record, as views where the format allows."""
+    """All stored regions of a record, as views where the format allows; boxes [n, 7], or norm_bb [n, 6]."""
 
     features: NDArray[Any]
-    norm_bb: NDArray[Any]
-
-
-def _view_native(buffer: Buffer, verify: bool) -> _Rows:
-    record = formats.view_native(buffer, verify)
-    return _Rows(record.features, record.norm_bb)
+    boxes: NDArray[Any]
 
 
 def _view_published(buffer: Buffer, verify: bool) -> _Rows:
@@ -56,13 +51,13 @@ def _checked(arrays: formats.Arrays) -> _Rows:
     if not arrays.keys() >= WANTED:
         raise DamagedRecord(f"holds no {' and no '.join(sorted(WANTED - arrays.keys()))}")
     rows = _Rows(arrays["features"], arrays["norm_bb"])
-    if rows.features.ndim != 2 or rows.norm_bb.shape != (len(rows.features), 6):
-        raise DamagedRecord(f"features {rows.features.shape} and norm_bb {rows.norm_bb.shape} do not agree")
+    if rows.features.ndim != 2 or rows.boxes.shape != (len(rows.features), 6):
+        raise DamagedRecord(f"features {rows.features.shape} and norm_bb {rows.boxes.shape} do not agree")
     return rows
 
 
-_VIEW: dict[Codec, Callable[[Buffer, bool], _Rows]] = {
-    "native": _view_native,
+_VIEW: dict[Codec, Callable[[Buffer, bool], formats.Record | _Rows]] = {
+    "native": formats.view_native,
     "published": _view_published,
     "compressed": _view_compressed,
 }
@@ -176,7 +171,7 @@ class ImageStore:
             self._counted[name] = count
         return count
 
-    def _rows(self, name: str, verify: bool) -> _Rows:
+    def _rows(self, name: str, verify: bool) -> formats.Record | _Rows:
         try:
             return self._view(self._store.get(name), verify)
         except DamagedRecord as error:
@@ -185,7 +180,7 @@ class ImageStore:
     def _damage(self, name: str, error: DamagedRecord) -> DamagedRecord:
         return DamagedRecord(f"{self.path}: record {name} is damaged ({error}); copy or pack the store again")
 
-    def _verified_rows(self, name: str) -> _Rows:
+    def _verified_rows(self, name: str) -> formats.Record | _Rows:
         if self._verify == "never" or (self._verify == "first" and name in self._verified):
             return self._rows(name, verify=False)
         rows = self._rows(name, verify=True)
@@ -207,13 +202,18 @@ class ImageStore:
         if count > len(rows.features):
             raise DataError(f"{self.path}: {name} holds {len(rows.features)} regions, {count} were asked for")
         _copy(rows.features[:count], features)
-        box_features(rows.norm_bb[:count], boxes)
+        if self.codec == "native":
+            boxes[...] = rows.boxes[:count]
+        else:
+            box_features(rows.boxes[:count], boxes)
 
     def read(self, name: str) -> Image:
         """An image's counted regions, copied."""
         count = self._count(name)
-        rows = self._verified_rows(name)
-        return Image(rows.features[:count].copy(), box_features(rows.norm_bb[:count]))
+        stored = self._rows(name, verify=False).features
+        image = Image(np.empty((count, stored.shape[1]), stored.dtype), np.empty((count, 7), np.float32))
+        self.read_into(name, *image)
+        return image
 
     def damaged(self, names: Iterable[str]) -> list[tuple[str, str]]:
         """Read every byte of the named records; (name, reason) of those that cannot be used."""
@@ -225,7 +225,7 @@ class ImageStore:
             except DataError as error:
                 found.append((name, str(error)))
                 continue
-            if not (np.isfinite(rows.features).all() and np.isfinite(rows.norm_bb).all()):
+            if not (np.isfinite(rows.features).all() and np.isfinite(rows.boxes).all()):
                 found.append((name, "holds numbers that are not finite"))
         return found
 

@@ -67,7 +67,8 @@ class Slot:
         pool = Pool.of(torch.from_numpy(plan.pool_image), torch.from_numpy(plan.pool_text), lengths)
         place = np.searchsorted(plan.images, index.owner[plan.texts])
         place[plan.images[np.minimum(place, len(plan.images) - 1)] != index.owner[plan.texts]] = -1
-        return Batch(Images(Ragged.of(features, torch.from_numpy(regions)), boxes), texts, torch.from_numpy(place), pool)
+        images = Images(Ragged.of(features, torch.from_numpy(regions)), boxes)
+        return Batch(images, texts, torch.from_numpy(place), pool)
 
 
 def spans(lengths: Array) -> list[tuple[int, int]]:

@@ -65,11 +65,11 @@ class HardPools:
     def _check_sizes(self) -> None:
         most = np.bincount(self.index.owner[self.anchors]).max()
         for kind, bounds, own in (("images", self._images, 1), ("captions", self._captions, most)):
-            fewest = int(np.diff(bounds).min()) - int(own)
+            fewest = max(int(np.diff(bounds).min()) - int(own), 0)
             if fewest < self.negative_size:
                 raise ConfigError(
-                    f"negative_size={self.negative_size}: a store has only {max(fewest, 0)} wrong {kind} for an anchor; "
-                    f"lower it to at most {max(fewest, 0)}"
+                    f"negative_size={self.negative_size}: a store has only {fewest} wrong {kind} for an anchor; "
+                    f"lower it to at most {fewest}"
                 )
 
     def _order(self, direction: Direction, epoch: int) -> Array:
@@ -158,7 +158,7 @@ def token_buckets(
             if longest * (at - first + size_multiple) <= budget:
                 continue
             if at == first:
-                raise ConfigError(f"token budget {budget}: {size_multiple} items of {longest} tokens do not fit; raise it")
+                raise ConfigError(f"token budget {budget}: {size_multiple} items of {longest} do not fit; raise it")
             batches.append(bucket[first:at])
             first = at
         if first < len(bucket) and not drop_last:

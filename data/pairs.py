@@ -57,7 +57,7 @@ class PairIndex:
             self.images += names
             self.texts += [source.texts.ids[at] for at in kept]
         if not self.texts:
-            raise DataError("the stores hold no pair of a caption and its image; check that txt_db and img_db belong together")
+            raise DataError("the stores hold no caption with its image; check that txt_db and img_db belong together")
         self.owner = np.concatenate([np.asarray(part, np.int64) for part in owner])
         self.regions, self.words = np.concatenate(regions), np.concatenate(words)
         self.image_source, self.text_source = np.concatenate(image_source), np.concatenate(text_source)

@@ -11,9 +11,9 @@ from data.regions import Codec, RegionRule
 def find_variant(folder: Path, rule: RegionRule, codec: Codec | None) -> tuple[Codec, Path, Path | None]:
     """Layout, LMDB folder and count file for a rule.
 
-    Native comes before the published layout that the rule names, unless `codec` insists on one. As published, a
-    store without the rule's count file is read from the folder that holds all regions, where there is one. The
-    count file is None where the number of regions is fixed, or has to be computed from the confidences.
+    Native comes before the published layout that the rule names, unless `codec` insists on one. As published,
+    a store without the rule's count file is read from the folder of all regions, where there is one. The count
+    file is None where the number of regions is fixed, or has to be computed from the confidences.
 
     Raises:
         DataError: there is no such folder; the message lists those there are.
@@ -33,8 +33,8 @@ def find_variant(folder: Path, rule: RegionRule, codec: Codec | None) -> tuple[C
             f"{folder} holds no image store; check img_db or pack one with scripts/build_imgdb.py"
         )
     raise DataError(
-        f"{folder} holds no {rule.folder_name(codec or published)}, but {', '.join(there)}; set conf_th, max_bb, "
-        "min_bb, num_bb and compressed to one of these, or pack it with scripts/build_imgdb.py"
+        f"{folder} holds no {rule.folder_name(codec or published)}, but {', '.join(there)}; set conf_th, "
+        "max_bb, min_bb, num_bb and compressed to one of these, or pack it with scripts/build_imgdb.py"
     )
 
 

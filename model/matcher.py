@@ -62,9 +62,9 @@ class MatchOut:
 
 
 class Matcher(nn.Module, ABC):
-    """A system: three verbs, a typed `Config`, and the kinds of its heads."""
+    """A system: three verbs, a typed config section (`settings`), and the kinds of its heads."""
 
-    Config: ClassVar[type[Named]]
+    settings: ClassVar[type[Named]]
     heads: ClassVar[dict[str, HeadKind]]
     decayed_norms: ClassVar[tuple[str, ...]] = ()
     """Normalisation weights (suffixes of names) that the authors let decay all the same."""
@@ -104,10 +104,7 @@ class Matcher(nn.Module, ABC):
     def forward(self, batch: Batch) -> MatchOut:
         """The composition of the verbs over a batch, and nothing more."""
         images, texts = self.encode_image(batch.images), self.encode_text(batch.texts)
-        if batch.pool is None:
-            scores = self.score(images, texts)
-        else:
-            scores = self.score_pool(images, texts, batch.pool)
+        scores = self.score(images, texts) if batch.pool is None else self.score_pool(images, texts, batch.pool)
         return MatchOut({next(iter(self.heads)): scores}, images, texts)
 
 
@@ -121,13 +118,12 @@ def find(name: str) -> type[Matcher]:
         module = importlib.import_module(f"model.{name}")
     except ModuleNotFoundError as error:
         raise ConfigError(f"there is no matcher {name!r}; model/{name}.py does not exist") from error
-    own = [item for item in vars(module).values() if isinstance(item, type) and item.__module__ == module.__name__]
-    for item in own:
-        if issubclass(item, Matcher):
+    for item in vars(module).values():
+        if isinstance(item, type) and issubclass(item, Matcher) and item.__module__ == module.__name__:
             return item
     raise ConfigError(f"model/{name}.py holds no Matcher")
 
 
 def build(config: Named) -> Matcher:
     """A freshly initialised matcher from its own config section (which carries its `name`)."""
-    return find(config.name)(config)  # type: ignore[call-arg]
+    return find(config.name)(config)

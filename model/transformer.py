@@ -96,6 +96,13 @@ class Encoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(make_layer() for _ in range(depth))
 
+    @property
+    def bottom(self) -> EncoderLayer:
+        """The first layer."""
+        layer = self.layers[0]
+        assert isinstance(layer, EncoderLayer)
+        return layer
+
     def states(self, x: Tensor, packing: Packing, qkv: Tensor | None = None) -> Iterator[Tensor]:
         """The output of each layer in turn, `[total, width]`; `qkv` is that of the first layer if known."""
         for layer in self.layers:
@@ -106,6 +113,7 @@ class Encoder(nn.Module):
     def first(self, x: Tensor, packing: Packing, qkv: Tensor | None = None) -> Tensor:
         """The last layer's output at the first token of each sequence, `[n, width]`."""
         *lower, last = self.layers
+        assert isinstance(last, EncoderLayer)
         for layer in lower:
             x = layer(x, packing, qkv)
             qkv = None

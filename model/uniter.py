@@ -18,7 +18,6 @@ from data.batch import Images, Pool, Ragged, ranges
 from model.matcher import HeadKind, Matcher, Side
 from model.transformer import EPS, Encoder, EncoderLayer, Packing
 
-
 Padding = Callable[[int], Tensor]
 
 
@@ -71,7 +70,7 @@ class RegionEmbedding(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, features: Tensor, boxes: Tensor, kind: Tensor, masked: Tensor | None = None) -> Tensor:
-        """`[total, hidden]` for features `[total, d]`, boxes `[total, 7]`, the type row and masked regions `[total]`."""
+        """`[total, hidden]` for features `[total, d]`, boxes `[total, 7]`, the type row and masked ones `[total]`."""
         features = features.to(self.feature.weight.dtype)
         if masked is not None:
             features = features + masked[:, None] * self.mask.weight[1]
@@ -82,7 +81,7 @@ class RegionEmbedding(nn.Module):
 class Uniter(Matcher):
     """Scores are raw `rank` values; the sigmoid belongs to the loss."""
 
-    Config: ClassVar = Config
+    settings = Config
     heads: ClassVar[dict[str, HeadKind]] = {"match": "joint"}
     decayed_norms: ClassVar = ("region.feature_norm.weight", "region.box_norm.weight")
 
@@ -149,7 +148,7 @@ class Uniter(Matcher):
         A row's projection does not depend on the pair it joins: each row is projected once and then copied.
         """
         rows = joint.rows.to(joint.table.device, non_blocking=True)
-        projected = self.encoder.layers[0].qkv(joint.table)  # type: ignore[operator]
+        projected = self.encoder.bottom.qkv(joint.table)
         return joint.table.index_select(0, rows), joint.packing, projected.index_select(0, rows)
 
     def _score(self, joint: Joint) -> Tensor:

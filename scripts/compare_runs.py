@@ -16,8 +16,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.cli import leaving
 from config.errors import DataError
+from scripts._program import run
 from scripts.page.outcome import Outcome, counting, open_outcome
 
 Table = list[list[str]]
@@ -51,7 +51,8 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
     """(dotted key, value) of every leaf."""
     pairs: list[tuple[str, Any]] = []
     for key, value in settings.items():
-        pairs += flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+        name = prefix + key
+        pairs += flattened(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
     return pairs
 
 
@@ -89,27 +90,28 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("output_dirs", type=Path, nargs="+", metavar="OUTPUT_DIR", help="output folders of runs")
+    parser.add_argument("output_dirs", type=Path, nargs="+", metavar="OUTPUT_DIR",
+                        help="output folders of runs")
     parser.add_argument("--split", default="test", help="the evaluated split (%(default)s)")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     args = parser.parse_args(argv)
-    with leaving("compare_runs"):
-        outcomes, names = [open_outcome(folder) for folder in args.output_dirs], short_names(args.output_dirs)
-        for outcome in outcomes:
-            if args.split not in outcome.results:
-                there = ", ".join(outcome.results) or "none"
-                raise DataError(f"{outcome.folder}: split {args.split!r} was not evaluated (evaluated: {there}); "
-                                "evaluate it, or name another with --split")
-        entries = [outcome.results[args.split] for outcome in outcomes]
-        print(written(recall_table(names, entries), args.markdown))
-        for line in unlike(names, entries):
-            print(line)
-        settings = setting_table(names, outcomes)
-        print("\n" + (written(settings, args.markdown) if settings else "no setting differs"))
+    outcomes, names = [open_outcome(folder) for folder in args.output_dirs], short_names(args.output_dirs)
+    for outcome in outcomes:
+        if args.split not in outcome.results:
+            there = ", ".join(outcome.results) or "none"
+            raise DataError(f"{outcome.folder}: split {args.split!r} was not evaluated (evaluated: {there}); "
+                            "evaluate it, or name another with --split")
+    entries = [outcome.results[args.split] for outcome in outcomes]
+    print(written(recall_table(names, entries), args.markdown))
+    for line in unlike(names, entries):
+        print(line)
+    settings = setting_table(names, outcomes)
+    print("\n" + (written(settings, args.markdown) if settings else "no setting differs"))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Examples of retrieval both ways, chosen by rule: found first, found among the first ten, and missed.
 
-    python scripts/gallery.py OUTPUT_DIR [--split test] [--pictures DIR] [--captions FILE] [--examples 12]
+    python scripts/gallery.py OUTPUT_DIR [--split test] [--pictures PLACE] [--captions FILE] [--examples 12]
 
 writes OUTPUT_DIR/gallery.html; report.py shows a few of the same on its page. Within each group the queries
 are sorted by rank, then by the score of their best right answer, and taken at even distances: the same matrix
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.cli import leaving
 from config.errors import DataError
+from scripts._program import run
 from scripts.page.outcome import Outcome, Scores, counting, open_outcome
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare
@@ -140,36 +140,36 @@ def make_gallery(outcome: Outcome, split: str, scores: Scores, pictures: Path | 
     """The gallery of one split; ties are broken as its recalls were counted."""
     ties = counting(outcome.results.get(split, {}))[0]
     words = Captions.find(outcome, split, scores, captions)
-    return Maker(scores, ties, words, Pictures(pictures, captions)).gallery(split, examples)
+    return Maker(scores, ties, words, Pictures(pictures)).gallery(split, examples)
 
 
 def add_source_flags(parser: argparse.ArgumentParser, examples: int) -> None:
     """The flags that report.py has in common with this program."""
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="output folder of a run")
-    parser.add_argument("--pictures", type=Path, metavar="DIR",
-                        help="folder (searched with those in it) or tar that holds IMAGE_ID.jpg, .jpeg or .png")
+    parser.add_argument("--pictures", type=Path, metavar="PLACE",
+                        help="folder, searched with those in it, or tar of IMAGE_ID.jpg, .jpeg or .png")
     parser.add_argument("--captions", type=Path, metavar="FILE",
-                        help="captions.jsonl; without it the text store that config.json names is read")
+                        help="captions .jsonl or Karpathy .json; else config.json's text store is read")
     parser.add_argument("--examples", type=int, default=examples, metavar="N",
                         help="examples of each group and direction (%(default)s)")
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write OUTPUT_DIR/gallery.html and say where it is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_source_flags(parser, examples=12)
     parser.add_argument("--split", default="test", help="the scored split (%(default)s)")
     args = parser.parse_args(argv)
-    with leaving("gallery"):
-        outcome = open_outcome(args.output_dir)
-        scores = outcome.scores(args.split)
-        if scores is None:
-            raise DataError(f"{args.output_dir}/scores/{args.split}: no score matrix is here; evaluate this "
-                            "split first, or name another with --split")
-        gallery = make_gallery(outcome, args.split, scores, args.pictures, args.captions, args.examples)
-        page = args.output_dir / "gallery.html"
-        print(write_page(page, "gallery.html.j2", outcome=outcome, gallery=gallery))
+    outcome = open_outcome(args.output_dir)
+    scores = outcome.scores(args.split)
+    if scores is None:
+        raise DataError(f"{args.output_dir}/scores/{args.split}: no score matrix is here; evaluate this "
+                        "split first, or name another with --split")
+    gallery = make_gallery(outcome, args.split, scores, args.pictures, args.captions, args.examples)
+    page = args.output_dir / "gallery.html"
+    print(write_page(page, "gallery.html.j2", outcome=outcome, gallery=gallery))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

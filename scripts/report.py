@@ -1,6 +1,6 @@
 """A run on one page: what it reached, what was checked, how training went, and what it finds.
 
-    python scripts/report.py OUTPUT_DIR [--pictures DIR] [--captions captions.jsonl] [--examples 3]
+    python scripts/report.py OUTPUT_DIR [--pictures PLACE] [--captions FILE] [--examples 3]
 
 writes OUTPUT_DIR/report.html, one file that needs no network: curves are inline SVG, pictures inline JPEGs.
 """
@@ -11,13 +11,14 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from config.cli import leaving
+from scripts._program import run
 from scripts.gallery import Gallery, add_source_flags, make_gallery
 from scripts.page.charts import Chart
 from scripts.page.checks import Check, check_run, check_split
@@ -108,13 +109,13 @@ def write_report(args: argparse.Namespace) -> Path:
         written=time.strftime("%-d %B %Y, %H:%M"))
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write OUTPUT_DIR/report.html and say where it is."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add_source_flags(parser, examples=3)
     args = parser.parse_args(argv)
-    with leaving("report"):
-        print(write_report(args))
+    print(write_report(args))
+    return 0
 
 
 def _way(short: str, long: str, recalls: dict[str, float], by_chance: dict[str, float]) -> Way:
@@ -123,4 +124,4 @@ def _way(short: str, long: str, recalls: dict[str, float], by_chance: dict[str, 
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from data.image_writer import ImageWriter
-from data.pairs import PairIndex, Source
 from data.images import ImageStore
+from data.pairs import PairIndex, Source
 from data.regions import RegionRule
 from data.texts import TextStore, TextWriter
 
@@ -40,7 +40,7 @@ def write_stores(folder: Path, images: int = 24, captions: tuple[int, ...] = (2,
             size = 0.1 + 0.4 * rng.random((count, 2))
             boxes = np.concatenate([corner, corner + size, size], 1)
             key = f"{name}_{number:06d}.npz"
-            image_writer.add(key, features.astype(np.float32), boxes.astype(np.float32), np.full(count, 0.9, np.float32))
+            image_writer.add(key, features, boxes, np.full(count, 0.9))
             for which in range(captions[number % len(captions)]):
                 words = [10 + int(kind) for kind in rng.permutation(kinds)][: 1 + int(rng.integers(count))]
                 record = {"input_ids": words, "img_fname": key, "raw": " ".join(map(str, words))}
@@ -55,7 +55,8 @@ def open_index(*stores: tuple[Path, Path]) -> PairIndex:
 def config_of(stores: tuple[Path, Path], **sections: dict[str, Any]) -> dict[str, Any]:
     """A tiny UNITER run on the given stores, all splits alike."""
     texts, images = map(str, stores)
-    sides = {f"{split}_{kind}_db": path for split in ("val", "test") for kind, path in (("txt", texts), ("img", images))}
+    kinds = (("txt", texts), ("img", images))
+    sides = {f"{split}_{kind}_db": path for split in ("val", "test") for kind, path in kinds}
     base: dict[str, dict[str, Any]] = {
         "data": {"train_txt_dbs": [texts], "train_img_dbs": [images], **sides, "n_workers": 0,
                  "conf_th": RULE.conf_th, "max_bb": RULE.max_bb, "min_bb": RULE.min_bb},

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -61,6 +61,7 @@ class Comm(ABC):
     def lost(self, error: BaseException) -> bool:
         """Whether `error` is this library's way of saying that another rank is gone."""
 
+    @abstractmethod
     def close(self) -> None:
         """Leave the group in order."""
 
@@ -89,6 +90,9 @@ class Solo(Comm):
 
     def lost(self, error: BaseException) -> bool:  # noqa: ARG002
         return False
+
+    def close(self) -> None:
+        pass
 
 
 class Horovod(Comm):
@@ -206,44 +210,3 @@ def running(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-class GradientReducer:
-    """Averages gradients over ranks while backward still runs: each is sent as soon as it is whole."""
-
-    def __init__(self, comm: Comm, named: Iterable[tuple[str, nn.Parameter]], compression: str = "none") -> None:
-        self._comm, self._half = comm, compression == "fp16"
-        self._named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
-        self._armed = False
-        self._waits: dict[str, Wait] = {}
-        if comm.size > 1:
-            for name, parameter in self._named:
-                parameter.register_post_accumulate_grad_hook(lambda p, name=name: self._start(name, p))  # type: ignore[misc]
-
-    def arm(self) -> None:
-        """The next backward is the update's last: its gradients are the sums to send."""
-        self._armed = True
-
-    def _start(self, name: str, parameter: nn.Parameter) -> None:
-        if not self._armed or parameter.grad is None:
-            return
-        grad = parameter.grad
-        sent = grad.half() if self._half else grad
-        wait = self._comm.mean_async_(sent, f"gradient.{name}")
-        self._waits[name] = wait if sent is grad else lambda: (wait(), grad.copy_(sent))  # type: ignore[assignment,func-returns-value]
-
-    def finish(self) -> None:
-        """Wait for all of them.
-
-        Raises:
-            RuntimeError: a trainable parameter had no gradient on this rank, so ranks would wait for each other.
-        """
-        self._armed = False
-        if self._comm.size == 1:
-            return
-        silent = [name for name, _ in self._named if name not in self._waits]
-        if silent:
-            raise RuntimeError(f"no gradient for {', '.join(silent[:3])}; a matcher freezes what its losses do not reach")
-        for wait in self._waits.values():
-            wait()
-        self._waits.clear()

@@ -17,7 +17,7 @@ from model.objective import find_objective
 from train.comm import Comm, Roll, detect
 from train.measure import write_json
 
-KINDS = {"matcher": lambda name: find(name).Config, "objective": lambda name: find_objective(name).Config}
+KINDS = {"matcher": lambda name: find(name).settings, "objective": lambda name: find_objective(name).settings}
 Work = Callable[[Run, Namespace, Comm], int]
 
 
@@ -72,9 +72,19 @@ def claim(run: Run, comm: Comm) -> Path:
         if theirs != run.hash():
             raise ConfigError(f"output_dir={folder}: holds run {theirs}, this is run {run.hash()}; name another folder")
         if run.output.resume == "never" and (folder / "ckpt").exists():
-            raise ConfigError(f"output_dir={folder}: holds checkpoints of this run; use --resume auto or another folder")
+            raise ConfigError(f"output_dir={folder}: holds this run's checkpoints; use --resume auto or another folder")
     if comm.rank == 0 and not config.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_json(config, run.dump())
     comm.barrier("claimed")
     return folder
+
+
+def table(recalls: dict[str, float]) -> str:
+    """The recalls as published tables print them, in percent."""
+    rows = [("image to text", "txt"), ("text to image", "img")]
+    lines = [f"{'':14}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'median rank':>13}"]
+    for title, short in rows:
+        values = "".join(f"{100 * recalls[f'{short}_r{k}']:7.1f}" for k in (1, 5, 10))
+        lines.append(f"{title:14}{values}{recalls[f'{short}_medr']:13.0f}")
+    return "\n".join([*lines, f"rsum {recalls['rsum']:.1f}", ""])

@@ -5,17 +5,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from argparse import Namespace  # noqa: E402
+from argparse import Namespace
 
-from config.errors import DataError  # noqa: E402
-from config.schema import Run  # noqa: E402
-from train.comm import Comm  # noqa: E402
-from train.entry import claim, leave, main  # noqa: E402
-from train.journal import Journal  # noqa: E402
-from train.measure import measure, write_json  # noqa: E402
-from train.recipe import Recipe, build_recipe  # noqa: E402
-from train.splits import write_quarantine  # noqa: E402
-from train.trainer import Trainer  # noqa: E402
+from config.errors import DataError
+from config.schema import Run
+from train.comm import Comm
+from train.entry import claim, leave, main, table
+from train.journal import Journal
+from train.measure import measure, write_json
+from train.recipe import Recipe, build_recipe
+from train.splits import write_quarantine
+from train.trainer import Trainer
 
 
 def work(run: Run, args: Namespace, comm: Comm) -> int:
@@ -46,16 +46,6 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
             write_json(folder / "results.json", {"test": found | {"checkpoint": best.name if best else ""}})
             sys.stdout.write(table(found["recalls"]))
     return code
-
-
-def table(recalls: dict[str, float]) -> str:
-    """The recalls as published tables print them, in percent."""
-    rows = [("image to text", "txt"), ("text to image", "img")]
-    lines = [f"{'':14}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'median rank':>13}"]
-    for title, short in rows:
-        values = "".join(f"{100 * recalls[f'{short}_r{k}']:7.1f}" for k in (1, 5, 10))
-        lines.append(f"{title:14}{values}{recalls[f'{short}_medr']:13.0f}")
-    return "\n".join([*lines, f"rsum {recalls['rsum']:.1f}", ""])
 
 
 def dry_run(recipe: Recipe) -> int:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from config.errors import DataError
+from config.schema import Eval
 from data.negatives import following
 from data.pairs import Array, PairIndex
 from train.journal import Journal
@@ -33,7 +35,7 @@ def measure(parts: Parts, split: Split, name: str, folder: Path, journal: Journa
         return None
     matrix = matrix.astype(parts.run.eval.score_dtype, copy=False)
     keep_scores(place, matrix, split.index)
-    return judged(parts, matrix, split)
+    return judged(parts.run.eval, matrix, split.index.owner) | {"left_out": list(split.left_out)}
 
 
 def tenths(name: str, journal: Journal) -> Callable[[int, int], None]:
@@ -46,18 +48,15 @@ def tenths(name: str, journal: Journal) -> Callable[[int, int], None]:
     return said
 
 
-def judged(parts: Parts, matrix: Array, split: Split) -> dict[str, Any]:
+def judged(options: Eval, matrix: Array, owner: Array) -> dict[str, Any]:
     """Recalls of a score matrix `[images, texts]`, with what they were counted over."""
-    options = parts.run.eval
-    found = recalls(matrix, split.index.owner, options.ties, options.ir_count, options.folds)
     return {
-        "recalls": found,
-        "images": len(split.index.images),
-        "texts": len(split.index.texts),
+        "recalls": recalls(matrix, owner, options.ties, options.ir_count, options.folds),
+        "images": matrix.shape[0],
+        "texts": matrix.shape[1],
         "folds": options.folds,
         "ties": options.ties,
         "ir_count": options.ir_count,
-        "left_out": list(split.left_out),
     }
 
 
@@ -91,7 +90,8 @@ def quick_check(parts: Parts, split: Split) -> dict[str, float]:
             rank = int((scores[1:] >= scores[0]).sum())
             hits += torch.tensor([rank < 1, rank < 5, rank < 10, True], dtype=torch.float64)
     r1, r5, r10, _ = (comm.mean(hits, "quick") / comm.mean(hits[3], "quick.count")).tolist()
-    return {"img_r1": r1, "img_r5": r5, "img_r10": r10, "img_r_mean": (r1 + r5 + r10) / 3, "rsum": 100 * (r1 + r5 + r10)}
+    total = r1 + r5 + r10
+    return {"img_r1": r1, "img_r5": r5, "img_r10": r10, "img_r_mean": total / 3, "rsum": 100 * total}
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -101,3 +101,9 @@ def write_json(path: Path, value: Any) -> None:
     beside.replace(path)
 
 
+def read_json(path: Path) -> Any:
+    """Raises DataError for a file that is missing or not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: {error}; name a folder that an evaluation wrote") from error

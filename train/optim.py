@@ -21,7 +21,8 @@ def parameter_groups(named: Named, weight_decay: float, decayed_norms: tuple[str
 
     `decayed_norms` are name suffixes of normalisation weights that decay all the same. Frozen parameters are left out.
     """
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in named:
         if not parameter.requires_grad:
             continue

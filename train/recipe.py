@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -76,9 +77,9 @@ def build_parts(run: Run, comm: Comm, weights: str = "", vocab_hash: str | None 
     device = comm.device()
     torch.manual_seed(run.seed)
     matcher = build(run.matcher)
-    path = weights or run.weights.checkpoint
-    if path:
-        state, facts = read_weights(path), read_facts(path)
+    start = weights or run.weights.checkpoint
+    if start:
+        state, facts = read_weights(Path(start)), read_facts(Path(start))
         adapt.load(matcher, run.matcher.name, state, "if_missing" if weights else run.weights.rank_head_init)
         vocab_hash = facts.get("vocab_hash", vocab_hash)
     return Parts(run, comm, device, matcher.to(device), Precision(run.optim.precision, device), vocab_hash)
@@ -97,7 +98,8 @@ def build_recipe(run: Run, comm: Comm) -> Recipe:
     check_anchors(run, len(pools.anchors), comm.size)
     optimizer = build_optimizer(run.optim, parts.matcher.named_parameters(), parts.matcher.decayed_norms)
     parts.vocab_hash = parts.vocab_hash or train.vocab_hash
-    return Recipe(**vars(parts), train=train, pools=pools, objective=build_objective(run.objective), optimizer=optimizer)
+    objective = build_objective(run.objective)
+    return Recipe(**vars(parts), train=train, pools=pools, objective=objective, optimizer=optimizer)
 
 
 def check_anchors(run: Run, anchors: int, size: int) -> None:

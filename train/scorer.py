@@ -139,7 +139,7 @@ def fingerprint(matcher: Matcher, index: PairIndex) -> str:
 
 def as_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor of any type."""
-    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def chunks(order: Array) -> Iterator[Array]:

@@ -64,7 +64,7 @@ def one_vocabulary(sources: list[Source]) -> str | None:
     """The hash of the vocabulary that all text stores were packed with; None where none says."""
     known = {source.texts.vocab_hash: source.texts.folder for source in sources if source.texts.vocab_hash}
     if len(known) > 1:
-        raise DataError(f"{' and '.join(map(str, known.values()))} were packed with different vocabularies; pack one again")
+        raise DataError(f"{' and '.join(map(str, known.values()))} differ in their vocabulary; pack one of them again")
     return next(iter(known), None)
 
 

@@ -20,11 +20,12 @@ from data.negatives import Plan
 from model import adapt
 from train.checkpoint import Checkpoints, read_facts, read_state, read_weights
 from train.clock import Clock
-from train.comm import GradientReducer, Roll
+from train.comm import Roll
 from train.journal import Journal
-from train.measure import measure, quick_check, write_json
+from train.measure import measure, quick_check
 from train.optim import learning_rate, set_learning_rate
 from train.recipe import Recipe
+from train.reducer import GradientReducer
 from train.splits import Split
 from train.step import forward, mine
 
@@ -169,7 +170,8 @@ class Trainer:
 
     def _validate_and_save(self, val: Split | None) -> None:
         value = None
-        if val is not None and (self.step % self.run.eval.valid_steps == 0 or self.step == self.run.optim.num_train_steps):
+        last = self.step == self.run.optim.num_train_steps
+        if val is not None and (last or self.step % self.run.eval.valid_steps == 0):
             value = self._validate(val)
         better = value is not None and value > self.best
         if better and value is not None:

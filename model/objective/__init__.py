@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,23 +13,33 @@ from config.schema import Named
 from data.batch import Batch
 from model.matcher import MatchOut
 
-Objective = Callable[[MatchOut, Batch, float], dict[str, Tensor]]
-"""`(out, batch, progress) -> {name: scalar}`; `progress` in 0..1 carries every warm-up and annealing."""
+
+class Objective(ABC):
+    """What a run minimises, with its own config section (`settings`)."""
+
+    settings: ClassVar[type[Named]]
+
+    @abstractmethod
+    def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Named scalars whose sum is the loss; `progress` in 0..1 carries every warm-up and annealing."""
 
 
-def find_objective(name: str) -> Any:
-    """The objective class of `model/objective/<name>.py`.
+def find_objective(name: str) -> type[Objective]:
+    """The objective class of `model/objective/<name>.py`, found by name; there is no list to edit.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no such module, or it holds no objective.
     """
     try:
         module = importlib.import_module(f"model.objective.{name}")
     except ModuleNotFoundError as error:
         raise ConfigError(f"there is no objective {name!r}; model/objective/{name}.py does not exist") from error
-    return module.OBJECTIVE
+    for item in vars(module).values():
+        if isinstance(item, type) and issubclass(item, Objective) and item.__module__ == module.__name__:
+            return item
+    raise ConfigError(f"model/objective/{name}.py holds no Objective")
 
 
 def build_objective(config: Named) -> Objective:
     """An objective from its own config section (which carries its `name`)."""
-    return find_objective(config.name)(config)
+    return find_objective(config.name)(config)  # type: ignore[call-arg]

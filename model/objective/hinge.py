@@ -11,6 +11,7 @@ from torch import Tensor
 from config.schema import Named
 from data.batch import Batch
 from model.matcher import MatchOut
+from model.objective import Objective
 
 
 class Config(Named):
@@ -31,10 +32,10 @@ def ranking_hinge(scores: Tensor, margin: float) -> Tensor:
     return (margin + scores[:, 1:] - scores[:, :1]).clamp(min=0)
 
 
-class Hinge:
+class Hinge(Objective):
     """The objective of a run: the mean hinge of the batch's pools."""
 
-    Config = Config
+    settings = Config
 
     def __init__(self, config: Config) -> None:
         self.margin = config.margin
@@ -45,6 +46,3 @@ class Hinge:
         if batch.pool is None:
             raise ValueError("the ranking hinge needs a batch with pools")
         return {"hinge": ranking_hinge(out.scores["match"], self.margin).mean()}
-
-
-OBJECTIVE = Hinge

@@ -48,8 +48,8 @@ def curves(title: str, lines: Sequence[Line], *, x_label: str = "step", percent:
     """Lines over a common x; with `last` the legend tells the last value of each."""
     xs = np.concatenate([thinned(np.asarray(line.xs, float)) for line in lines])
     ys = np.concatenate([thinned(np.asarray(line.ys, float)) for line in lines])
-    ys = ys[np.isfinite(ys)]
-    bottom, top = plot.widened(min(0.0, ys.min()), ys.max())
+    ys = np.append(ys[np.isfinite(ys)], 0.0)
+    bottom, top = plot.widened(ys.min(), ys.max())
     axes = Axes((xs.min(), bottom), (xs.max(), min(top, 1.0) if percent else top), log_x, percent)
     looks = [line.look or f"c{number}" for number, line in enumerate(lines)]
     parts = [plot.frame(axes, x_label)]

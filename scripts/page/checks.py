@@ -72,6 +72,9 @@ def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
                                    f"{one} is {ours[one]:.4f}, not {told[one]:.4f}."))
     else:
         checks.append(Check("good", f"All {len(shared)} values of results.json follow from the scores."))
+    left_out = entry.get("left_out")
+    if left_out:
+        checks.append(Check("open", f"{len(left_out):,} damaged records were left out of the evaluation."))
     without = images - len(np.unique(scores.owner))
     if without:
         checks.append(Check("open", f"{without:,} of {images:,} images have no text: they answer, "
@@ -82,7 +85,7 @@ def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
 def _finished(outcome: Outcome) -> Check:
     last = max((event["step"] for event in outcome.events if "step" in event), default=0)
     planned = outcome.setting("optim", "num_train_steps")
-    if outcome.of("done"):
-        return Check("good", f"Training ended by itself at step {last:,}.")
+    if planned and last >= planned:
+        return Check("good", f"Training reached its last step, {last:,}.")
     of = f" of {planned:,}" if planned else ""
     return Check("open", f"Training has not ended: the last event is of step {last:,}{of}.")

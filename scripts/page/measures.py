@@ -14,11 +14,12 @@ from train.recall import Floats, Ties, count
 
 Event = dict[str, Any]
 
-LOSSES = {"loss": "loss", "loss_i": "image anchors", "loss_t": "text anchors"}
-PARTS = {"data_s": "load", "mine_s": "mine", "train_s": "train", "reduce_s": "reduce", "update_s": "update"}
+PARTS = ("load", "mine", "train", "reduce", "update")
+ANCHORS = {"i": "image anchors", "t": "text anchors"}
 RECALLS = {"txt_r10": ("image → text R@10", "c0 dashed"), "txt_r1": ("image → text R@1", "c0"),
            "img_r10": ("text → image R@10", "c1 dashed"), "img_r1": ("text → image R@1", "c1")}
-_TOLD = {*LOSSES, *PARTS, "event", "step", "time", "lr", "grad_norm", "pairs_per_s", "anchors_per_s", "eta_s"}
+_TOLD = {"event", "step", "time", "loss", "lr", "grad_norm", "pairs_per_s", "anchors_per_s",
+         "pool_r1_i", "pool_r1_t", *(f"{part}_s" for part in PARTS)}
 _BINS = 72
 _MOST_SCORES = 4_000_000  # a histogram of these looks like that of all, in a second
 
@@ -26,9 +27,12 @@ _MOST_SCORES = 4_000_000  # a histogram of these looks like that of all, in a se
 def training_charts(outcome: Outcome) -> list[Chart]:
     """Loss, validation, learning rate, gradient norm, throughput, the parts of a step: what was logged."""
     events = outcome.of("train")
-    losses = [_line(events, key, name, noisy=True) for key, name in LOSSES.items() if _has(events, key)]
-    charts = [curves("Loss", losses)] if losses else []
-    charts += _validation(outcome.of("valid"))
+    charts = _losses(events) + _validation(outcome)
+    pools = [_line(events, f"pool_r1_{way}", name, noisy=True) for way, name in ANCHORS.items()
+             if _has(events, f"pool_r1_{way}")]
+    if pools:
+        note = "Share of anchors whose match scored above all drawn negatives, before training on them."
+        charts.append(curves("Ahead of its pool", pools, percent=True, note=note))
     if _has(events, "lr"):
         charts.append(curves("Learning rate", [_line(events, "lr", "learning rate")]))
     if _has(events, "grad_norm"):
@@ -46,7 +50,7 @@ def training_charts(outcome: Outcome) -> list[Chart]:
 def other_charts(outcome: Outcome) -> list[Chart]:
     """One chart for each further number that the training events hold."""
     events = outcome.of("train")
-    names = sorted({name for event in events for name in event} - _TOLD)
+    names = sorted({name for event in events for name in event} - _TOLD - {key for key, _ in _terms(events)})
     return [curves(name, [_line(events, name, name, noisy=True)]) for name in names if _has(events, name)]
 
 
@@ -81,19 +85,34 @@ def score_histogram(scores: Scores) -> Chart:
     return histogram("Scores", edges, counts, x_label="score", note=note)
 
 
+def _losses(events: Sequence[Event]) -> list[Chart]:
+    if not _has(events, "loss"):
+        return []
+    lines = [_line(events, "loss", "loss", noisy=True)]
+    return [curves("Loss", lines + [_line(events, *term, noisy=True) for term in _terms(events)])]
+
+
+def _terms(events: Sequence[Event]) -> list[tuple[str, str]]:
+    """(key, name) of the objective's terms, which are logged for each kind of anchor as NAME_i and NAME_t."""
+    keys = sorted({key for event in events for key in event} - _TOLD)
+    parts = [(key, *key.rpartition("_")[::2]) for key in keys if _has(events, key)]
+    return [(key, f"{name}, {ANCHORS[way]}") for key, name, way in parts if way in ANCHORS]
+
+
 def _parts_of_a_step(events: Sequence[Event]) -> list[Chart]:
-    timed = [event for event in events if any(key in event for key in PARTS)]
+    timed = [event for event in events if any(f"{part}_s" in event for part in PARTS)]
     if len(timed) < 2:
         return []
-    heights = {name: np.array([event.get(key) or 0.0 for event in timed])
-               for key, name in PARTS.items() if _has(timed, key)}
+    heights = {part: np.array([event.get(f"{part}_s") or 0.0 for event in timed])
+               for part in PARTS if _has(timed, f"{part}_s")}
     return [layers("Where the time of a step goes", [event["step"] for event in timed], heights,
                    note="Seconds per step.")]
 
 
-def _validation(events: Sequence[Event]) -> list[Chart]:
-    charts = []
-    splits = sorted({str(event.get("split", "")) for event in events})
+def _validation(outcome: Outcome) -> list[Chart]:
+    """What was measured again and again; a final evaluation is among the results already."""
+    charts, events = [], outcome.of("valid")
+    splits = sorted({str(event.get("split", "")) for event in events} - outcome.results.keys())
     for split in splits:
         own = [event for event in events if str(event.get("split", "")) == split]
         flat = [{"step": event["step"], **event.get("recalls", {})} for event in own]

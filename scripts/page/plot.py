@@ -39,7 +39,9 @@ class Axes:
         return LEFT + across * (WIDTH - LEFT - RIGHT), BASE - up * (BASE - TOP)
 
     def said(self, value: float) -> str:
-        """A y value as the ticks and the legend write it."""
+        """A y value as the legend writes it."""
+        if not math.isfinite(value):
+            return "no number"
         return f"{100 * value:.1f} %" if self.percent else plain(value)
 
 

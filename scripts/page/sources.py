@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-import json
+import re
 import tarfile
-from collections import defaultdict
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import IO, Any
 
 from PIL import Image, ImageOps
 
 from config.errors import DataError
+from data.source.captions import Entry, read_captions
 from data.texts import TextStore
 from scripts.page.outcome import Outcome, Scores
 
-Opener = Callable[[], IO[bytes]]
+Read = Callable[[], bytes]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -57,61 +55,55 @@ class Captions:
 
     @classmethod
     def from_file(cls, file: Path, scores: Scores) -> Captions:
-        """Captions of a captions.jsonl: text n of an image, in matrix order, is its caption n."""
-        listed = {str(entry["image_id"]): entry["captions"] for entry in _entries(file)}
-        texts: dict[int, list[str]] = defaultdict(list)
-        for text, image in zip(scores.texts, scores.owner.tolist(), strict=True):
-            texts[image].append(text)
-        found: dict[str, str] = {}
-        for image, own in texts.items():
-            captions = listed.get(bare(scores.images[image]), [])
-            if len(captions) == len(own):  # else it is not known which caption is which
-                found |= dict(zip(own, captions, strict=True))
+        """Captions of the file that a text store is packed from, where id and image both fit."""
+        owner = dict(zip(scores.texts, scores.owner.tolist(), strict=True))
+        found = {caption.id: caption.text for entry in read_captions(file) for caption in entry.captions
+                 if caption.id in owner and _describes(entry, bare(scores.images[owner[caption.id]]))}
         unnamed = len(scores.texts) - len(found)
-        note = f" {unnamed} texts, which do not fit the file, go by their ids." if unnamed else ""
+        note = f" {unnamed:,} texts, which do not fit the file, go by their ids." if unnamed else ""
         return cls(found.get, f"Captions are those of {file}.{note}")
 
 
 class Pictures:
     """Thumbnails by image id, as data addresses; what could not be found or read is kept in `failed`."""
 
-    def __init__(self, folder: Path | None, captions: Path | None = None, size: int = 256) -> None:
-        self.folder = folder
+    def __init__(self, place: Path | None, size: int = 256) -> None:
+        self.place = place
         self.size = size
         self.failed: list[str] = []
         self._made: dict[str, str | None] = {}
-        self._openers = {} if folder is None else _openers(folder)
-        entries = _entries(captions) if captions is not None else []
-        self._stems = {str(entry["image_id"]): Path(entry.get("file", "")).stem for entry in entries}
+        self._readers = {} if place is None else _readers(place)
 
     def thumbnail(self, image: str) -> str | None:
         """A JPEG of at most `size` pixels a side as a data address, or None."""
-        if self.folder is None:
+        if self.place is None:
             return None
         if image not in self._made:
-            name = bare(image)
-            opener = self._openers.get(name) or self._openers.get(self._stems.get(name, ""))
-            self._made[image] = None if opener is None else self._shrunk(opener)
+            self._made[image] = self._shrunk(bare(image))
             if self._made[image] is None:
-                self.failed.append(name)
+                self.failed.append(bare(image))
         return self._made[image]
 
     @property
     def source(self) -> str:
         """In words: where the pictures come from, and which could not be shown."""
-        if self.folder is None:
-            return "Pictures are shown by their ids: no --pictures folder was given."
+        if self.place is None:
+            return "Pictures are shown by their ids: --pictures names no folder."
         if not self.failed:
-            return f"Pictures are those of {self.folder}."
+            return f"Pictures are those of {self.place}."
         names = ", ".join(self.failed[:3]) + (", ..." if len(self.failed) > 3 else "")
-        return f"Pictures are those of {self.folder}; {len(self.failed)} are missing or damaged ({names})."
+        return f"Pictures are those of {self.place}; {len(self.failed)} are missing or damaged ({names})."
 
-    def _shrunk(self, opener: Opener) -> str | None:
+    def _shrunk(self, name: str) -> str | None:
+        number = re.search(r"0*(\d+)$", name)  # flickr30k_000000012345 is 12345.jpg
+        read = self._readers.get(name.lower()) or (self._readers.get(number[1]) if number else None)
+        if read is None:
+            return None
         try:
-            with opener() as file, Image.open(file) as picture:
+            with Image.open(io.BytesIO(read())) as picture:
                 picture.draft("RGB", (self.size, self.size))
                 upright = ImageOps.exif_transpose(picture).convert("RGB")
-        except OSError:  # the page names it
+        except OSError:  # kept in `failed`, which the page tells
             return None
         upright.thumbnail((self.size, self.size))
         packed = io.BytesIO()
@@ -119,31 +111,34 @@ class Pictures:
         return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()
 
 
-def _openers(folder: Path) -> dict[str, Opener]:
-    """By the name without its ending, what opens each picture of a folder or a tar."""
-    if folder.is_dir():
-        paths = sorted(folder.rglob("*"), reverse=True)  # of two pictures of one name the first is kept
-        return {path.stem: partial(path.open, "rb") for path in paths if path.suffix.lower() in _SUFFIXES}
+def _describes(entry: Entry, image: str) -> bool:
+    """Whether an entry is of the image: of its name, or, where stores name images anew, of its number."""
+    number = re.search(r"\d+$", image)
+    return entry.image == image or (number is not None and entry.number == int(number[0]))
+
+
+def _readers(place: Path) -> dict[str, Read]:
+    """By its name in lower case without the ending, what reads each picture of a folder or a tar."""
+    if place.is_dir():
+        paths = sorted(place.rglob("*"), reverse=True)  # of two pictures of one name the first is kept
+        return {path.stem.lower(): path.read_bytes for path in paths if path.suffix.lower() in _SUFFIXES}
     try:
-        archive = tarfile.open(folder)
-        members = [member for member in reversed(archive.getmembers()) if member.isfile()]
+        with tarfile.open(place) as archive:
+            members = [member for member in archive.getmembers() if member.isfile()]
     except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{folder}: neither a folder nor a tar of pictures ({error})") from None
-    return {Path(member.name).stem: partial(_extracted, archive, member) for member in members
+        raise DataError(f"{place}: neither a folder nor a tar of pictures ({error})") from None
+    return {Path(member.name).stem.lower(): _Member(place, member) for member in reversed(members)
             if Path(member.name).suffix.lower() in _SUFFIXES}
 
 
-def _extracted(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
-    file = archive.extractfile(member)
-    assert file is not None, member.name  # files only are asked for
-    return file
+class _Member:
+    """Reads one file of a tar."""
 
+    def __init__(self, archive: Path, member: tarfile.TarInfo) -> None:
+        self.archive = archive
+        self.member = member
 
-def _entries(file: Path) -> list[dict[str, Any]]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines if line.strip()]
-        return [entry for entry in entries if entry["image_id"] is not None and entry["captions"] is not None]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: no captions.jsonl ({error!r}); give one object with image_id and captions "
-                        "a line") from None
+    def __call__(self) -> bytes:
+        with tarfile.open(self.archive) as archive:
+            file = archive.extractfile(self.member)
+            return file.read() if file is not None else b""
