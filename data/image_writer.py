@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from config.errors import DataError
 from data import codec as formats
 from data.regions import Codec, RegionRule, box_features, cut
-from data.store import LmdbWriter, write_json
+from data.store import LmdbWriter, read_json, write_json
 
 KEYS = "__keys__"
 VERSION = 1
@@ -69,7 +69,7 @@ class ImageWriter:
         meta: noted in the store's meta.json besides kind, dim, count, codec, version and rule.
 
     Raises:
-        DataError: the variant exists already, or another process is packing it.
+        DataError: the variant exists already, was begun with other options, or another process is packing it.
     """
 
     def __init__(
@@ -82,13 +82,29 @@ class ImageWriter:
     ) -> None:
         self.folder, self.codec, self.keep_all = Path(folder), codec, keep_all
         self.rule = rule or RegionRule()
-        self._meta = dict(meta or {})
-        self._dim: int | None = None
         self._writer = LmdbWriter(self.folder / self.rule.folder_name(codec, keep_all))
+        self._meta = {
+            "kind": "images", "codec": codec, "version": VERSION, "rule": asdict(self.rule), "keep_all": keep_all,
+            **(meta or {}),
+        }  # fmt: skip
+        self._begin()
         self._journal = self._writer.partial / "counts.jsonl"
         stored, noted = set(self._writer.keys()), _read_journal(self._journal)
-        self._counts = {name: count for name, count in noted.items() if name in stored}
+        self._counts = {name: count for name, (count, _) in noted.items() if name in stored}
+        self._dim = next((dim for name, (_, dim) in noted.items() if name in stored), None)
         self._log = self._journal.open("a", encoding="utf-8")
+
+    def _begin(self) -> None:
+        """Note what is being packed, so that a run with other options does not go on with this one's work."""
+        path = self._writer.partial / "meta.json"
+        if not path.exists():
+            write_json(path, self._meta)
+        begun = read_json(path)
+        names = (begun.keys() | self._meta) - {"dim", "count"}
+        differing = sorted(name for name in names if begun.get(name) != self._meta.get(name))
+        if differing:
+            self._writer.release()
+            raise DataError(f"{path.parent} was begun with another {differing[0]}; remove it or use the same")
 
     @property
     def path(self) -> Path:
@@ -139,7 +155,7 @@ class ImageWriter:
             raise DataError(f"{name}: features are {dim} wide, {self._dim} before; a store has one width")
         self._dim = dim
         # The count is on its way to disk before the record is, so no stored record is ever without its count.
-        self._log.write(json.dumps([name, count]) + "\n")
+        self._log.write(json.dumps([name, count, dim]) + "\n")
         self._log.flush()
         self._writer.put(name, record)
         self._counts[name] = count
@@ -151,9 +167,12 @@ class ImageWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._log.close()
-        if kind is None:
-            self._describe()
-        self._writer.__exit__(kind, error, trace)
+        if kind is not None:
+            self._writer.release()
+            return
+        self._describe()
+        self._writer.finish()
+        (self.path / self._journal.name).unlink()
 
     def _describe(self) -> None:
         counts = dict(sorted(self._counts.items()))
@@ -161,30 +180,17 @@ class ImageWriter:
         name = self.rule.count_file(self.keep_all)
         if name is not None:
             write_json((self.partial if self.codec == "native" else self.folder) / name, counts)
-        write_json(
-            self.partial / "meta.json",
-            {
-                "kind": "images",
-                "dim": self._dim,
-                "count": len(counts),
-                "codec": self.codec,
-                "version": VERSION,
-                "rule": asdict(self.rule),
-                "keep_all": self.keep_all,
-                **self._meta,
-            },
-        )
-        self._journal.unlink()
+        write_json(self.partial / "meta.json", {"dim": self._dim, "count": len(counts), **self._meta})
 
 
-def _read_journal(path: Path) -> dict[str, int]:
-    """Counts noted so far; a line torn by a kill is the last one and belongs to no stored record."""
-    noted: dict[str, int] = {}
+def _read_journal(path: Path) -> dict[str, tuple[int, int]]:
+    """Counts and widths noted so far; a line torn by a kill is the last one and belongs to no stored record."""
+    noted: dict[str, tuple[int, int]] = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                name, count = json.loads(line)
+                name, count, dim = json.loads(line)
             except ValueError:
                 continue
-            noted[name] = count
+            noted[name] = count, dim
     return noted

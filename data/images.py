@@ -164,7 +164,7 @@ class ImageStore:
         count = self._counted.get(name)
         if count is None:
             count = self._index_count(name)
-            if self.codec != "native":  # our packer notes no more regions than it stores, others do
+            if self.codec != "native" or self.rule.is_fixed:  # our count files say what is stored, others more
                 count = min(count, len(self._rows(name, verify=False).features))
             if count < 1:
                 raise DataError(f"{self.path}: {name} has no region; leave the image out or extract it again")

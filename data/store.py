@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -102,6 +102,9 @@ class LmdbStore:
         """All keys in byte order, index keys included."""
         return [bytes(key).decode() for key in self._reader().cursor().iternext(keys=True, values=False)]
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
     def __contains__(self, key: str) -> bool:
         return self._reader().get(key.encode()) is not None
 
@@ -148,21 +151,51 @@ class LmdbWriter:
             raise DataError(f"another process is writing {self.partial}; wait for it or stop it") from error
 
     def put(self, key: str, value: bytes) -> None:
-        """Store a record, replacing one of the same key; committed with every `commit_every` records."""
-        self._transaction.put(key.encode(), value)
+        """Store a record, replacing one of the same key; committed with every `commit_every` records.
+
+        Raises:
+            DataError: the key is too long, or there is no room.
+        """
+        try:
+            self._transaction.put(key.encode(), value)
+        except lmdb.Error as error:
+            raise DataError(f"{self.partial}: {key} cannot be written ({error})") from error
         self._pending += 1
         if self._pending >= self._commit_every:
             self.commit()
 
     def commit(self) -> None:
-        """Make everything that was put survive a kill."""
-        self._transaction.commit()
-        self._transaction = self._environment.begin(write=True)
+        """Make everything that was put survive a kill.
+
+        Raises:
+            DataError: there is no room; what was committed before stays.
+        """
+        try:
+            self._transaction.commit()
+        except lmdb.Error as error:
+            raise DataError(f"{self.partial} cannot be written ({error}); make room and start again") from error
+        finally:
+            self._transaction = self._environment.begin(write=True)
         self._pending = 0
 
     def keys(self) -> list[str]:
         """What is stored so far, in byte order."""
         return [key.decode() for key in self._transaction.cursor().iternext(keys=True, values=False)]
+
+    def release(self) -> None:
+        """Commit and let go of the partial folder, which a later writer may take up."""
+        try:
+            self.commit()
+        finally:
+            self._transaction.abort()
+            self._environment.close()
+            os.close(self._claim)
+
+    def finish(self) -> None:
+        """Commit, and turn the partial folder into the store."""
+        self.release()
+        (self.partial / "lock.mdb").unlink(missing_ok=True)
+        os.rename(self.partial, self.path)
 
     def __enter__(self) -> LmdbWriter:
         return self
@@ -170,12 +203,10 @@ class LmdbWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._transaction.commit()
-        self._environment.close()
         if kind is None:
-            (self.partial / "lock.mdb").unlink(missing_ok=True)
-            os.rename(self.partial, self.path)
-        os.close(self._claim)
+            self.finish()
+        else:
+            self.release()
 
 
 def missing(path: Path, key: str, keys: Iterable[str]) -> DataError:
@@ -185,10 +216,16 @@ def missing(path: Path, key: str, keys: Iterable[str]) -> DataError:
 
 
 def nearest(key: str, keys: Iterable[str], count: int = 3) -> list[str]:
-    """The keys most like `key`, sought among its neighbours in order so that large stores answer at once."""
+    """The keys most like `key`, among those that begin or end alike, so that large stores answer at once."""
     ordered = sorted(keys)
+    from_the_end = sorted(each[::-1] for each in ordered)
+    alike = {*_around(key, ordered), *(each[::-1] for each in _around(key[::-1], from_the_end))}
+    return difflib.get_close_matches(key, sorted(alike), n=count, cutoff=0.0)
+
+
+def _around(key: str, ordered: list[str]) -> list[str]:
     at = bisect.bisect(ordered, key)
-    return difflib.get_close_matches(key, ordered[max(0, at - 200) : at + 200], n=count, cutoff=0.0)
+    return ordered[max(0, at - 100) : at + 100]
 
 
 def read_json(path: Path) -> Any:

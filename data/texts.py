@@ -115,9 +115,7 @@ class TextStore:
                 raise missing(self.folder, id, self.ids)
             tokens = np.array(self.record(id)["input_ids"], dtype=np.int32)
             if len(tokens) != expected:
-                raise DamagedRecord(
-                    f"{self.folder}: caption {id} has {len(tokens)} ids, id2len.json says {expected}"
-                )
+                raise DamagedRecord(f"{self.folder}: caption {id} has {len(tokens)} ids, id2len.json says {expected}")
             tokens.flags.writeable = False
             self._tokens[id] = tokens
         return tokens
@@ -198,16 +196,12 @@ class TextWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            folder = self._writer.partial
-            write_json(folder / "id2len.json", self._lengths)
-            write_json(folder / "txt2img.json", self._owner)
-            write_json(folder / "img2txts.json", self._texts)
-            described = {
-                "kind": "texts",
-                "count": len(self._lengths),
-                "codec": "lz4+msgpack",
-                "version": VERSION,
-            }
-            write_json(folder / "meta.json", {**described, **self._meta})
-        self._writer.__exit__(kind, error, trace)
+        if kind is not None:
+            self._writer.release()
+            return
+        write_json(self.partial / "id2len.json", self._lengths)
+        write_json(self.partial / "txt2img.json", self._owner)
+        write_json(self.partial / "img2txts.json", self._texts)
+        described = {"kind": "texts", "count": len(self._lengths), "codec": "lz4+msgpack", "version": VERSION}
+        write_json(self.partial / "meta.json", {**described, **self._meta})
+        self._writer.finish()

@@ -29,9 +29,7 @@ def find_variant(folder: Path, rule: RegionRule, codec: Codec | None) -> tuple[C
             return layout, path, counts
     there = store_variants(folder)
     if not there:
-        raise DataError(
-            f"{folder} holds no image store; check img_db or pack one with scripts/build_imgdb.py"
-        )
+        raise DataError(f"{folder} holds no image store; check img_db or pack one with scripts/build_imgdb.py")
     raise DataError(
         f"{folder} holds no {rule.folder_name(codec or published)}, but {', '.join(there)}; set conf_th, "
         "max_bb, min_bb, num_bb and compressed to one of these, or pack it with scripts/build_imgdb.py"

@@ -117,9 +117,7 @@ def make_vocabulary(captions: Iterable[str], size: int, lower_case: bool = False
     # and breaks ties between merges by number.
     fixed = [*SPECIAL_TOKENS, *alphabet, *(f"##{char}" for char in alphabet)]
     if size < len(fixed):
-        raise ConfigError(
-            f"a vocabulary of {size} cannot hold {len(alphabet)} letters; give {len(fixed)} or more"
-        )
+        raise ConfigError(f"a vocabulary of {size} cannot hold {len(alphabet)} letters; give {len(fixed)} or more")
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordPieceTrainer(vocab_size=size, special_tokens=fixed, show_progress=False)

@@ -114,9 +114,12 @@ def find(name: str) -> type[Matcher]:
     Raises:
         ConfigError: no such module, or it holds no matcher.
     """
+    path = f"model.{name}"
     try:
-        module = importlib.import_module(f"model.{name}")
+        module = importlib.import_module(path)
     except ModuleNotFoundError as error:
+        if not path.startswith(error.name or path):
+            raise  # the file is there; what it imports is not
         raise ConfigError(f"there is no matcher {name!r}; model/{name}.py does not exist") from error
     for item in vars(module).values():
         if isinstance(item, type) and issubclass(item, Matcher) and item.__module__ == module.__name__:

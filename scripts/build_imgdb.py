@@ -12,6 +12,7 @@ counted and left out.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -44,13 +45,9 @@ class Packed(NamedTuple):
 def parser() -> argparse.ArgumentParser:
     """The program's flags."""
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
-        "--output", type=Path, required=True, help="the split's folder, e.g. img_db/flickr30k"
-    )
+    common.add_argument("--output", type=Path, required=True, help="the split's folder, e.g. img_db/flickr30k")
     common.add_argument("--codec", choices=("native", "published", "compressed"), default="native")
-    common.add_argument(
-        "--conf_th", type=float, default=RegionRule.conf_th, help="-1: a fixed number, num_bb"
-    )
+    common.add_argument("--conf_th", type=float, default=RegionRule.conf_th, help="-1: a fixed number, num_bb")
     for name in ("max_bb", "min_bb", "num_bb"):
         common.add_argument(f"--{name}", type=int, default=getattr(RegionRule, name))
     common.add_argument("--keep_all", action="store_true", help="store all regions, for ground-truth boxes")
@@ -59,15 +56,13 @@ def parser() -> argparse.ArgumentParser:
     sources = flags.add_subparsers(dest="source", required=True)
     npz = sources.add_parser("npz", parents=[common], help="a folder of npz files of a bottom-up extractor")
     npz.add_argument("input", type=Path)
-    jpeg = sources.add_parser(
-        "jpeg", parents=[common], help="a folder or tar of pictures; simple built-in features"
-    )
+    jpeg = sources.add_parser("jpeg", parents=[common], help="a folder or tar of pictures; simple built-in features")
     jpeg.add_argument("input", type=Path)
     jpeg.add_argument("--captions", type=Path, help="take only the pictures of this captions file ...")
     jpeg.add_argument("--split", nargs="+", help="... and of these splits")
     jpeg.add_argument("--image_naming", default="{stem}.npz", help="as in build_txtdb.py")
     jpeg.add_argument("--max_regions", type=int, default=36, help="boxes a picture")
-    jpeg.add_argument("--img_dim", type=int, default=128, help="feature width")
+    jpeg.add_argument("--img_dim", type=int, default=128, help="feature width, where a whitener is fitted")
     jpeg.add_argument("--whitener", type=Path, help="whitener.npz of the training split's store")
     jpeg.add_argument("--fit_on", type=int, default=4000, help="pictures that a new whitener is fitted on")
     return flags
@@ -128,7 +123,8 @@ def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool) 
 def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
     """Describe pictures on a grid of boxes, whiten, pack; the whitener is kept in the store."""
     wanted = choose(options)
-    meta = {"features": "histogram-pca", "source": options.input.name}
+    meta = {"features": "histogram-pca", "source": options.input.name, "whitener": whitener_hash(options)}
+    meta |= {name: getattr(options, name) for name in ("split", "image_naming", "max_regions", "img_dim")}
     with ImageWriter(options.output, options.codec, rule, options.keep_all, meta) as writer:
         kept = writer.partial / "whitener.npz"
         if not kept.exists():
@@ -175,6 +171,14 @@ def pictures(source: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, byt
         yield wanted[stem], data
 
 
+def whitener_hash(options: argparse.Namespace) -> str:
+    """sha256 of the given whitener; empty if one is to be fitted."""
+    if not options.whitener:
+        return ""
+    Whitener.load(options.whitener)  # says what is wrong with it
+    return hashlib.sha256(options.whitener.read_bytes()).hexdigest()
+
+
 def whitener(options: argparse.Namespace, wanted: Mapping[str, str]) -> Whitener:
     """The given whitener, or one fitted on pictures spread evenly over the wanted ones."""
     if options.whitener:
@@ -194,9 +198,7 @@ def describe_or_none(picture: tuple[str, bytes], max_regions: int) -> NDArray[np
         return None
 
 
-def describe_picture(
-    picture: tuple[str, bytes], max_regions: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def describe_picture(picture: tuple[str, bytes], max_regions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Raw features [n, raw_dim] and norm_bb [n, 6] of a picture's regions."""
     name, data = picture
     pixels = read_picture(data, name, max_side=EDGE_SIDE)

@@ -34,24 +34,16 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--annotations", type=Path, help="Karpathy .json or captions .jsonl (plain or .gz)")
     flags.add_argument("--ids", type=Path, help="text file of image ids, one a line (plain or .gz)")
     flags.add_argument("--captions", type=Path, help="text file of captions, one a line (plain or .gz)")
-    flags.add_argument(
-        "--id_names", type=Path, help="JSON map from id to picture file, for --ids (plain or .gz)"
-    )
+    flags.add_argument("--id_names", type=Path, help="JSON map from id to picture file, for --ids (plain or .gz)")
     flags.add_argument("--split", nargs="+", help="take only entries of these splits")
     flags.add_argument("--vocab", type=Path, help="WordPiece vocabulary file, one piece a line")
-    flags.add_argument(
-        "--make_vocab", type=int, metavar="SIZE", help="learn a vocabulary from these captions"
-    )
-    flags.add_argument(
-        "--lower_case", action="store_true", help="for uncased vocabularies: lower case, no accents"
-    )
+    flags.add_argument("--make_vocab", type=int, metavar="SIZE", help="learn a vocabulary from these captions")
+    flags.add_argument("--lower_case", action="store_true", help="for uncased vocabularies: lower case, no accents")
     flags.add_argument(
         "--image_naming", default="{stem}.npz", metavar="TEMPLATE",
         help="image names from {stem} or {id}, the trailing number, e.g. flickr30k_{id:012d}.npz",
     )  # fmt: skip
-    flags.add_argument(
-        "--output", type=Path, required=True, help="the store's folder, e.g. itm_flickr30k_train.db"
-    )
+    flags.add_argument("--output", type=Path, required=True, help="the store's folder, e.g. itm_flickr30k_train.db")
     flags.add_argument("--workers", type=int, default=cores(), help="processes (default: all processors)")
     return flags
 

@@ -51,12 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.txt_db and not options.img_db:
         raise ConfigError("give --txt_db, --img_db or both")
     if options.txt_db and options.img_db and len(options.txt_db) != len(options.img_db):
-        raise ConfigError(
-            f"{len(options.txt_db)} --txt_db and {len(options.img_db)} --img_db: give one for each"
-        )
-    rule = RegionRule(
-        options.conf_th, options.max_bb, options.min_bb, options.num_bb, options.codec == "compressed"
-    )
+        raise ConfigError(f"{len(options.txt_db)} --txt_db and {len(options.img_db)} --img_db: give one for each")
+    rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb, options.codec == "compressed")
     texts = [TextStore(folder) for folder in options.txt_db]
     images = [ImageStore(folder, rule, codec=options.codec) for folder in options.img_db]
     found = [about_images(store) for store in images] + [about_texts(store) for store in texts]
@@ -157,9 +153,7 @@ def in_words(found: Sequence[dict[str, Any]]) -> str:
     for about in found:
         for name, value in about.items():
             if name != "faults":
-                lines.append(
-                    f"{name}: {json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value}"
-                )
+                lines.append(f"{name}: {json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value}")
         faults = about.get("faults", ())
         lines += [f"FAULT {key}: {reason}" for key, reason in faults[:SHOWN]]
         if len(faults) > SHOWN:

@@ -94,7 +94,7 @@ def facts(outcome: Outcome) -> list[str]:
         told.append(f"{timedelta(seconds=round(times[-1] - times[0]))} from first to last event")
     for start in outcome.of("start")[-1:]:
         told += [f"{start['world']} processes"] if start.get("world", 1) > 1 else []
-        told += [f"{start['parameters'] / 1e6:,.1f} million parameters"] if start.get("parameters") else []
+        told += [f"{start['parameters']:,} parameters"] if start.get("parameters") else []
     return told
 
 

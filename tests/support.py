@@ -65,7 +65,7 @@ def config_of(stores: tuple[Path, Path], **sections: dict[str, Any]) -> dict[str
         "eval": {"valid_steps": 3, "inf_minibatch_size": 10, "tokens_per_block": 2048},
         "output": {"log_steps": 1, "tensorboard": False},
         "matcher": {"name": "uniter", "vocab_size": VOCAB, "img_dim": DIM, "hidden_size": 16, "num_hidden_layers": 2,
-                    "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64},
+                    "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 96},
     }
     for name, values in sections.items():
         base.setdefault(name, {}).update(values)

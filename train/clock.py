@@ -33,9 +33,6 @@ class Clock:
     def count(self, name: str, number: int) -> None:
         self._counts[name] += number
 
-    def counted(self, name: str) -> int:
-        return self._counts[name]
-
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the time inside out of every rate."""

@@ -47,6 +47,7 @@ class Trainer:
         self.step, self.slot, self.best = 0, 0, -math.inf
         self.clock = Clock()
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=recipe.device))
+        self.summed = 0
         self.stopped_by: int | None = None
         self.roll = Roll(self.comm)
         self.reducer = GradientReducer(self.comm, self.matcher.named_parameters(), self.run.optim.compression)
@@ -62,6 +63,8 @@ class Trainer:
         self.recipe.optimizer.load_state_dict(state["optimizer"])
         self.recipe.precision.load_state_dict(state["scaler"])
         self.step, self.slot, self.best = state["step"], state["slot"], state["best"]
+        self.sums.update({name: value.to(self.recipe.device) for name, value in state["sums"].items()})
+        self.summed = state["summed"]
         trained_with = read_facts(folder).get("vocab_hash")
         if trained_with and self.recipe.train.vocab_hash not in (None, trained_with):
             raise DataError(f"{folder}: trained with another vocabulary than the training store's; use the same store")
@@ -123,6 +126,7 @@ class Trainer:
             recipe.precision.step(recipe.optimizer)
             recipe.optimizer.zero_grad()
         self.sums["grad_norm"] += norm.detach()
+        self.summed += 1
         self.step += 1
         self.slot += recipe.anchors_per_update
         self.clock.count("updates", 1)
@@ -154,14 +158,21 @@ class Trainer:
     def _log(self, total: int) -> None:
         if self.step % self.run.output.log_steps and self.step != total:
             return
-        names = sorted(self.sums)
-        means = self.comm.mean(torch.stack([self.sums[name] for name in names]).cpu(), "log")
-        values = dict(zip(names, (means / self.clock.counted("updates")).tolist(), strict=True))
+        values = {name: float(value / self.summed) for name, value in self._mean_sums().items()}
         self.sums.clear()
+        self.summed = 0
         rates = self.clock.read(self.comm.size)
         self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values, **rates)
         shown = {"loss": values["loss"], "pool R@1": (values["pool_r1_i"] + values["pool_r1_t"]) / 2}
         self.journal.progress(self.step, total, shown | {"pairs/s": rates["pairs_per_s"]})
+
+    def _mean_sums(self) -> dict[str, Tensor]:
+        """What was summed since the last line of the log, as its mean over ranks; to be called by all of them."""
+        names = sorted(self.sums)
+        if not names:
+            return {}
+        means = self.comm.mean(torch.stack([self.sums[name] for name in names]).cpu(), "log")
+        return dict(zip(names, means, strict=True))
 
     def _due(self, total: int) -> bool:
         every = self.run.output.save_steps or self.run.eval.valid_steps
@@ -176,8 +187,9 @@ class Trainer:
         better = value is not None and value > self.best
         if better and value is not None:
             self.best = value
+        state = self._state()
         if self.comm.rank == 0:
-            target = self.checkpoints.save(self.step, self.matcher.state_dict(), self._state(), self._facts())
+            target = self.checkpoints.save(self.step, self.matcher.state_dict(), state, self._facts())
             if better:
                 self.checkpoints.point("best", target)
             self.journal.event("saved", step=self.step, path=target.name)
@@ -198,9 +210,11 @@ class Trainer:
         return float(recalls[chosen])
 
     def _state(self) -> dict[str, Any]:
+        """All that an exact resume needs besides the weights; to be called by all ranks."""
         recipe = self.recipe
         parts = {"optimizer": recipe.optimizer.state_dict(), "scaler": recipe.precision.state_dict()}
-        return parts | {"step": self.step, "slot": self.slot, "best": self.best}
+        log = {"sums": self._mean_sums(), "summed": self.summed}
+        return parts | log | {"step": self.step, "slot": self.slot, "best": self.best}
 
     def _facts(self) -> dict[str, Any]:
         note = {"hash": self.run.hash(), "step": self.step, "vocab_hash": self.recipe.vocab_hash}

@@ -53,9 +53,7 @@ class Entry:
         try:
             return naming.format(stem=self.image, id=self.number)
         except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"image_naming {naming!r} does not fit image {self.image!r} ({error})"
-            ) from error
+            raise ConfigError(f"image_naming {naming!r} does not fit image {self.image!r} ({error})") from error
 
 
 def select(entries: list[Entry], splits: Sequence[str] | None) -> list[Entry]:
@@ -85,9 +83,7 @@ def read_captions(path: str | Path) -> list[Entry]:
         return list(_json_lines(path))
     if name.endswith(".json"):
         return list(_karpathy(path))
-    raise DataError(
-        f"{path} ends in neither .json (Karpathy) nor .jsonl; text files need their ids beside them"
-    )
+    raise DataError(f"{path} ends in neither .json (Karpathy) nor .jsonl; text files need their ids beside them")
 
 
 def _karpathy(path: Path) -> Iterator[Entry]:
@@ -142,9 +138,7 @@ def read_caption_files(ids: str | Path, captions: str | Path, names: str | Path 
     if len(texts) == 5 * len(image_ids):
         image_ids = [id for id in image_ids for _ in range(5)]
     elif len(texts) != len(image_ids):
-        raise DataError(
-            f"{captions} has {len(texts)} lines, {ids} {len(image_ids)}: give as many or five times"
-        )
+        raise DataError(f"{captions} has {len(texts)} lines, {ids} {len(image_ids)}: give as many or five times")
     named = _json(names, _text(Path(names))) if names else None
     of_image: dict[str, list[Caption]] = {}
     for at, (id, text) in enumerate(zip(image_ids, texts, strict=True)):

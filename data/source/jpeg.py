@@ -20,7 +20,7 @@ from config.errors import DataError
 from data.source.region_features import RAW_DIM, describe
 from data.source.whitener import Whitener
 
-__all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "norm_boxes", "propose", "read_picture"]
+__all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "propose", "read_picture"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -48,12 +48,6 @@ def propose(width: int, height: int, max_regions: int = 36) -> NDArray[np.float3
     shares = np.concatenate(boxes)[:max_regions]
     size = np.array([width, height, width, height], np.float32)
     return np.minimum(shares.astype(np.float32) * size, size)
-
-
-def norm_boxes(boxes: NDArray[np.floating], width: int, height: int) -> NDArray[np.float32]:
-    """Boxes [n, 4] in pixels as the stores keep them [n, 6]: x1 y1 x2 y2 w h, shares of the picture's sides."""
-    shares = np.asarray(boxes, np.float32) / np.array([width, height, width, height], np.float32)
-    return np.concatenate([shares, shares[:, 2:] - shares[:, :2]], axis=1)
 
 
 def read_picture(data: bytes, name: str = "picture", max_side: int | None = None) -> NDArray[np.uint8]:

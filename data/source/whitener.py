@@ -76,7 +76,7 @@ class Whitener:
             raise DataError(
                 f"this whitener was fitted on {self.raw_dim} raw features, got {raw.shape[-1]}: fit it again"
             )
-        return (raw.astype(np.float32) - self.mean) @ self.weight
+        return np.matmul(raw.astype(np.float32) - self.mean, self.weight, dtype=np.float32)
 
     def save(self, path: str | Path) -> None:
         """Write mean and weight as an .npz archive, beside and renamed."""

@@ -30,9 +30,12 @@ def find_objective(name: str) -> type[Objective]:
     Raises:
         ConfigError: no such module, or it holds no objective.
     """
+    path = f"model.objective.{name}"
     try:
-        module = importlib.import_module(f"model.objective.{name}")
+        module = importlib.import_module(path)
     except ModuleNotFoundError as error:
+        if not path.startswith(error.name or path):
+            raise  # the file is there; what it imports is not
         raise ConfigError(f"there is no objective {name!r}; model/objective/{name}.py does not exist") from error
     for item in vars(module).values():
         if isinstance(item, type) and issubclass(item, Objective) and item.__module__ == module.__name__:

@@ -20,7 +20,7 @@ class Config(Named):
 
 
 def ranking_hinge(scores: Tensor, margin: float) -> Tensor:
-    """`max(0, margin + s_negative - s_positive)` of sigmoid scores, float32.
+    """`max(0, margin + s_negative - s_positive)` of sigmoid scores, in float32 or wider.
 
     Args:
         scores: raw scores `[anchors, 1 + negatives]`, the matching pair in column 0.
@@ -28,7 +28,7 @@ def ranking_hinge(scores: Tensor, margin: float) -> Tensor:
     Returns:
         `[anchors, negatives]` (Chen et al. 2020, appendix; the mean over all is the loss).
     """
-    scores = torch.sigmoid(scores.float())
+    scores = torch.sigmoid(scores.to(torch.promote_types(scores.dtype, torch.float32)))
     return (margin + scores[:, 1:] - scores[:, :1]).clamp(min=0)
 
 

@@ -105,7 +105,7 @@ def smoothed(values: Points) -> Points:
 def _curve(axes: Axes, line: Line, colour: str, x_label: str) -> list[str]:
     xs, ys = thinned(np.asarray(line.xs, float)), thinned(np.asarray(line.ys, float))
     across, up = axes.at(xs, ys)
-    if len(xs) > _MARKED:
+    if len(xs) > _MARKED or axes.log_x:
         if not line.noisy:
             return [plot.path(f"line {colour}", across, up)]
         return [plot.path(f"line pale {colour}", across, up),

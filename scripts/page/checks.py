@@ -9,7 +9,7 @@ import numpy as np
 
 from config.errors import ConfigError, DataError
 from scripts.page.outcome import Outcome, Scores, counting
-from train.recall import recalls
+from train.recall import chance, recalls
 
 _SAME = 1e-6  # fractions; results.json holds what the same code computed
 
@@ -72,6 +72,7 @@ def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
                                    f"{one} is {ours[one]:.4f}, not {told[one]:.4f}."))
     else:
         checks.append(Check("good", f"All {len(shared)} values of results.json follow from the scores."))
+    checks += _above_chance(ours, chance(scores.owner, images, counting(entry)[2]))
     left_out = entry.get("left_out")
     if left_out:
         checks.append(Check("open", f"{len(left_out):,} damaged records were left out of the evaluation."))
@@ -80,6 +81,15 @@ def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
         checks.append(Check("open", f"{without:,} of {images:,} images have no text: they answer, "
                                     "but do not ask."))
     return checks
+
+
+def _above_chance(ours: dict[str, float], by_chance: dict[str, float]) -> list[Check]:
+    """A run that learned nothing is told so, also where few candidates make its recalls look high."""
+    reached, expected = (100 * sum(found[key] for key in by_chance) for found in (ours, by_chance))
+    if reached - expected < 0.1 * min(expected, 600 - expected):
+        return [Check("bad", f"The recalls are no better than chance: rsum {reached:.1f}, by chance "
+                             f"{expected:.1f}.")]
+    return []
 
 
 def _finished(outcome: Outcome) -> Check:

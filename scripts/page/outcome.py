@@ -13,6 +13,9 @@ from config.errors import DataError
 from train.journal import METRICS, read_events
 from train.recall import Array, Ints, IrCount, Ties
 
+RECALLS = (*(f"{way}_{name}" for way in ("txt", "img") for name in ("r1", "r5", "r10", "r_mean", "medr")),
+           "r_mean", "rsum")
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -74,8 +77,10 @@ def open_outcome(folder: str | Path) -> Outcome:
                       read_events(metrics) if metrics.is_file() else [],
                       _read_json(results) if results.is_file() else {})
     for split, entry in outcome.results.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("recalls"), dict):
-            raise DataError(f"{results}: split {split!r} has no recalls; evaluate again")
+        found = entry.get("recalls") if isinstance(entry, dict) else None
+        lacking = [name for name in RECALLS if name not in found] if isinstance(found, dict) else ["recalls"]
+        if lacking:
+            raise DataError(f"{results}: split {split!r} lacks {lacking[0]}; evaluate again")
     return outcome
 
 

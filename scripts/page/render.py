@@ -26,7 +26,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 
 
 def _score(value: float) -> str:
-    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -15,8 +15,9 @@ SIDE = 160  # pixels of a picture
 ZOOM = 2  # drawn this many times larger, so that edges come out smooth
 MARGIN = 2
 JITTER = 5.0  # pixels an object may stand off the middle of its cell
-RADII = {"small": (10.5, 13.0), "large": (19.0, 22.5)}
+RADII = {"small": (11.5, 13.5), "large": (19.5, 22.5)}
 GROUNDS = ((196, 190, 178), (178, 190, 200), (184, 198, 180), (200, 184, 190), (170, 170, 174), (206, 200, 164))
+PALE_PATTERN = frozenset({"black", "blue", "brown", "pink", "purple"})  # the others get a darker pattern
 QUALITY = 92
 
 
@@ -45,7 +46,8 @@ def draw(scene: Scene, rng: np.random.Generator) -> Picture:
         fill = Image.fromarray(_fill(thing, (right - left, bottom - top), rng))
         canvas.paste(fill, (left, top), mask.crop((left, top, right, bottom)))
     pixels = np.asarray(canvas.reduce(ZOOM), np.float32)
-    pixels = pixels * _light(rng)[..., None] + rng.normal(0, rng.uniform(2, 7), pixels.shape)
+    noise = rng.standard_normal(pixels.shape, np.float32) * np.float32(rng.uniform(2, 7))
+    pixels = pixels * _light(rng)[..., None] + noise
     buffer = io.BytesIO()
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=QUALITY)
     return Picture(buffer.getvalue(), boxes)
@@ -53,8 +55,8 @@ def draw(scene: Scene, rng: np.random.Generator) -> Picture:
 
 def _ground(rng: np.random.Generator, side: int) -> NDArray[np.uint8]:
     """A pale ground with soft patches, from a few random greys spread over the picture."""
-    colour = np.array(GROUNDS[rng.integers(len(GROUNDS))], np.float32) + rng.normal(0, 6, 3)
-    patches = rng.normal(0, 9, (5, 5, 1)) + rng.normal(0, 4, (5, 5, 3))
+    colour = np.array(GROUNDS[rng.integers(len(GROUNDS))], np.float32) + rng.normal(0, 4, 3)
+    patches = rng.normal(0, 9, (5, 5, 1)) + rng.normal(0, 3, (5, 5, 3))
     coarse = Image.fromarray((colour + patches).clip(0, 255).astype(np.uint8))
     return np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
 
@@ -117,8 +119,7 @@ def _outline(shape: str) -> NDArray[np.float64]:
 def _fill(thing: Thing, size: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
     """The object's surface [height, width, 3]: its colour, with a lighter or darker tint of it as the pattern."""
     colour = np.array(COLOURS[thing.colour], np.float32) + rng.normal(0, 7, 3)
-    dark = colour @ np.array([0.3, 0.59, 0.11]) < 105
-    tint = colour + (np.float32(0.5) * (255 - colour) if dark else np.float32(-0.42) * colour)
+    tint = colour + 0.6 * (255 - colour) if thing.colour in PALE_PATTERN else colour * 0.55
     y, x = np.mgrid[: size[1], : size[0]].astype(np.float32) / ZOOM
     pattern = _pattern(thing.texture, x, y, rng)
     return (colour + pattern[..., None] * (tint - colour)).clip(0, 255).astype(np.uint8)

@@ -126,7 +126,7 @@ def _vary(base: Scene, rng: np.random.Generator) -> Scene | None:
     old = getattr(base.things[number], kind)
     new = str(rng.choice([value for value in ATTRIBUTES[kind] if value != old]))
     thing = replace(base.things[number], **{kind: new})
-    things = base.things[:number] + (thing,) + base.things[number + 1 :]
+    things = (*base.things[:number], thing, *base.things[number + 1 :])
     if not _nameable(things):
         return None
     return replace(base, things=things, difference=Difference(kind, number, old, new))
@@ -137,7 +137,7 @@ def _vary_relation(base: Scene, which: int, rng: np.random.Generator) -> Scene |
     old = base.relations[which]
     others = [side for side in RELATIONS if side != old.side]
     side = INVERSE[old.side] if rng.random() < 0.5 else str(rng.choice(others))
-    relations = base.relations[:which] + (replace(old, side=side),) + base.relations[which + 1 :]
+    relations = (*base.relations[:which], replace(old, side=side), *base.relations[which + 1 :])
     boards = _boards(len(base.things), relations)
     if not len(boards):
         return None

@@ -13,7 +13,7 @@ from model import adapt
 from model.objective.hinge import Config as HingeConfig
 from model.objective.hinge import Hinge, ranking_hinge
 from model.transformer import Packing
-from model.uniter import Config, Joint, Uniter, joint_positions
+from model.uniter import Config, Joint, Uniter
 from train.optim import AdamW, learning_rate, parameter_groups, set_learning_rate
 from train.step import forward, hardest_negatives, mine
 from train.trainer import clip
@@ -145,23 +145,6 @@ def hard_neg_step(case: Any) -> Tensors:
     }
 
 
-def gather_index(case: Any) -> Tensors:
-    words, regions = case.inputs["txt_lens"], case.inputs["num_bbs"]
-    count = max(len(words), len(regions))
-    words, regions = words.expand(count), regions.expand(count)
-    mask, index = padded_positions(words, regions, words.max().expand(count))
-    out = {"attn_masks": mask, "gather_index": index}
-    if case.config["layout"] == "i":
-        out["parity_gather_index"] = padded_positions(words, regions, words[-1].expand(count))[1]
-    return out
-
-
-def padded_positions(words: Tensor, regions: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """The published padded form of `joint_positions`: the mask, and positions that count on where nothing is."""
-    values, mask = joint_positions(words, regions, offset).padded()
-    return mask.long(), torch.where(mask, values.long(), torch.arange(mask.shape[1]))
-
-
 def adamw_steps(case: Any) -> Tensors:
     config, inputs = case.config, case.inputs
     published = [name.removeprefix("init.") for name in inputs if name.startswith("init.")]
@@ -232,7 +215,6 @@ OPS = {
     "rank_loss_model": rank_loss_model,
     "hard_neg_select": hard_neg_select,
     "hard_neg_step": hard_neg_step,
-    "gather_index": gather_index,
     "adamw_steps": adamw_steps,
     "lr_sched": lr_sched,
     "train_trajectory": train_trajectory,

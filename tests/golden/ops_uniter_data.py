@@ -99,9 +99,7 @@ def padded(rows: Sequence[Any]) -> Tensor:
 def pack_images(case: Any) -> Tensors:
     """Packs with the program, then reads what it wrote with lmdb, msgpack and numpy alone."""
     config = case.config
-    flags = [
-        f"--{name}={config[name]}" for name in ("conf_th", "max_bb", "min_bb", "num_bb") if name in config
-    ]
+    flags = [f"--{name}={config[name]}" for name in ("conf_th", "max_bb", "min_bb", "num_bb") if name in config]
     flags += ["--keep_all"] if config.get("keep_all") else []
     codec = "compressed" if config["compressed"] else "published"
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
@@ -154,10 +152,7 @@ def pack_texts(case: Any) -> tuple[Tensors, dict[str, Any]]:
         arguments += [f"--image_naming={config['image_naming']}", f"--output={output}", "--workers=1"]
         build_txtdb.main([*arguments, *(["--lower_case"] if config["lower_case"] else [])])
         stored = entries(output)
-        side = {
-            name: json.loads((output / f"{name}.json").read_text())
-            for name in ("id2len", "txt2img", "img2txts")
-        }
+        side = {name: json.loads((output / f"{name}.json").read_text()) for name in ("id2len", "txt2img", "img2txts")}
         meta = json.loads((output / "meta.json").read_text())
     records = {id: msgpack.unpackb(lz4.frame.decompress(value)) for id, value in stored.items()}
     ids = list(side["id2len"])

@@ -45,9 +45,7 @@ class Case:
     def load(cls, folder: Path) -> Case:
         case = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         found = {
-            kind: load_file(folder / f"{kind}.safetensors")
-            if (folder / f"{kind}.safetensors").exists()
-            else {}
+            kind: load_file(folder / f"{kind}.safetensors") if (folder / f"{kind}.safetensors").exists() else {}
             for kind in ("inputs", "weights")
         }
         return cls(folder, case["system"], case["op"], case["config"], case["tolerance"], **found)
@@ -176,9 +174,7 @@ def run(folder: Path, out: Path | None) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all cases; 0 if every one of them is as expected."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="+", type=Path, metavar="CASE_DIR")
     parser.add_argument("--out", type=Path, help="write what was computed below this folder")
     options = parser.parse_args(arguments)

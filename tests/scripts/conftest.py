@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +105,48 @@ def write_pictures(folder: Path, names: list[str], each: int) -> None:
 
 def write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def change() -> Callable[[Path, Callable[[dict], None]], None]:
+    """change(path, edit) edits a JSON file in place."""
+
+    def make(path: Path, edit: Callable[[dict], None]) -> None:
+        content = json.loads(path.read_text())
+        edit(content)
+        write_json(path, content)
+
+    return make
+
+
+class Page(HTMLParser):
+    """Counts tags and keeps what a browser would fetch."""
+
+    VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.open, self.fetched, self.text = [], [], [], ""
+        self.source = path.read_text()
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+    def count(self, tag, **wanted):
+        return sum(name == tag and all(wanted[key] in (attrs.get(key) or "") for key in wanted)
+                   for name, attrs in self.tags)
+
+
+@pytest.fixture
+def read_page() -> type[Page]:
+    return Page

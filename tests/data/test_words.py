@@ -1,0 +1,181 @@
+"""Words become the pieces that BERT's tokenizer makes of them, and vocabularies are learnt the same way each time."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config.errors import ConfigError, DataError
+from data.words import SPECIAL_TOKENS, WordPiece, make_vocabulary
+
+CAPTIONS = Path(__file__).parents[3] / "shared/data/captions"
+PIECES = [
+    *SPECIAL_TOKENS,
+    "!",
+    "a",
+    "##a",
+    "un",
+    "##aff",
+    "##able",
+    "dog",
+    "Dog",
+    ".",
+    ",",
+    "-",
+    "café",
+    "cafe",
+    "日",
+    "'",
+    "s",
+]
+
+
+@pytest.fixture
+def vocab(tmp_path: Path) -> Path:
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(PIECES) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("caption", "pieces"),
+    [
+        ("unaffable dog", ["un", "@@##aff", "@@##able", "dog"]),
+        ("dog.", ["dog", "@@."]),
+        ("dog .", ["dog", "."]),
+        ("dog-dog, Dog's", ["dog", "@@-", "@@dog", "@@,", "Dog", "@@'", "@@s"]),
+        ("  dog\t\n dog\u3000dog ", ["dog", "dog", "dog"]),
+        ("dogs", ["[UNK]"]),
+        ("日本", ["日", "@@[UNK]"]),
+        ("dog日dog", ["dog", "@@日", "@@dog"]),
+        ("do\u200bg d\x00og do\ufffdg", ["dog", "dog", "dog"]),
+        ("dog \u200b \ufeff dog", ["dog", "dog"]),
+        ("dog—dog", ["dog", "@@[UNK]", "@@dog"]),
+        ("café", ["café"]),
+        ("cafe\u0301", ["[UNK]"]),
+        ("DOG", ["[UNK]"]),
+        ("a" * 100, ["a", *["@@##a"] * 99]),
+        ("a" * 101, ["[UNK]"]),
+        ("", []),
+        (" \u200b ", []),
+        ("[MASK]", ["[UNK]", "@@[UNK]", "@@[UNK]"]),
+    ],
+)
+def test_pieces_of_a_cased_vocabulary(vocab: Path, caption: str, pieces: list[str]) -> None:
+    words = WordPiece(vocab)
+    got, ids = words.encode(caption)
+    assert got == pieces
+    assert ids == [PIECES.index(piece.removeprefix("@@")) for piece in pieces]
+
+
+@pytest.mark.parametrize(
+    ("caption", "pieces"),
+    [("Dog DOG", ["dog", "dog"]), ("Café cafe\u0301", ["cafe", "cafe"]), ("Á.", ["a", "@@."])],
+)
+def test_lower_case_also_strips_accents(vocab: Path, caption: str, pieces: list[str]) -> None:
+    assert WordPiece(vocab, lower_case=True).encode(caption)[0] == pieces
+
+
+@given(st.text())
+def test_any_text_gives_pieces_of_the_vocabulary(caption: str) -> None:
+    words = WordPiece.__new__(WordPiece)
+    words.vocab, words.lower_case = {piece: at for at, piece in enumerate(PIECES)}, False
+    for word in caption.split():
+        pieces, ids = words._encode_word(word)
+        assert [PIECES[id] for id in ids] == [piece.removeprefix("@@") for piece in pieces]
+
+
+def test_special_tokens_and_the_range_of_ordinary_ones(vocab: Path) -> None:
+    words = WordPiece(vocab)
+    assert (words.special.cls, words.special.sep, words.special.mask) == (2, 3, 4)
+    assert words.special.v_range == (5, len(PIECES))
+    assert {name: words.meta[name] for name in ("UNK", "CLS", "SEP", "MASK", "v_range")} == {
+        "UNK": 1, "CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, len(PIECES)],
+    }  # fmt: skip
+
+
+def test_meta_names_the_vocabulary_and_its_hash(vocab: Path) -> None:
+    meta = WordPiece(vocab).meta
+    assert meta["tokenizer"] == "vocab.txt"
+    assert meta["vocab_hash"] == hashlib.sha256(vocab.read_bytes()).hexdigest()
+    assert meta["lower_case"] is False
+
+
+def test_windows_line_ends_do_not_become_part_of_pieces(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_bytes("\r\n".join(PIECES).encode())
+    assert WordPiece(tmp_path / "vocab.txt").encode("dog")[0] == ["dog"]
+
+
+def test_bad_vocabularies_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.txt"
+    with pytest.raises(DataError, match=r"vocab\.txt cannot be read"):
+        WordPiece(path)
+    path.write_text("a\nb\n")
+    with pytest.raises(DataError, match=r"vocab\.txt lacks \[UNK\]"):
+        WordPiece(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="not UTF-8"):
+        WordPiece(path)
+
+
+def test_travels_to_other_processes(vocab: Path) -> None:
+    words = pickle.loads(pickle.dumps(WordPiece(vocab, lower_case=True)))
+    assert words.encode("Dog")[0] == ["dog"]
+
+
+# ---------------------------------------------------------------- learning a vocabulary
+
+SOME = ["A dog runs .", "The dogs run in the park .", "A café in the park", "naïve 日本"] * 3
+
+
+def test_learnt_vocabularies_begin_with_special_tokens_and_cover_their_captions(tmp_path: Path) -> None:
+    learnt = make_vocabulary(SOME, 260)
+    assert learnt[:5] == list(SPECIAL_TOKENS)
+    assert len(learnt) == len(set(learnt)) <= 260
+    (tmp_path / "vocab.txt").write_text("\n".join(learnt) + "\n", encoding="utf-8")
+    words = WordPiece(tmp_path / "vocab.txt")
+    assert "[UNK]" not in " ".join(" ".join(words.encode(caption)[0]) for caption in SOME)
+    assert words.encode("park")[0] == ["park"]
+    assert words.special.v_range[0] == learnt.index("!")
+
+
+def test_learning_is_the_same_in_every_process() -> None:
+    program = "from data.words import make_vocabulary as m; from tests.data.test_words import SOME; print(m(SOME, 260))"
+    root = Path(__file__).parents[2]
+    outputs = {
+        subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True).stdout
+        for _ in range(3)
+    }
+    assert outputs == {f"{make_vocabulary(SOME, 260)}\n"}
+
+
+def test_too_small_a_vocabulary_says_how_large() -> None:
+    with pytest.raises(ConfigError, match=r"give 2\d\d or more"):
+        make_vocabulary(SOME, 50)
+
+
+def test_lower_case_vocabularies_hold_no_capitals_of_captions() -> None:
+    assert "Park" not in make_vocabulary(["Park Park"] * 5, 300, lower_case=True)
+    assert "Park" in make_vocabulary(["Park Park"] * 5, 300)
+
+
+@pytest.mark.skipif(not CAPTIONS.is_dir(), reason="the published captions are not beside this checkout")
+@pytest.mark.parametrize("name", ["f30k/test", "coco/dev"])
+def test_real_captions_agree_with_the_library_tokenizer(name: str, tmp_path: Path) -> None:
+    """On captions without odd characters, WordPiece in Rust gives the same ids for the caption as a whole."""
+    from tokenizers import BertWordPieceTokenizer
+
+    captions = gzip.decompress((CAPTIONS / f"{name}_caps.txt.gz").read_bytes()).decode().splitlines()
+    (tmp_path / "vocab.txt").write_text("\n".join(make_vocabulary(captions, 2000)) + "\n", encoding="utf-8")
+    theirs = BertWordPieceTokenizer(str(tmp_path / "vocab.txt"), lowercase=False, strip_accents=False)
+    words = WordPiece(tmp_path / "vocab.txt")
+    for caption in captions:
+        assert words.encode(caption)[1] == theirs.encode(caption, add_special_tokens=False).ids

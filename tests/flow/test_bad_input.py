@@ -1,0 +1,328 @@
+"""Wrong input stops a run before its first batch, with one line and an exit code; a failure harms nothing good."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.processes import entry, ranks_below, started, steps_logged, wait_until
+from tests.support import ROOT, RULE, config_of, environment, events, run, write_config, write_stores
+
+pytestmark = pytest.mark.slow
+TRAIN = "train/itm_hn.py"
+Stores = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def config(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("config") / "run.json", config_of(stores))
+
+
+@pytest.fixture(scope="module")
+def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a finished run."""
+    folder = tmp_path_factory.mktemp("trained") / "out"
+    done = run(TRAIN, "--config", config, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def refused(config: Path, folder: Path, code: int, *flags: str | Path) -> str:
+    """The one line that a run is refused with; nothing is written."""
+    there = folder.exists()
+    done = run(TRAIN, "--config", config, "--output_dir", folder, *flags)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    assert folder.exists() == there
+    return lines[0]
+
+
+def copied(stores: Stores, folder: Path) -> Stores:
+    """The stores once more, to be spoiled."""
+    texts, images = (Path(shutil.copytree(store, folder / store.name)) for store in stores)
+    return texts, images
+
+
+@pytest.mark.parametrize(("flags", "code", "told"), [
+    (("--set", "optim.learnin_rate=1e-4"), 2, r"optim\.learnin_rate .*did you mean optim\.learning_rate"),
+    (("--learnin_rate", "1e-4"), 2, r"--learnin_rate is not a flag: did you mean --learning_rate"),
+    (("--learning_rate", "-1"), 2, r"optim\.learning_rate = -1\.0 .*greater than 0"),
+    (("--mining_batch", "3"), 2, r"train_batch_size 4 is not a multiple of mining_batch 3"),
+    (("--matcher", "unitre"), 2, r"there is no matcher 'unitre'"),
+    (("--negative_size", "24"), 2, r"negative_size=24: .*at most 23"),
+    (("--train_batch_size", "50"), 2, r"50 anchors an update, but there are only 48; lower train_batch_size or -np"),
+    (("--img_dim", "12"), 3, r"features are 16 wide but the model takes 12; set matcher\.img_dim=16"),
+    (("--vocab_size", "20"), 3, r"vocabulary has 60 entries but the model knows 20"),
+    (("--train_txt_dbs", "/nowhere/texts.db"), 3, r"no text store /nowhere/texts\.db"),
+    (("--train_img_dbs", "/nowhere/images"), 3, r"/nowhere/images holds no image store"),
+    (("--checkpoint", "/nowhere/model.pt"), 3, r"/nowhere/model\.pt: no such checkpoint"),
+    (("--resume", "/nowhere/step-1"), 3, r"/nowhere/step-1: no such checkpoint"),
+    (("--use_apex",), 2, r"apex is not installed"),
+], ids=lambda value: value[0].lstrip("-") + "_" + value[-1].split("=")[0] if isinstance(value, tuple) else "")
+def test_a_wrong_setting(flags: tuple[str, ...], code: int, told: str, config: Path, tmp_path: Path) -> None:
+    assert re.search(told, refused(config, tmp_path / "out", code, *flags))
+
+
+def test_a_misspelt_key_of_a_file_names_the_file(stores: Stores, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "mine.json", config_of(stores, optim={"warm_up_steps": 3}))
+    line = refused(config, tmp_path / "out", 2)
+    assert "warm_up_steps" in line
+    assert "mine.json" in line
+    assert "warmup_steps" in line
+
+
+def test_no_output_folder_is_asked_for(config: Path) -> None:
+    done = run(TRAIN, "--config", config)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["itm_hn: output_dir is not set; give --output_dir FOLDER"]
+
+
+def test_an_empty_folder_is_no_store(stores: Stores, config: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for flag in ("--train_txt_dbs", "--train_img_dbs"):
+        assert str(tmp_path / "empty") in refused(config, tmp_path / "out", 3, flag, tmp_path / "empty")
+
+
+def test_a_store_without_captions(stores: Stores, tmp_path: Path) -> None:
+    texts, images = copied(stores, tmp_path)
+    for name in ("id2len", "txt2img", "img2txts"):
+        (texts / f"{name}.json").write_text("{}")
+    config = write_config(tmp_path / "c.json", config_of((texts, images)))
+    assert "hold no pair" in refused(config, tmp_path / "out", 3)
+
+
+def test_an_image_store_without_images(stores: Stores, tmp_path: Path) -> None:
+    texts, images = copied(stores, tmp_path)
+    for name in images.rglob("nbb_*.json"):
+        name.write_text("{}")
+    config = write_config(tmp_path / "c.json", config_of((texts, images)))
+    assert "holds no 'a_000000.npz'" in refused(config, tmp_path / "out", 3)
+
+
+def test_other_thresholds_say_which_variants_there_are(config: Path, tmp_path: Path) -> None:
+    line = refused(config, tmp_path / "out", 3, "--min_bb", "3")
+    assert RULE.folder_name("native") in line
+
+
+def test_a_store_of_another_vocabulary_than_the_models(trained: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.json", config_of(write_stores(tmp_path, vocab_hash="e" * 64)))
+    line = refused(config, tmp_path / "out", 3, "--checkpoint", trained / "ckpt/best")
+    assert "packed with vocabulary eeeeeeeeeeee, but the model was trained with ffffffffffff" in line
+
+
+def test_two_training_stores_of_different_vocabularies(stores: Stores, config: Path, tmp_path: Path) -> None:
+    other = write_stores(tmp_path, name="b", vocab_hash="e" * 64)
+    line = refused(config, tmp_path / "out", 3, "--train_txt_dbs", stores[0], other[0],
+                   "--train_img_dbs", stores[1], other[1])
+    assert "packed with different vocabularies" in line
+
+
+def test_a_caption_without_words(stores: Stores, tmp_path: Path) -> None:
+    texts, images = copied(stores, tmp_path)
+    lengths = json.loads((texts / "id2len.json").read_text())
+    (texts / "id2len.json").write_text(json.dumps(lengths | {"51": 0}))
+    line = refused(write_config(tmp_path / "c.json", config_of((texts, images))), tmp_path / "out", 3)
+    assert "1 captions have no word (51)" in line
+
+
+def test_an_image_without_regions(stores: Stores, tmp_path: Path) -> None:
+    texts, images = copied(stores, tmp_path)
+    path = next(images.rglob("nbb_*.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"a_000004.npz": 0}))
+    line = refused(write_config(tmp_path / "c.json", config_of((texts, images))), tmp_path / "out", 3)
+    assert "a_000004.npz has no region" in line
+
+
+def test_a_caption_too_long_for_the_model(stores: Stores, config: Path, tmp_path: Path) -> None:
+    """Evaluation takes captions of any length, so the model must have a position for each word."""
+    line = refused(config, tmp_path / "out", 3, "--max_position_embeddings", "8", "--max_txt_len", "-1")
+    assert re.search(r"caption .* words.*8", line)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 400])
+def test_a_truncated_checkpoint(keep: int, trained: Path, config: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes((trained / "ckpt/best/model.safetensors").read_bytes()[:keep])
+    assert "not a whole checkpoint" in refused(config, tmp_path / "out", 3, "--checkpoint", weights)
+
+
+def test_a_truncated_state_stops_a_resume(trained: Path, config: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained, tmp_path / "out", symlinks=True))
+    state = folder / "ckpt" / "latest" / "state.pt"
+    state.write_bytes(state.read_bytes()[:200])
+    line = refused(config, folder, 3)
+    assert "state.pt: not whole" in line
+    assert "--resume" in line
+
+
+def test_a_checkpoint_of_another_shape(trained: Path, config: Path, tmp_path: Path) -> None:
+    line = refused(config, tmp_path / "out", 3, "--checkpoint", trained / "ckpt/best", "--intermediate_size", "24")
+    assert re.search(r"encoder\.layers\.0\.expand\.weight is \[32, 16\] but the model wants \[24, 16\]", line)
+
+
+def test_the_output_folder_of_another_run(trained: Path, config: Path) -> None:
+    before = sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*"))
+    line = refused(config, trained, 2, "--learning_rate", "2e-3")
+    assert re.search(r"holds run [0-9a-f]{12}, this is run [0-9a-f]{12}; name another folder", line)
+    assert sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*")) == before
+
+
+def test_an_output_folder_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    done = run(TRAIN, "--config", config, "--output_dir", tmp_path / "file" / "out")
+    assert done.returncode in (1, 2)
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert str(tmp_path / "file") in done.stderr
+
+
+def damage(images: Path, name: str) -> None:
+    """Flip a byte in the middle of an image's record."""
+    from data.images import ImageStore
+
+    record = bytes(ImageStore(images, RULE)._store.get(name))
+    path = next(images.rglob("data.mdb"))
+    content = bytearray(path.read_bytes())
+    at = content.index(record) + len(record) // 2
+    content[at] ^= 0xFF
+    path.write_bytes(content)
+
+
+def spoiled(stores: Stores, folder: Path) -> Stores:
+    """Stores with one damaged image; damaged in a process of its own, which may map the file as it was."""
+    texts, images = copied(stores, folder)
+    code = "import sys; from pathlib import Path; from tests.flow.test_bad_input import damage; " \
+           f"damage(Path({str(images)!r}), 'a_000005.npz')"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=environment() | {"PYTHONPATH": str(ROOT)})
+    return texts, images
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("policy", ["fail", "skip", "quarantine"])
+def test_a_damaged_record(policy: str, ranks: int, stores: Stores, tmp_path: Path) -> None:
+    config = config_of(spoiled(stores, tmp_path), data={"damaged": policy, "n_workers": 1})
+    path = write_config(tmp_path / "c.json", config)
+    done = run(TRAIN, "--config", path, "--output_dir", tmp_path / "out", ranks=ranks)
+    listed = tmp_path / "out" / "quarantine.txt"
+    if policy == "fail":
+        assert done.returncode == (3 if ranks == 1 else 1), done.stderr
+        assert "a_000005.npz is damaged" in done.stderr
+        assert "Traceback" not in done.stderr.partition("horovodrun")[0]
+        return
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["test"]["images"] == 23
+    assert results["test"]["left_out"] == ["a_000005.npz"]
+    assert listed.exists() == (policy == "quarantine")
+    assert policy != "quarantine" or listed.read_text() == "a_000005.npz\n"
+
+
+def test_more_ranks_than_anchors(config: Path, tmp_path: Path) -> None:
+    done = run(TRAIN, "--config", config, "--output_dir", tmp_path / "out", "--train_batch_size", "30", ranks=2)
+    assert done.returncode == 1
+    assert "on 2 ranks wants 60 anchors an update, but there are only 48; lower train_batch_size or -np" in done.stderr
+    assert "Exit code: 2" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of 300 KB at `folder`."""
+    folder.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300K", "tmpfs", folder],
+                                           capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_while_saving(stores: Stores, tmp_path: Path) -> None:
+    """The model is 140 KB with its optimizer: the first checkpoint fits, the second does not."""
+    sections = {"matcher": {"hidden_size": 32, "intermediate_size": 64}, "optim": {"num_train_steps": 9},
+                "data": {"val_txt_db": "", "val_img_db": "", "test_txt_db": "", "test_img_db": ""}}
+    config = write_config(tmp_path / "c.json", config_of(stores, **sections))
+    with small_disk(tmp_path / "disk") as disk:
+        out = disk / "out"
+        done = run(TRAIN, "--config", config, "--output_dir", out)
+        assert done.returncode == 1, done.stderr
+        line = done.stderr.splitlines()[-1]
+        assert re.search(r"itm_hn: .*step-0000000\d: could not be saved \(.*\); free space and start again", line)
+        assert "No space left" in line
+        left = sorted(path.name for path in (out / "ckpt").iterdir())
+        assert left == ["latest", "step-00000003"], "the half-written one is gone, the one before is whole"
+        subprocess.run(["mount", "-o", "remount,size=8M", disk], check=True)
+        again = run(TRAIN, "--config", config, "--output_dir", out)
+        assert again.returncode == 0, again.stderr
+        assert events(out, "start")[-1]["step"] == 3
+
+
+@pytest.mark.parametrize("kind", ["model.safetensors", "state.pt"])
+def test_a_file_size_limit_while_saving(kind: str, stores: Stores, tmp_path: Path) -> None:
+    """Without root: the kernel refuses to let a file grow; first the weights, then the optimizer's state."""
+    config = write_config(tmp_path / "c.json", config_of(stores))
+    blocks = 24 if kind == "model.safetensors" else 48
+    words = ["bash", "-c", f'ulimit -f {blocks}; exec "$@"', "-", *entry(TRAIN, "--config", config, "--output_dir",
+                                                                       tmp_path / "out")]
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"itm_hn: .*step-00000003: could not be saved \(.*\); free space", done.stderr.splitlines()[-1])
+    assert list((tmp_path / "out" / "ckpt").iterdir()) == []
+
+
+@pytest.mark.parametrize("launcher", ["horovodrun", "torchrun"])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_is_named_by_the_others(launcher: str, victim: int, stores: Stores, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.json", config_of(stores, optim={"num_train_steps": 100000},
+                                                         eval={"valid_steps": 100000}, data={"n_workers": 1}))
+    words = entry(TRAIN, "--config", config, "--output_dir", tmp_path / "out", ranks=2, launcher=launcher)
+    with started(words, tmp_path / "log") as process:
+        wait_until(lambda: steps_logged(tmp_path / "out") >= 3)
+        ranks = ranks_below(process)
+        assert ranks.keys() == {0, 1}
+        family = [*ranks.values(), *(child for rank in ranks.values() for child in rank.children())]
+        pid, start = ranks[victim].pid, time.monotonic()
+        ranks[victim].send_signal(signal.SIGKILL)
+        assert process.wait(60) != 0
+        wait_until(lambda: not any(member.is_running() for member in family), 60 - (time.monotonic() - start))
+    log = (tmp_path / "log").read_text()
+    assert re.search(rf"itm_hn, rank {1 - victim}: lost rank {victim} \(host \S+, process {pid}\); "
+                     "the last checkpoint is whole: start again with the same command", log), log[-3000:]
+
+
+def test_a_rank_that_dies_in_a_validation_is_named_too(stores: Stores, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "c.json", config_of(
+        stores, optim={"num_train_steps": 100000, "warmup_steps": 1}, eval={"valid_steps": 1, "tokens_per_block": 64}))
+    words = entry(TRAIN, "--config", config, "--output_dir", tmp_path / "out", ranks=2)
+    with started(words, tmp_path / "log") as process:
+        parts = tmp_path / "out/scores/val/parts"
+        wait_until(lambda: steps_logged(tmp_path / "out") >= 1 and parts.exists() and any(parts.rglob("*.npy")))
+        ranks_below(process)[1].send_signal(signal.SIGKILL)
+        assert process.wait(60) != 0
+    assert "itm_hn, rank 0: lost rank 1 (host" in (tmp_path / "log").read_text()
+
+
+def test_a_reading_worker_that_dies_is_named(stores: Stores, tmp_path: Path) -> None:
+    import psutil
+
+    config = write_config(tmp_path / "c.json", config_of(stores, optim={"num_train_steps": 100000},
+                                                         eval={"valid_steps": 100000}, data={"n_workers": 2}))
+    with started(entry(TRAIN, "--config", config, "--output_dir", tmp_path / "out"), tmp_path / "log") as process:
+        wait_until(lambda: steps_logged(tmp_path / "out") >= 3)
+        psutil.Process(process.pid).children()[1].kill()
+        assert process.wait(30) == 1
+    last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert last == "itm_hn: a reading worker died (exit code -9); is memory short?"

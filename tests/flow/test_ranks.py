@@ -1,0 +1,65 @@
+"""One rank, two ranks of Horovod, two ranks of torch.distributed: the same samples and the same losses."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.processes import entry
+from tests.support import ROOT, config_of, environment, events, write_config
+
+pytestmark = pytest.mark.slow
+UPDATES = 20
+COMPARED = ("loss", "hinge_i", "hinge_t", "pool_r1_i", "pool_r1_t", "grad_norm", "lr")
+
+
+def train(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "horovodrun", **optim: Any) -> Path:
+    """Twenty updates of eight anchors a direction, shared out over the ranks; the output folder."""
+    config = config_of(stores, optim={"num_train_steps": UPDATES, "train_batch_size": 8 // ranks, **optim},
+                       eval={"valid_steps": UPDATES}, matcher={"initializer_range": 0.3})
+    out = folder / f"{launcher}-{ranks}"
+    path = write_config(folder / f"{out.name}.json", config)
+    words = entry("train/itm_hn.py", "--config", path, "--output_dir", out, ranks=ranks, launcher=launcher)
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180,
+                          check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+def curves(folder: Path) -> np.ndarray:
+    """[updates, numbers that do not depend on the clock]"""
+    return np.array([[event[name] for name in COMPARED] for event in events(folder, "train")])
+
+
+@pytest.fixture(scope="module")
+def alone(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("alone"), stores, 1)
+
+
+@pytest.mark.parametrize("launcher", ["horovodrun", "torchrun"])
+def test_two_ranks_train_as_one(alone: Path, launcher: str, stores: tuple[Path, Path], tmp_path: Path) -> None:
+    two = train(tmp_path, stores, 2, launcher)
+    one, shared = curves(alone), curves(two)
+    assert one.shape == shared.shape == (UPDATES, len(COMPARED))
+    assert one[:, 0].std() > 0.01, "the losses move, so that their being equal says something"
+    assert np.abs(one - shared).max(0)[: len(COMPARED) - 2].max() < 1e-5
+    np.testing.assert_allclose(shared, one, rtol=2e-5, atol=1e-5)
+    assert events(two, "start")[0]["world"] == 2
+    matrices = [np.load(folder / "scores/test/matrix.npy", allow_pickle=False) for folder in (alone, two)]
+    np.testing.assert_allclose(*matrices, atol=1e-3)
+
+
+def test_ranks_differ_where_the_samples_differ(alone: Path, stores: tuple[Path, Path], tmp_path: Path) -> None:
+    """The comparison above can fail: another rate is seen from the second update on."""
+    other = curves(train(tmp_path, stores, 1, learning_rate=1.1e-3))
+    assert np.abs(curves(alone)[2:, 0] - other[2:, 0]).max() > 1e-5
+
+
+def test_compressed_gradients_train_nearly_the_same(alone: Path, stores: tuple[Path, Path], tmp_path: Path) -> None:
+    one, half = curves(alone), curves(train(tmp_path, stores, 2, compression="fp16"))
+    assert not np.array_equal(one, half)
+    np.testing.assert_allclose(half[:, 0], one[:, 0], atol=5e-3)

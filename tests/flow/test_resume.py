@@ -1,0 +1,146 @@
+"""Killed and started again with the same command, a run ends as if nothing had happened: to the bit, on one rank."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from tests.processes import entry, ranks_below, started, steps_logged, wait_until
+from tests.support import config_of, events, run, write_config
+
+pytestmark = pytest.mark.slow
+STEPS = 60
+CLOCKED = ("time", "load_s", "mine_s", "train_s", "reduce_s", "update_s", "pairs_per_s", "anchors_per_s", "eta_s")
+
+
+def settings(stores: tuple[Path, Path], **sections: dict[str, Any]) -> dict[str, Any]:
+    """A run that saves at odd places: in the middle of an epoch, and between two lines of the log."""
+    own: dict[str, dict[str, Any]] = {
+        "optim": {"num_train_steps": STEPS, "learning_rate": 3e-3}, "eval": {"valid_steps": 20},
+        "output": {"save_steps": 7, "log_steps": 5}, "data": {"n_workers": 1}, "matcher": {"initializer_range": 0.2}}
+    for name, values in sections.items():
+        own.setdefault(name, {}).update(values)
+    return config_of(stores, **own)
+
+
+@pytest.fixture(scope="module")
+def config(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_config(tmp_path_factory.mktemp("config") / "run.json", settings(stores))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run("train/itm_hn.py", "--config", config, "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def plain(value: Any) -> Any:
+    """Tensors as lists, so that states can be compared to the bit."""
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), list(value.shape), value.flatten().tolist()]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def last_words(folder: Path, kind: str) -> dict[int, dict[str, Any]]:
+    """The last event of each step, without what a clock says."""
+    return {event["step"]: {name: value for name, value in event.items() if name not in CLOCKED}
+            for event in events(folder, kind)}
+
+
+def assert_same_end(folder: Path, reference: Path) -> None:
+    ours, theirs = (place / "ckpt" / f"step-{STEPS:08d}" for place in (folder, reference))
+    assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
+    states = [plain(torch.load(place / "state.pt", weights_only=True)) for place in (ours, theirs)]
+    assert states[0] == states[1]
+    for kind in ("train", "valid"):
+        assert last_words(folder, kind) == last_words(reference, kind)
+    assert [(folder / "ckpt" / name).resolve().name for name in ("best", "latest")] == \
+        [(reference / "ckpt" / name).resolve().name for name in ("best", "latest")]
+    assert (folder / "scores/test/matrix.npy").read_bytes() == (reference / "scores/test/matrix.npy").read_bytes()
+    assert (folder / "results.json").read_text() == (reference / "results.json").read_text()
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_killed_run_goes_on_to_the_bit(attempt: int, config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """`kill -9` at a random moment: in an update, in a validation, in a save, as it comes."""
+    draw = random.Random(f"{attempt}-{time.time_ns()}")
+    out, wanted, pause_s = tmp_path / "out", draw.randint(0, STEPS // 5 - 2), draw.random() * 0.3
+    print(f"killed {pause_s:.3f} s after line {wanted} of the log")
+    with started(entry("train/itm_hn.py", "--config", config, "--output_dir", out), tmp_path / "log") as process:
+        wait_until(lambda: steps_logged(out) >= wanted and (out / "metrics.jsonl").exists())
+        time.sleep(pause_s)
+        workers = psutil.Process(process.pid).children()
+        process.kill()
+        process.wait(10)
+    assert not (out / "results.json").exists(), "killed too late to say anything"
+    wait_until(lambda: not any(worker.is_running() for worker in workers), 10)
+    done = run("train/itm_hn.py", "--config", config, "--output_dir", out)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(out, undisturbed)
+
+
+def test_sigterm_saves_and_leaves_with_75(config: Path, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with started(entry("train/itm_hn.py", "--config", config, "--output_dir", out), tmp_path / "log") as process:
+        wait_until(lambda: steps_logged(out) >= 3)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 75
+    saved = events(out, "saved")[-1]["step"]
+    assert 15 <= saved < STEPS
+    assert (out / "ckpt" / "latest").resolve().name == f"step-{saved:08d}"
+    assert f"SIGTERM: saved at step {saved}" in (tmp_path / "log").read_text()
+    done = run("train/itm_hn.py", "--config", config, "--output_dir", out)
+    assert done.returncode == 0, done.stderr
+    assert events(out, "start")[-1]["step"] == saved
+    assert_same_end(out, undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_other_signals_save_and_leave_too(number: int, code: int, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with started(entry("train/itm_hn.py", "--config", config, "--output_dir", out), tmp_path / "log") as process:
+        wait_until(lambda: steps_logged(out) >= 2)
+        process.send_signal(number)
+        assert process.wait(30) == code
+    assert (out / "ckpt" / "latest").resolve().name == f"step-{events(out, 'saved')[-1]['step']:08d}"
+
+
+def test_sigterm_to_one_of_two_ranks_stops_both_after_saving(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    """A scheduler tells one process; all ranks finish the same update, and the launcher's job ends."""
+    out = tmp_path / "out"
+    config = write_config(tmp_path / "c.json", settings(stores, optim={"num_train_steps": 4000}))
+    words = entry("train/itm_hn.py", "--config", config, "--output_dir", out, ranks=2)
+    with started(words, tmp_path / "log") as process:
+        wait_until(lambda: steps_logged(out) >= 2)
+        told = ranks_below(process)[1]
+        told.send_signal(signal.SIGTERM)
+        process.wait(60)
+    saved = events(out, "saved")[-1]["step"]
+    assert (out / "ckpt" / "latest").resolve().name == f"step-{saved:08d}"
+    assert f"saved at step {saved}" in (tmp_path / "log").read_text()
+
+
+def test_never_resuming_refuses_a_folder_with_checkpoints(config: Path, undisturbed: Path) -> None:
+    done = run("train/itm_hn.py", "--config", config, "--output_dir", undisturbed, "--resume", "never")
+    assert done.returncode == 2
+    assert "use --resume auto or another folder" in done.stderr
+
+
+def test_a_finished_run_started_again_changes_nothing(config: Path, undisturbed: Path) -> None:
+    weights = (undisturbed / "ckpt/latest/model.safetensors").read_bytes()
+    results = (undisturbed / "results.json").read_text()
+    done = run("train/itm_hn.py", "--config", config, "--output_dir", undisturbed)
+    assert done.returncode == 0, done.stderr
+    assert (undisturbed / "ckpt/latest/model.safetensors").read_bytes() == weights
+    assert (undisturbed / "results.json").read_text() == results

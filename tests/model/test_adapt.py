@@ -1,0 +1,156 @@
+"""model/adapt.py: published state dicts in and out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from config.errors import DataError
+from model import adapt
+from model.matcher import Matcher
+from tests.samples import lively, small
+
+MODULES = {
+    "uniter.embeddings": ("LayerNorm",),
+    "uniter.img_embeddings": ("img_linear", "img_layer_norm", "pos_linear", "pos_layer_norm", "LayerNorm"),
+    **{f"uniter.encoder.layer.{layer}": (
+        "attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense",
+        "attention.output.LayerNorm", "intermediate.dense", "output.dense", "output.LayerNorm") for layer in range(3)},
+    "uniter.pooler": ("dense",),
+}
+TABLES = ("uniter.embeddings.word_embeddings", "uniter.embeddings.position_embeddings",
+          "uniter.embeddings.token_type_embeddings", "uniter.img_embeddings.mask_embedding")
+PUBLISHED = [f"{table}.weight" for table in TABLES] + [
+    f"{module}.{suffix}" for suffix in ("weight", "bias")
+    for module in ["itm_output", "rank_output", *(f"{top}.{part}" for top, parts in MODULES.items() for part in parts)]]
+"""The names of the published checkpoints, three layers."""
+
+
+@pytest.fixture
+def donor() -> Matcher:
+    return lively(small("uniter"))
+
+
+@pytest.fixture
+def published(donor: Matcher) -> dict[str, Tensor]:
+    return adapt.to_published("uniter", donor.state_dict())
+
+
+def equal(a: Matcher, b: Matcher) -> bool:
+    return all(torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items())
+
+
+def loaded(state: dict[str, Tensor], **settings: str) -> tuple[Matcher, adapt.Loaded]:
+    matcher = small("uniter", seed=5)
+    return matcher, adapt.load(matcher, "uniter", state, **settings)
+
+
+def test_the_names_are_the_published_ones_exactly(published: dict[str, Tensor]) -> None:
+    assert sorted(published) == sorted(PUBLISHED)
+
+
+def test_published_names_make_the_round_trip(donor: Matcher, published: dict[str, Tensor]) -> None:
+    matcher, found = loaded(published)
+    assert equal(matcher, donor)
+    assert found == adapt.Loaded([], [])
+    for name in donor.state_dict():
+        assert adapt.house_name("uniter", adapt.published_name("uniter", name)) == name
+
+
+def test_our_own_names_are_taken_too(donor: Matcher) -> None:
+    matcher, found = loaded(dict(donor.state_dict()))
+    assert equal(matcher, donor)
+    assert found.missing == []
+
+
+def test_old_suffixes_and_the_bert_prefix_are_understood(donor: Matcher, published: dict[str, Tensor]) -> None:
+    old = {}
+    for name, tensor in published.items():
+        if "LayerNorm" in name or "layer_norm" in name:
+            name = name.replace(".weight", ".gamma").replace(".bias", ".beta")
+        old[f"bert.{name}"] = tensor
+    assert any(name.endswith("gamma") for name in old)
+    matcher, _ = loaded(old)
+    assert equal(matcher, donor)
+
+
+def test_a_plain_bert_fills_the_text_side_and_the_encoder(donor: Matcher, published: dict[str, Tensor]) -> None:
+    plain = {name.replace("uniter.", "bert."): tensor for name, tensor in published.items()
+             if name.startswith("uniter.") and "img_embeddings" not in name}
+    matcher, found = loaded(plain)
+    state, theirs = matcher.state_dict(), donor.state_dict()
+    for name in state:
+        from_bert = name.startswith(("text.", "encoder.", "pooler."))
+        assert from_bert != (name in found.missing), name
+        assert not from_bert or torch.equal(state[name], theirs[name]), name
+
+
+def test_pre_training_heads_are_ignored_and_named(published: dict[str, Tensor]) -> None:
+    extra = {"cls.predictions.decoder.weight": torch.ones(2), "feat_regress.net.0.weight": torch.ones(2),
+             "region_classifier.net.2.weight": torch.ones(2), "uniter.encoder.layer.7.output.dense.bias": torch.ones(2)}
+    _, found = loaded(published | extra)
+    assert len(found.ignored) == 4
+    assert found.missing == []
+
+
+def without_rank(published: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in published.items() if not name.startswith("rank_output")}
+
+
+def test_the_rank_head_starts_as_the_matching_row_where_there_is_none(published: dict[str, Tensor]) -> None:
+    matcher, found = loaded(without_rank(published))
+    assert torch.equal(matcher.state_dict()["rank.weight"], published["itm_output.weight"][1:])
+    assert torch.equal(matcher.state_dict()["rank.bias"], published["itm_output.bias"][1:])
+    assert found.missing == []
+
+
+def test_a_trained_rank_head_is_kept_unless_told_otherwise(published: dict[str, Tensor]) -> None:
+    kept, _ = loaded(published)
+    assert torch.equal(kept.state_dict()["rank.weight"], published["rank_output.weight"])
+    renewed, _ = loaded(published, rank_head_init="always")
+    assert torch.equal(renewed.state_dict()["rank.weight"], published["itm_output.weight"][1:])
+
+
+def test_the_rank_head_shares_no_memory_with_the_matching_head(published: dict[str, Tensor]) -> None:
+    before = published["itm_output.weight"].clone()
+    matcher, _ = loaded(without_rank(published))
+    with torch.no_grad():
+        matcher.rank.weight.add_(1)  # type: ignore[union-attr, operator]
+    assert torch.equal(matcher.state_dict()["match.weight"], before)
+    assert torch.equal(published["itm_output.weight"], before)
+
+
+def test_half_precision_tensors_become_the_models_type(published: dict[str, Tensor]) -> None:
+    matcher, _ = loaded({name: tensor.half() for name, tensor in published.items()})
+    for name, tensor in matcher.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, published[adapt.published_name("uniter", name)].half().float())
+
+
+@pytest.mark.parametrize("names", ["published", "ours"])
+def test_another_shape_names_the_parameter_and_both_shapes(donor: Matcher, names: str) -> None:
+    wide = lively(small("uniter", vocab_size=61))
+    state = adapt.to_published("uniter", wide.state_dict()) if names == "published" else dict(wide.state_dict())
+    before = small("uniter", seed=5)
+    with pytest.raises(DataError, match=r"text\.words\.weight is \[61, 16\] but the model wants \[60, 16\]") as told:
+        adapt.load(before, "uniter", state)
+    assert "\n" not in str(told.value)
+    assert equal(before, small("uniter", seed=5)), "nothing was loaded"
+
+
+def test_a_checkpoint_of_something_else_is_refused() -> None:
+    with pytest.raises(DataError, match=r"none of its 2 tensors"):
+        loaded({"conv1.weight": torch.ones(3), "fc.bias": torch.ones(3)})
+    with pytest.raises(DataError, match="none of its 0 tensors"):
+        loaded({})
+
+
+def test_a_parameter_without_a_published_name_is_refused() -> None:
+    with pytest.raises(DataError, match=r"vision\.weight"):
+        adapt.published_name("uniter", "vision.weight")
+
+
+def test_deep_layers_keep_their_number() -> None:
+    assert adapt.house_name("uniter", "uniter.encoder.layer.23.output.dense.bias") == "encoder.layers.23.contract.bias"
+    assert ".layer.11.attention.self.query." in adapt.published_name("uniter", "encoder.layers.11.query.weight")

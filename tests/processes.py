@@ -1,0 +1,85 @@
+"""Programs that the tests start, watch and kill."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from tests.support import ROOT, command, environment
+
+
+def torchrun(*words: str | Path, ranks: int) -> list[str]:
+    """`python words...` under torch.distributed's launcher."""
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}",
+            *map(str, words)]
+
+
+@contextmanager
+def started(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A running program whose talk goes to `log`; it and its children are gone afterwards."""
+    with log.open("wb") as file:
+        process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT)
+        family = psutil.Process(process.pid)
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                for child in [*family.children(recursive=True), family]:
+                    with_patience(child.kill)
+                process.wait(30)
+
+
+def with_patience(act: Callable[[], object]) -> None:
+    """Do something to a process that may be gone already."""
+    try:
+        act()
+    except psutil.NoSuchProcess:
+        return
+
+
+def entry(*words: str | Path, ranks: int = 1, launcher: str = "horovodrun") -> list[str]:
+    """The command of an entry on so many ranks."""
+    return torchrun(*words, ranks=ranks) if launcher == "torchrun" and ranks > 1 else command(*words, ranks=ranks)
+
+
+def wait_until(holds: Callable[[], bool], patience_s: float = 60.0) -> None:
+    """Return once `holds()`; an error after `patience_s`."""
+    end = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def steps_logged(folder: Path) -> int:
+    """Train events that a run has written so far."""
+    path = folder / "metrics.jsonl"
+    return path.read_text().count('"event": "train"') if path.exists() else 0
+
+
+def rank_of(process: psutil.Process) -> int | None:
+    """The rank of a process that runs an entry, else None."""
+    try:
+        words, variables = process.cmdline(), process.environ()
+    except psutil.Error:
+        return None
+    if not any(word.endswith("itm_hn.py") for word in words[1:3]) or "python" not in os.path.basename(words[0]):
+        return None
+    rank = variables.get("HOROVOD_RANK", variables.get("RANK"))
+    return None if rank is None else int(rank)
+
+
+def ranks_below(process: subprocess.Popen[bytes]) -> dict[int, psutil.Process]:
+    """The ranks that a launcher has started; a rank's reading workers are not among them."""
+    found: dict[int, psutil.Process] = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        rank = rank_of(child)
+        if rank is not None:
+            found.setdefault(rank, child)
+    return found

@@ -1,0 +1,196 @@
+"""Extractor folders and pictures to image stores through the program: broken files, kills, whiteners."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from config.errors import ConfigError, DataError
+from data.images import ImageStore, RegionRule
+from data.store import LmdbStore
+from scripts.build_imgdb import main
+from tests.arrays import extracted, write_npz_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    store = LmdbStore(folder)
+    return {key: bytes(store.get(key)) for key in store}
+
+
+# ---------------------------------------------------------------- npz
+
+
+def test_packs_a_folder_and_names_broken_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_npz_folder(tmp_path / "raw")
+    (tmp_path / "raw" / "empty.npz").touch()
+    np.savez(tmp_path / "raw" / "half.npz", allow_pickle=False, features=np.zeros((3, 8)))
+    main(["npz", str(tmp_path / "raw"), "--output", str(tmp_path / "img"), "--workers", "1"])
+    said = capsys.readouterr()
+    assert said.out == f"6 images in {tmp_path / 'img'}, 2 left out\n"
+    assert "empty.npz left out: is not an archive" in said.err
+    assert "half.npz left out: holds no norm_bb and no conf, but features" in said.err
+    store = ImageStore(tmp_path / "img")
+    assert store.names == names
+    assert store.damaged(names) == []
+    assert store.meta["features"] == "npz"
+
+
+@pytest.mark.parametrize("codec", ["native", "published", "compressed"])
+def test_processes_do_not_change_the_store(tmp_path: Path, codec: str) -> None:
+    write_npz_folder(tmp_path / "raw", 12)
+    flags = ["npz", str(tmp_path / "raw"), "--codec", codec, "--conf_th", "0.5", "--max_bb", "9", "--min_bb", "3"]
+    for workers in ("1", "2"):
+        main([*flags, "--output", str(tmp_path / workers), "--workers", workers])
+    rule = RegionRule(0.5, 9, 3, compressed=codec == "compressed")
+    first, second = (ImageStore(tmp_path / workers, rule) for workers in ("1", "2"))
+    assert contents(first.path) == contents(second.path)
+
+
+def test_fixed_numbers_and_whole_images(tmp_path: Path) -> None:
+    write_npz_folder(tmp_path / "raw")
+    flags = ["npz", str(tmp_path / "raw"), "--output", str(tmp_path / "img"), "--codec", "published", "--workers", "1"]
+    main([*flags, "--conf_th", "-1", "--num_bb", "5"])
+    main([*flags, "--keep_all"])
+    assert sorted(path.name for path in (tmp_path / "img").iterdir()) == ["all", "feat_numbb5", "nbb.json"]
+
+
+def test_when_nothing_can_be_packed_there_is_no_store(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "empty.npz").touch()
+    with pytest.raises(DataError, match="none of 1 inputs could be packed"):
+        main(["npz", str(tmp_path / "raw"), "--output", str(tmp_path / "img"), "--workers", "1"])
+    with pytest.raises(DataError, match="holds no image store"):
+        ImageStore(tmp_path / "img")
+
+
+def test_killed_and_started_again_gives_the_same_store(tmp_path: Path) -> None:
+    """Killed while many files are still to be read: the first of them is a pipe that nobody writes into."""
+    names = write_npz_folder(tmp_path / "raw", 30)
+    last = tmp_path / "raw" / names[-1]
+    kept = last.rename(tmp_path / "kept.npz")
+    os.mkfifo(last)
+    flags = ["npz", str(tmp_path / "raw"), "--workers", "1"]
+    program = [sys.executable, "scripts/build_imgdb.py", *flags, "--output", str(tmp_path / "broken")]
+    with subprocess.Popen(program, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        journal = tmp_path / "broken" / "native_th0.2_max100_min10.partial" / "counts.jsonl"
+        deadline = time.monotonic() + 30
+        while not (journal.exists() and len(journal.read_text().splitlines()) == 29):
+            assert time.monotonic() < deadline, "the packer did not come to the last file"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "broken" / "native_th0.2_max100_min10").exists()
+    last.unlink()
+    kept.rename(last)
+    for name in ("broken", "whole"):
+        main([*flags, "--output", str(tmp_path / name)])
+    broken, whole = ImageStore(tmp_path / "broken"), ImageStore(tmp_path / "whole")
+    assert contents(broken.path) == contents(whole.path)
+    assert broken.counts(names).tolist() == whole.counts(names).tolist()
+    assert broken.meta == whole.meta
+
+
+def test_a_finished_store_is_not_packed_again(tmp_path: Path) -> None:
+    write_npz_folder(tmp_path / "raw")
+    flags = ["npz", str(tmp_path / "raw"), "--output", str(tmp_path / "img"), "--workers", "1"]
+    main(flags)
+    with pytest.raises(DataError, match="exists; remove it"):
+        main(flags)
+
+
+def test_the_images_are_those_of_the_extractor(tmp_path: Path) -> None:
+    names = write_npz_folder(tmp_path / "raw", dtype=np.float32)
+    main(["npz", str(tmp_path / "raw"), "--output", str(tmp_path / "img"), "--workers", "1"])
+    got = ImageStore(tmp_path / "img").read(names[3]).features
+    assert np.array_equal(got, extracted(3, dtype=np.float32)["features"][: len(got)].astype(np.float16))
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def picture(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).resize((96, 72)).save(out, "JPEG")
+    return out.getvalue()
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of pictures with captions for two splits, one broken, one missing."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(6):
+        (folder / f"p{number}.jpg").write_bytes(picture(number) if number != 4 else picture(4)[:300])
+    lines = [
+        {"image_id": f"p{number}", "split": "val" if number in (1, 5, 7) else "train", "captions": []}
+        for number in (0, 1, 2, 3, 4, 5, 7)
+    ]
+    (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def pack(pictures: Path, split: str, *flags: str) -> Path:
+    output = pictures.parent / split
+    captions = ["--captions", str(pictures.parent / "captions.jsonl"), "--split", split, "--workers", "1"]
+    main(["jpeg", str(pictures), *captions, "--output", str(output), "--img_dim", "8", *flags])
+    return output
+
+
+def test_packs_a_split_of_pictures(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = ImageStore(pack(pictures, "train"))
+    said = capsys.readouterr()
+    assert store.names == ["p0.npz", "p2.npz", "p3.npz"]
+    assert "3 images" in said.out
+    assert "1 left out" in said.out
+    assert "p4.npz" in said.err
+    assert store.dim == 8
+    assert store.meta["features"] == "histogram-pca"
+    first = store.read("p0.npz")
+    assert 10 <= len(first.features) <= 36
+    assert np.allclose(first.boxes[0], [0, 0, 1, 1, 1, 1, 1])
+
+
+def test_other_splits_use_the_whitener_of_the_training_split(
+    pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train = ImageStore(pack(pictures, "train"))
+    val = ImageStore(pack(pictures, "val", "--whitener", str(train.path / "whitener.npz")))
+    assert val.names == ["p1.npz", "p5.npz"]
+    assert (val.path / "whitener.npz").read_bytes() == (train.path / "whitener.npz").read_bytes()
+    assert "p7.npz left out" in capsys.readouterr().err
+
+
+def test_tar_archives_and_processes_give_the_same_store(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "p4.jpg").unlink()
+    with tarfile.open(tmp_path / "pictures.tar", "w") as archive:
+        for path in sorted(pictures.iterdir()):
+            archive.add(path, path.name)
+    flags = ["--img_dim", "8"]
+    main(["jpeg", str(pictures), "--output", str(tmp_path / "one"), "--workers", "1", *flags])
+    main(["jpeg", str(tmp_path / "pictures.tar"), "--output", str(tmp_path / "two"), "--workers", "2", *flags])
+    assert contents(ImageStore(tmp_path / "one").path) == contents(ImageStore(tmp_path / "two").path)
+
+
+def test_pictures_of_one_name_are_refused(pictures: Path, tmp_path: Path) -> None:
+    (pictures / "deeper").mkdir()
+    (pictures / "deeper" / "p0.png").write_bytes(picture(0))
+    with pytest.raises(DataError, match=r"deeper/p0\.png and p0\.jpg would both be p0\.npz"):
+        pack(pictures, "train")
+
+
+def test_a_split_needs_the_captions(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--split needs --captions"):
+        main(["jpeg", str(pictures), "--output", str(tmp_path / "x"), "--split", "train"])

@@ -1,0 +1,116 @@
+"""Stores are described, verified record by record, and checked against each other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from config.errors import ConfigError, DataError
+from data.texts import TextWriter
+from scripts.check_db import main
+from tests.arrays import FLICKR, write_image_store
+
+ROOT = Path(__file__).parents[2]
+META = {"UNK": 1, "CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, 50], "vocab_hash": "abc", "tokenizer": "vocab.txt"}
+
+
+def write_texts(folder: Path, images: int = 6, vocab_hash: str = "abc") -> Path:
+    with TextWriter(folder, {**META, "vocab_hash": vocab_hash}) as writer:
+        for number in range(2 * images):
+            writer.add(str(number), {"input_ids": [5, 6, 7][: 1 + number % 3], "img_fname": FLICKR.format(number // 2)})
+    return folder
+
+
+def flip(folder: Path, key: str) -> None:
+    with lmdb.open(str(folder), map_size=1 << 24) as environment, environment.begin(write=True) as writer:
+        record = bytearray(writer.get(key.encode()))
+        record[len(record) // 2] ^= 1
+        writer.put(key.encode(), bytes(record))
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> list[str]:
+    write_image_store(tmp_path / "img")
+    return ["--txt_db", str(write_texts(tmp_path / "toy.db")), "--img_db", str(tmp_path / "img"), "--workers", "1"]
+
+
+def test_good_stores_are_described(stores: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(stores) == 0
+    said = capsys.readouterr().out
+    for line in ("layout: native", "count: 6", "count: 12", "words: 1 / 2.0 / 3", "tokenizer: vocab.txt",
+                 "captions_an_image: 2 / 2.0 / 2", "feature_width: 8", "images_without_captions: 0"):  # fmt: skip
+        assert line in said
+    assert "FAULT" not in said
+
+
+def test_json_holds_the_same(stores: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*stores, "--json"])
+    images, texts, pair = json.loads(capsys.readouterr().out)
+    assert (images["count"], texts["count"], pair["faults"]) == (6, 12, [])
+    assert images["meta"]["codec"] == "native"
+    assert texts["special"] == {"cls": 2, "sep": 3, "mask": 4, "v_range": [5, 50]}
+
+
+def test_damaged_records_of_both_kinds_are_listed(
+    stores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(tmp_path / "img" / "native_th0.2_max100_min10", FLICKR.format(3))
+    flip(tmp_path / "toy.db", "4")
+    with pytest.raises(DataError, match="2 faults"):
+        main([*stores, "--workers", "2"])
+    said = capsys.readouterr().out
+    assert f"FAULT {FLICKR.format(3)}: " in said
+    assert "FAULT 4: " in said
+
+
+def test_inspecting_reads_no_record(stores: list[str], tmp_path: Path) -> None:
+    flip(tmp_path / "img" / "native_th0.2_max100_min10", FLICKR.format(3))
+    assert main([*stores, "--inspect"]) == 0
+
+
+def test_captions_of_missing_images_are_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image_store(tmp_path / "img", images=4)
+    texts = write_texts(tmp_path / "toy.db", images=5)
+    with pytest.raises(DataError, match="1 faults"):
+        main(["--txt_db", str(texts), "--img_db", str(tmp_path / "img"), "--workers", "1"])
+    assert f"FAULT {FLICKR.format(4)}: has captions but is not in the image store" in capsys.readouterr().out
+
+
+def test_images_without_captions_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image_store(tmp_path / "img", images=6)
+    texts = write_texts(tmp_path / "toy.db", images=5)
+    assert main(["--txt_db", str(texts), "--img_db", str(tmp_path / "img"), "--workers", "1"]) == 0
+    assert "images_without_captions: 1" in capsys.readouterr().out
+
+
+def test_two_vocabularies_are_a_fault(tmp_path: Path) -> None:
+    first, second = write_texts(tmp_path / "a.db"), write_texts(tmp_path / "b.db", vocab_hash="xyz")
+    with pytest.raises(DataError, match="2 faults"):
+        main(["--txt_db", str(first), str(second), "--workers", "1"])
+
+
+def test_wrong_flags_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give --txt_db"):
+        main([])
+    with pytest.raises(ConfigError, match="give one for each"):
+        main(["--txt_db", "a", "b", "--img_db", "c"])
+
+
+def test_as_a_program_faults_leave_with_3(stores: list[str], tmp_path: Path) -> None:
+    program = [sys.executable, "scripts/check_db.py", *stores]
+    assert subprocess.run(program, cwd=ROOT, capture_output=True, check=False).returncode == 0
+    flip(tmp_path / "toy.db", "4")
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.splitlines() == ["check_db.py: 1 faults in 3 checks; they are listed above"]
+
+
+def test_thresholds_that_are_not_there_list_those_that_are(tmp_path: Path) -> None:
+    write_image_store(tmp_path / "img")
+    with pytest.raises(DataError, match=r"but native_th0\.2_max100_min10"):
+        main(["--img_db", str(tmp_path / "img"), "--conf_th", "0.5"])
