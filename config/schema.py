@@ -98,6 +98,8 @@ class Negatives(Section):
     """negatives drawn and scored for each anchor"""
     hard_neg_size: Count = 31
     """hardest of them that are trained on"""
+    mine_after: Natural = 0
+    """updates that train on as many drawn negatives before mining begins; weights from scratch collapse without"""
     mining_batch: Count = 1
     """anchors of one direction scored, then trained, in one pass; divides train_batch_size"""
 

@@ -127,7 +127,8 @@ class Worker:
 
     def __init__(self, index: PairIndex, slots: list[Slot]) -> None:
         self._pipe, theirs = mp.Pipe()
-        self._process = mp.get_context("fork").Process(target=serve, args=(theirs, index, slots), daemon=True)
+        given = (theirs, index, slots, os.getpid())
+        self._process = mp.get_context("fork").Process(target=serve, args=given, daemon=True)
         self._process.start()
         theirs.close()
 
@@ -155,15 +156,17 @@ class Worker:
 
     def close(self) -> None:
         self._pipe.close()
-        self._process.terminate()
+        self._process.kill()
         self._process.join()
 
 
-def serve(pipe: Connection, index: PairIndex, slots: list[Slot]) -> None:
-    """A worker's life: fill the slots it is asked for until the parent closes the pipe or is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    parent = os.getppid()
+def serve(pipe: Connection, index: PairIndex, slots: list[Slot], parent: int) -> None:
+    """A worker's life: fill the slots it is asked for until the parent closes the pipe or is gone.
+
+    A scheduler signals every process of a job; the parent alone decides what that means.
+    """
+    for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(kind, signal.SIG_IGN)
     while os.getppid() == parent:
         if not pipe.poll(2.0):
             continue

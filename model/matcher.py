@@ -79,6 +79,11 @@ class Matcher(nn.Module, ABC):
     def vocab_size(self) -> int:
         """Number of word ids it knows."""
 
+    @property
+    def longest_text(self) -> int | None:
+        """Most word ids of a text, the marks at its ends included; None takes any."""
+        return None
+
     @abstractmethod
     def encode_image(self, images: Images) -> Side:
         """Everything that depends on an image alone."""

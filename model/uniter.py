@@ -114,6 +114,10 @@ class Uniter(Matcher):
     def vocab_size(self) -> int:
         return self.config.vocab_size
 
+    @property
+    def longest_text(self) -> int:
+        return self.config.max_position_embeddings
+
     def encode_text(self, texts: Ragged) -> Side:
         positions = ranges(torch.zeros_like(texts.lengths), texts.lengths).to(texts.values.device, non_blocking=True)
         return Side(Ragged(self.text(texts.values, positions), texts.offsets))

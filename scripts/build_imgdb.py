@@ -16,6 +16,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -187,7 +188,13 @@ def whitener(options: argparse.Namespace, wanted: Mapping[str, str]) -> Whitener
     chosen = pictures(options.input, {stem: wanted[stem] for stem in stems})
     found = in_order(partial(describe_or_none, max_regions=options.max_regions), chosen, options.workers)
     described = progress(found, len(stems), " pictures looked at")
-    return Whitener.fit((raw for raw in described if raw is not None), options.img_dim)
+    return Whitener.fit(stacked(raw for raw in described if raw is not None), options.img_dim)
+
+
+def stacked(parts: Iterator[NDArray[np.float32]], size: int = 64) -> Iterator[NDArray[np.float32]]:
+    """The same rows in fewer, larger arrays: one large product costs far less than many small ones."""
+    while some := list(islice(parts, size)):
+        yield np.concatenate(some)
 
 
 def describe_or_none(picture: tuple[str, bytes], max_regions: int) -> NDArray[np.float32] | None:

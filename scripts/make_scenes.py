@@ -33,8 +33,8 @@ from data.words import WordPiece
 from scripts._program import cores, in_order, progress, run
 from scripts.build_txtdb import pack
 from scripts.scenes.detect import RULE
+from scripts.scenes.grammar import vocabulary
 from scripts.scenes.shard import SPLITS, Shard, image_id, make_shard, read_regions, shards
-from scripts.scenes.words import vocabulary
 
 VERSION = 1  # to be raised whenever the same flags give another set
 
@@ -124,6 +124,8 @@ def _alone(partial: Path) -> Iterator[None]:
 def _begin(partial: Path, recipe: dict[str, Any]) -> None:
     """Clear what a run with other flags left behind, and note the flags of this one."""
     note = partial / "scenes.json"
+    if not note.exists() and {path.name for path in partial.iterdir()} - {"scenes.json.partial"}:
+        raise DataError(f"{partial} is in the way and was not made by this program; move it")
     if not note.exists() or json.loads(note.read_text("utf-8")) != recipe:
         for path in partial.iterdir():
             if path.is_dir():
@@ -140,9 +142,7 @@ def _write_text(path: Path, content: str) -> None:
 
 
 def _build(folder: Path, options: argparse.Namespace, recipe: dict[str, Any]) -> None:
-    parts = {
-        split: shards(folder, options.seed, split, count) for split, count in recipe["counts"].items()
-    }
+    parts = {split: shards(folder, options.seed, split, count) for split, count in recipe["counts"].items()}
     together = [shard for of_split in parts.values() for shard in of_split]
     for _ in progress(in_order(make_shard, together, options.workers), len(together), " shards"):
         pass

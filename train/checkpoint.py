@@ -42,24 +42,35 @@ class Checkpoints:
             beside.mkdir(parents=True)
             whole = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
             save_file(whole, beside / WEIGHTS)
-            torch.save(state, beside / STATE)
+            with (beside / STATE).open("wb") as file:
+                torch.save(state, file)
             (beside / CONFIG).write_text(json.dumps(facts, indent=1))
             for path in (*beside.iterdir(), beside):
                 sync(path)
-            if target.exists():
-                shutil.rmtree(target)
+            before = self._put_aside(target)
             beside.rename(target)
             sync(self.folder)
             self.point("latest", target)
+            shutil.rmtree(before, ignore_errors=True)
         except (OSError, SafetensorError, RuntimeError) as error:
             shutil.rmtree(beside, ignore_errors=True)
             last = self.latest()
+            # torch tells only that a write fell short; why it did is the error before.
+            reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise Failure(
-                f"{target}: could not be saved ({error}); free space and start again with the same command"
+                f"{target}: could not be saved ({first_line(reason)}); free space and start again with the same command"
                 + (f", it goes on from {last.name}" if last else "")
             ) from error
         self._forget_old()
         return target
+
+    def _put_aside(self, target: Path) -> Path:
+        """Move a checkpoint of the same step away; whole under its new name, should this process end here."""
+        before = target.with_name(f"{target.name}.before")
+        if target.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            target.rename(before)
+        return before
 
     def point(self, name: str, target: Path) -> None:
         """Make the link `name` say `target`, in one step."""
@@ -69,8 +80,8 @@ class Checkpoints:
         beside.replace(self.folder / name)
 
     def latest(self) -> Path | None:
-        """The newest checkpoint, or None."""
-        return self._linked("latest")
+        """The newest checkpoint, or None; also where a process ended before it could say which it is."""
+        return self._linked("latest") or max(self._saved(), default=None)
 
     def best(self) -> Path | None:
         """The best checkpoint, or None."""
@@ -81,11 +92,15 @@ class Checkpoints:
         return link.resolve() if link.exists() else None
 
     def _forget_old(self) -> None:
-        best = self.best()
-        saved = sorted(path for path in self.folder.glob("step-*") if path.is_dir())
-        for path in saved[: -self.keep]:
-            if path != (best and self.folder / best.name):
+        needed = {path.name for path in (self.latest(), self.best()) if path}
+        for path in self._saved()[: -self.keep]:
+            if path.name not in needed:
                 shutil.rmtree(path)
+        for half in self.folder.glob(".step-*.partial"):
+            shutil.rmtree(half)
+
+    def _saved(self) -> list[Path]:
+        return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -120,9 +135,12 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The run, and what it was trained on; empty for weights that came without."""
+    """What a checkpoint notes about itself: step, run and vocabulary; empty for weights that came without."""
     path = folder / CONFIG
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()).get("_note", {}) if path.exists() else {}
+    except ValueError as error:
+        raise DataError(f"{path}: not whole ({first_line(error)}); copy or save the checkpoint again") from error
 
 
 def first_line(error: BaseException) -> str:

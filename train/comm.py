@@ -189,14 +189,18 @@ class Roll:
         self._rank, self._host = comm.rank, socket.gethostname()
         self._members = comm.share([self._host, os.getpid()])
 
+    def gone(self) -> str:
+        """Which ranks of this host have ended, in words; empty where all run."""
+        here = [(rank, pid) for rank, (host, pid) in enumerate(self._members) if host == self._host]
+        return ", ".join(f"rank {rank} (host {self._host}, process {pid})" for rank, pid in here if not running(pid))
+
     def missing(self, patience_s: float = 2.0) -> str:
         """Which ranks are gone, in words; processes on this host are looked up for up to `patience_s`."""
         end = time.monotonic() + patience_s
         while True:
-            here = [(rank, pid) for rank, (host, pid) in enumerate(self._members) if host == self._host]
-            gone = [f"rank {rank} (host {self._host}, process {pid})" for rank, pid in here if not running(pid)]
+            gone = self.gone()
             if gone:
-                return ", ".join(gone)
+                return gone
             if time.monotonic() > end:
                 others = sorted({host for host, _ in self._members} - {self._host})
                 return f"a rank on {', '.join(others)}" if others else "a rank that still runs but has left the group"

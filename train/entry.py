@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from config import load
 from config.cli import Extra, parse
-from config.errors import FAILED, ConfigError, DataError, Failure
+from config.errors import FAILED, REQUEUE, ConfigError, DataError, Failure
 from config.schema import Run
 from model.matcher import find
 from model.objective import find_objective
@@ -31,6 +32,7 @@ def main(program: str, description: str, work: Work, extra: Extra | None = None)
     try:
         comm.share_cores()
         roll = Roll(comm)
+        answer_signals(program, comm, roll)
         code = work(run, args, comm)
         comm.close()
     except (ConfigError, DataError, Failure) as error:
@@ -38,9 +40,28 @@ def main(program: str, description: str, work: Work, extra: Extra | None = None)
     except Exception as error:
         if not comm.lost(error):
             raise
-        lost = f"lost {roll.missing()}; the last checkpoint is whole: start again with the same command"
-        return tell(f"{program}, rank {comm.rank}", lost, FAILED)
+        return tell_lost(program, comm, roll.missing())
     return code
+
+
+def answer_signals(program: str, comm: Comm, roll: Roll) -> None:
+    """Let SIGTERM and SIGUSR1 end the process with "start me again" wherever no update has to end first.
+
+    A launcher sends SIGTERM to the other ranks too when it has lost one; then that is told.
+    """
+
+    def told(_: int, __: object) -> None:
+        gone = roll.gone()
+        leave(tell_lost(program, comm, gone) if gone else REQUEUE)
+
+    for kind in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(kind, told)
+
+
+def tell_lost(program: str, comm: Comm, who: str) -> int:
+    """The line of a rank that cannot go on without `who`."""
+    lost = f"lost {who}; the last checkpoint is whole: start again with the same command"
+    return tell(f"{program}, rank {comm.rank}", lost, FAILED)
 
 
 def tell(who: str, what: str, code: int) -> int:
@@ -61,7 +82,8 @@ def claim(run: Run, comm: Comm) -> Path:
     """The output folder, made and marked as this run's before anything else is written to it.
 
     Raises:
-        ConfigError: no folder is named, it holds another run, or it may not be resumed.
+        ConfigError: no folder is named, it cannot be made, it holds another run, or it may not be resumed.
+        DataError: the checkpoint to resume from does not exist.
     """
     if not run.output.output_dir:
         raise ConfigError("output_dir is not set; give --output_dir FOLDER")
@@ -73,9 +95,14 @@ def claim(run: Run, comm: Comm) -> Path:
             raise ConfigError(f"output_dir={folder}: holds run {theirs}, this is run {run.hash()}; name another folder")
         if run.output.resume == "never" and (folder / "ckpt").exists():
             raise ConfigError(f"output_dir={folder}: holds this run's checkpoints; use --resume auto or another folder")
+    if run.output.resume not in ("auto", "never") and not Path(run.output.resume).exists():
+        raise DataError(f"resume={run.output.resume}: no such checkpoint; name a folder such as ckpt/latest, or auto")
     if comm.rank == 0 and not config.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(config, run.dump())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(config, run.dump())
+        except OSError as error:
+            raise ConfigError(f"output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
     comm.barrier("claimed")
     return folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from config.errors import ConfigError
@@ -19,7 +20,7 @@ from train.comm import Comm
 from train.optim import build_optimizer
 from train.precision import Precision
 from train.scorer import Scorer
-from train.splits import Split, check_against_model, open_split, store_folders
+from train.splits import Split, check_against_model, check_lengths, open_split, store_folders
 
 
 @dataclass
@@ -43,6 +44,7 @@ class Parts:
             return None
         split = open_split(name, self.run.data, self.comm)
         check_against_model(split, self.matcher.image_dim, self.matcher.vocab_size, self.vocab_hash)
+        check_lengths(split.index, np.arange(len(split.index.texts)), self.matcher.longest_text)
         return split
 
 
@@ -96,6 +98,7 @@ def build_recipe(run: Run, comm: Comm) -> Recipe:
     check_against_model(train, parts.matcher.image_dim, parts.matcher.vocab_size, parts.vocab_hash)
     pools = HardPools(train.index, run.negatives.negative_size, run.data.max_txt_len, run.seed)
     check_anchors(run, len(pools.anchors), comm.size)
+    check_lengths(train.index, pools.anchors, parts.matcher.longest_text)
     optimizer = build_optimizer(run.optim, parts.matcher.named_parameters(), parts.matcher.decayed_norms)
     parts.vocab_hash = parts.vocab_hash or train.vocab_hash
     objective = build_objective(run.objective)

@@ -8,7 +8,7 @@ from pathlib import Path
 from config.errors import ConfigError, DataError
 from config.schema import Data
 from data.images import ImageStore
-from data.pairs import PairIndex, Source
+from data.pairs import Array, PairIndex, Source
 from data.regions import RegionRule
 from data.texts import TextStore
 from train.comm import Comm
@@ -16,11 +16,12 @@ from train.comm import Comm
 
 @dataclass(frozen=True)
 class Split:
-    """A joined split, what its vocabulary is, and which damaged images were left out."""
+    """A joined split, what its vocabulary is, which damaged images were left out, and whether to list them."""
 
     index: PairIndex
     vocab_hash: str | None
     left_out: tuple[str, ...]
+    listed: bool
 
 
 def open_split(name: str, data: Data, comm: Comm) -> Split:
@@ -40,7 +41,7 @@ def open_split(name: str, data: Data, comm: Comm) -> Split:
     sources = [Source(TextStore(texts), ImageStore(images, rule)) for texts, images in pairs]
     damaged = () if data.damaged == "fail" else find_damaged(sources, comm)
     index = PairIndex(sources, frozenset(damaged))
-    return Split(index, one_vocabulary(sources), damaged)
+    return Split(index, one_vocabulary(sources), damaged, data.damaged == "quarantine")
 
 
 def store_folders(name: str, data: Data) -> list[tuple[str, str]]:
@@ -90,7 +91,20 @@ def check_against_model(split: Split, image_dim: int, vocab_size: int, vocab_has
         )
 
 
+def check_lengths(index: PairIndex, texts: Array, longest: int | None) -> None:
+    """Raise DataError where one of the captions `texts` has more ids than the model has positions for."""
+    words = index.words[texts]
+    if longest is None or words.max(initial=0) <= longest:
+        return
+    text = texts[words.argmax()]
+    folder = index.sources[index.text_source[text]].texts.folder
+    raise DataError(
+        f"{folder}: caption {index.texts[text]} has {words.max()} ids, its marks included, but the model takes "
+        f"{longest}; set matcher.max_position_embeddings={words.max()} or shorten it"
+    )
+
+
 def write_quarantine(split: Split, folder: Path) -> None:
-    """List what was left out, beside the run's results."""
-    if split.left_out:
+    """List what was left out beside the run's results, where that is the policy."""
+    if split.listed and split.left_out:
         (folder / "quarantine.txt").write_text("\n".join(split.left_out) + "\n")

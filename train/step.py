@@ -41,12 +41,19 @@ def mine(matcher: Matcher, batch: Batch, keep: int, autocast: Autocast) -> tuple
     return batch.hardest(torch.nn.functional.pad(columns, (1, 0))), scores
 
 
+def drawn(batch: Batch, keep: int) -> Batch:
+    """The batch cut to each anchor's match and the first `keep` negatives of its pool, which are random ones."""
+    assert batch.pool is not None
+    return batch.hardest(torch.arange(keep + 1).expand(len(batch.pool.image), -1))
+
+
 @dataclass(frozen=True)
 class Losses:
-    """What a step found: the weighted sum to go backward from, and its terms for the log."""
+    """What a step found: the sum to go backward from, its terms for the log, and the scores behind them."""
 
     total: Tensor
     terms: dict[str, Tensor]
+    scores: Tensor
 
 
 def forward(matcher: Matcher, objective: Objective, batch: Batch, progress: float, autocast: Autocast) -> Losses:
@@ -54,4 +61,5 @@ def forward(matcher: Matcher, objective: Objective, batch: Batch, progress: floa
     with autocast():
         out = matcher(batch)
     terms = objective(out, batch, progress) | out.aux
-    return Losses(torch.stack(list(terms.values())).sum(), terms)
+    scores = next(iter(out.scores.values())).detach()
+    return Losses(torch.stack(list(terms.values())).sum(), terms, scores)

@@ -20,14 +20,13 @@ from data.negatives import Plan
 from model import adapt
 from train.checkpoint import Checkpoints, read_facts, read_state, read_weights
 from train.clock import Clock
-from train.comm import Roll
 from train.journal import Journal
 from train.measure import measure, quick_check
 from train.optim import learning_rate, set_learning_rate
 from train.recipe import Recipe
 from train.reducer import GradientReducer
 from train.splits import Split
-from train.step import forward, mine
+from train.step import drawn, forward, mine
 
 Batches = Iterator[tuple[Plan, Batch]]
 
@@ -49,7 +48,6 @@ class Trainer:
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=recipe.device))
         self.summed = 0
         self.stopped_by: int | None = None
-        self.roll = Roll(self.comm)
         self.reducer = GradientReducer(self.comm, self.matcher.named_parameters(), self.run.optim.compression)
 
     def resume(self, folder: Path) -> None:
@@ -134,10 +132,10 @@ class Trainer:
             self.stopped_by = signal.SIGTERM
 
     def _pass(self, plan: Plan, batch: Batch, last: bool) -> None:
-        """Mine and train on some anchors of one direction."""
+        """Choose negatives and train on some anchors of one direction."""
         run, recipe = self.run, self.recipe
         with self.clock("mine"):
-            hard, scores = mine(self.matcher, batch, run.negatives.hard_neg_size, recipe.precision.autocast)
+            hard, mined = self._chosen(batch)
         if last:
             self.reducer.arm()
         with self.clock("train"):
@@ -145,6 +143,7 @@ class Trainer:
             torch.manual_seed(key(run.seed, f"dropout-{plan.direction}", plan.slot) % 2**63)
             progress = self.step / run.optim.num_train_steps
             losses = forward(self.matcher, recipe.objective, hard, progress, recipe.precision.autocast)
+            scores = losses.scores if mined is None else mined
             share = len(scores) / run.optim.train_batch_size
             recipe.precision.backward(losses.total * share)
         for name, value in losses.terms.items():
@@ -155,8 +154,16 @@ class Trainer:
         self.clock.count("pairs", scores.numel())
         self.clock.count("anchors", len(scores))
 
+    def _chosen(self, batch: Batch) -> tuple[Batch, Tensor | None]:
+        """The batch to train on: hard negatives and the scores that chose them, or random ones early in the run."""
+        negatives = self.run.negatives
+        if self.step < negatives.mine_after:
+            return drawn(batch, negatives.hard_neg_size), None
+        return mine(self.matcher, batch, negatives.hard_neg_size, self.recipe.precision.autocast)
+
     def _log(self, total: int) -> None:
         if self.step % self.run.output.log_steps and self.step != total:
+            self.journal.progress(self.step, total)
             return
         values = {name: float(value / self.summed) for name, value in self._mean_sums().items()}
         self.sums.clear()

@@ -73,9 +73,7 @@ def read_picture(data: bytes, name: str = "picture", max_side: int | None = None
             image.load()
             return np.array(_as_rgb(ImageOps.exif_transpose(image)))
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{name} cannot be read as a picture ({error}): fetch it again or leave it out"
-        ) from error
+        raise DataError(f"{name} cannot be read as a picture ({error}): fetch it again or leave it out") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

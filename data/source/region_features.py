@@ -28,9 +28,7 @@ COLOURS = HUES * TONES + GREYS
 ANGLES = 8
 CODES = 10  # uniform rotation-invariant local binary patterns of eight neighbours: 0..8 ones, or irregular
 RADII = (1, 2)
-LBP_STEP = np.int16(
-    6
-)  # a neighbour counts as brighter from this many grey levels on: sensor noise stays flat
+LBP_STEP = np.int16(6)  # a neighbour counts as brighter from this many grey levels on: sensor noise stays flat
 
 RAW_DIM = 2 * COLOURS + (PARTS // 2) ** 2 * ANGLES + len(RADII) * CODES + PARTS**2
 
@@ -60,9 +58,10 @@ def describe(pixels: NDArray[np.uint8], boxes: NDArray[np.floating]) -> Floats:
     centre = _hellinger(colour[:, middle, middle].sum((1, 2)))
     outline = np.einsum("nyxc,nc->nyx", _hellinger(colour), centre) / PARTS
     angle = angle.reshape(count, PARTS // 2, 2, PARTS // 2, 2, ANGLES).sum((2, 4))
-    code = code.sum((1, 2)).reshape(count, len(RADII), CODES)
-    blocks = (whole, centre, _hellinger(angle.reshape(count, -1)), _hellinger(code), outline)
-    return np.concatenate([block.reshape(count, -1) for block in blocks], axis=1, dtype=np.float32)
+    angle = _hellinger(angle.reshape(count, (PARTS // 2) ** 2 * ANGLES))
+    code = _hellinger(code.sum((1, 2)).reshape(count, len(RADII), CODES))
+    blocks = (whole, centre, angle, code.reshape(count, len(RADII) * CODES), outline.reshape(count, PARTS**2))
+    return np.concatenate(blocks, axis=1, dtype=np.float32)
 
 
 def _cumulative_table(pixels: NDArray[np.uint8]) -> Floats:
@@ -74,9 +73,7 @@ def _cumulative_table(pixels: NDArray[np.uint8]) -> Floats:
     tables = (
         _cumulate(*_colour_votes(coarse), _cell_of(coarse, rows, columns), (rows, columns, COLOURS)),
         _cumulate(*_gradient_votes(fine), _cell_of(fine, rows, columns), (rows, columns, ANGLES)),
-        _cumulate(
-            _texture_votes(fine), None, _cell_of(fine, rows, columns), (rows, columns, len(RADII) * CODES)
-        ),
+        _cumulate(_texture_votes(fine), None, _cell_of(fine, rows, columns), (rows, columns, len(RADII) * CODES)),
     )
     return np.concatenate(tables, axis=2, dtype=np.float32)
 

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 
-RIDGE = (
-    0.01  # share of the mean variance added to each: directions of mere noise are not blown up to full size
-)
+RIDGE = 0.01  # share of the mean variance added to each: directions of mere noise are not blown up to full size
 
 
 class Whitener:
@@ -56,9 +54,7 @@ class Whitener:
             total += rows.sum(0)
             outer += rows.T @ rows
         if count < 2:
-            raise DataError(
-                f"whitening needs at least two regions to fit on, got {count}: is the train split empty?"
-            )
+            raise DataError(f"whitening needs at least two regions to fit on, got {count}: is the train split empty?")
         if not np.isfinite(outer).all():
             raise DataError("whitening met features that are not finite: rebuild the raw features")
         shift = total / count
@@ -99,9 +95,7 @@ class Whitener:
         except FileNotFoundError as error:
             raise DataError(f"no whitener at {path}: build the train split's store first") from error
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{path} is damaged or no whitener: build the train split's store again"
-            ) from error
+            raise DataError(f"{path} is damaged or no whitener: build the train split's store again") from error
         if mean.ndim != 1 or weight.ndim != 2 or weight.shape[0] != mean.shape[0]:
             raise DataError(f"{path} is no whitener: mean {mean.shape}, weight {weight.shape}")
         return cls(mean.astype(np.float32), weight.astype(np.float32))
@@ -109,6 +103,4 @@ class Whitener:
 
 def _check_width(img_dim: int, raw_dim: int) -> None:
     if not 1 <= img_dim <= raw_dim:
-        raise ConfigError(
-            f"img_dim {img_dim} does not fit: there are {raw_dim} raw features, choose 1 to {raw_dim}"
-        )
+        raise ConfigError(f"img_dim {img_dim} does not fit: there are {raw_dim} raw features, choose 1 to {raw_dim}")

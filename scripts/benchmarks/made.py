@@ -11,6 +11,7 @@ from data.image_writer import ImageWriter
 from data.images import ImageStore
 from data.pairs import PairIndex, Source
 from data.regions import Codec, RegionRule
+from data.store import write_json
 from data.texts import TextStore, TextWriter
 
 FIRST_WORD = 106
@@ -65,7 +66,7 @@ def write_images(folder: Path, shape: Shape, *codecs: Codec, seed: int = 0) -> N
 
 
 def write_texts(folder: Path, shape: Shape, seed: int = 0) -> None:
-    """Random captions; text t belongs to image t modulo `images`."""
+    """Random captions; text t belongs to image t modulo `images`, and images may have none."""
     rng = np.random.default_rng(seed + 1)
     meta = {"UNK": 100, "CLS": 101, "SEP": 102, "MASK": 103, "v_range": [FIRST_WORD, shape.vocab]}
     with TextWriter(folder, meta) as writer:
@@ -73,6 +74,8 @@ def write_texts(folder: Path, shape: Shape, seed: int = 0) -> None:
             length = int(rng.integers(shape.words[0], shape.words[1] + 1))
             ids = rng.integers(FIRST_WORD, shape.vocab, length).tolist()
             writer.add(str(number), {"input_ids": ids, "img_fname": image_name(number % shape.images)})
+    captions = {image_name(image): list(map(str, range(image, shape.texts, shape.images))) for image in range(shape.images)}
+    write_json(folder / "img2txts.json", captions)
 
 
 def write_stores(folder: Path, shape: Shape, *codecs: Codec) -> tuple[Path, Path]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.batch import Ragged
 from model.transformer import Encoder, EncoderLayer, Packing
 from scripts.benchmarks import padded
-from scripts.benchmarks.timing import Row, close, interleave
+from scripts.benchmarks.timing import Row, close, interleave, one_thread
 
 GROUP = "packed encoder"
 PADDING = 0.4
@@ -27,14 +27,16 @@ def rows(folder: Path, quick: bool) -> Iterator[Row]:
     lengths = torch.from_numpy(np.sort(draw_lengths(count, longest)))
     share = 1 - float(lengths.sum()) / (count * longest)
     race = Race(encoder, Ragged.of(torch.randn(int(lengths.sum()), width), lengths))
-    checked = race.check()
-    found = interleave(race.contestants(backward=True), 3 if quick else 9)
+    rounds = 3 if quick else 9
+    with one_thread():
+        checked = race.check()
+        both = interleave(race.contestants(backward=True), rounds)
+        forward = interleave(race.contestants(backward=False), rounds)
     shape = f"1 layer, width {width}, {heads} heads, {count} sequences of {lengths[0]} to {longest}"
-    note = f"{shape}, {100 * share:.0f} % padding; outputs and gradients equal to {checked:.0e}"
+    note = f"{shape}, {100 * share:.0f} % padding, one thread; outputs and gradients equal to {checked:.0e}"
     tokens = int(lengths.sum())
-    yield found.row(GROUP, "forward and backward", "packed", "padded", tokens, "tokens/s", 1.6, note)
-    found = interleave(race.contestants(backward=False), 3 if quick else 9)
-    yield found.row(GROUP, "forward", "packed", "padded", tokens, "tokens/s")
+    yield both.row(GROUP, "forward and backward", "packed", "padded", tokens, "tokens/s", 1.6, note)
+    yield forward.row(GROUP, "forward", "packed", "padded", tokens, "tokens/s")
 
 
 def draw_lengths(count: int, longest: int) -> np.ndarray:
@@ -66,17 +68,13 @@ class Race:
         """`[b, l, d]`, padding included."""
         return padded.encode(self.encoder, self.padded_input, self.additive)
 
-    def contestants(self, backward: bool) -> dict[str, object]:
-        return {"packed": lambda: self.run(self.packed, backward), "padded": lambda: self.run(self.padded, backward)}
+    def contestants(self, backward: bool) -> dict[str, Callable[[], object]]:
+        """Both ways, with or without the pass backward."""
+        if backward:
+            return {"packed": lambda: self.gradients(self.packed), "padded": lambda: self.gradients(self.padded)}
+        return {"packed": torch.inference_mode()(self.packed), "padded": torch.inference_mode()(self.padded)}
 
-    def run(self, forward, backward: bool) -> None:
-        if not backward:
-            with torch.inference_mode():
-                forward()
-            return
-        self.gradients(forward)
-
-    def gradients(self, forward) -> list[Tensor]:
+    def gradients(self, forward: Callable[[], Tensor]) -> list[Tensor]:
         """Gradients of every weight and of the real positions' inputs."""
         out = forward()
         real = out if out.dim() == 2 else out[self.mask]

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from data.codec import view_native
 from data.images import ImageStore
 from data.store import LmdbStore
 from scripts.benchmarks.made import Shape, image_name, write_images
-from scripts.benchmarks.timing import Row, absent, interleave
+from scripts.benchmarks.timing import Row, absent, interleave, one_thread
 
 GROUP = "store reading"
 ROWS, WIDTH = 36, 2048
@@ -247,11 +246,10 @@ def check_alike(ways: Ways) -> None:
 @contextmanager
 def one_core() -> Iterator[None]:
     """Everything inside runs on one core and one thread."""
-    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
-    torch.set_num_threads(1)
     try:
-        yield
+        with one_thread():
+            yield
     finally:
         os.sched_setaffinity(0, cores)
-        torch.set_num_threads(threads)

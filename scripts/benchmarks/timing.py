@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -76,9 +77,9 @@ class Rounds:
         return Row(group, name, *speeds, unit, peer, self.ratio(ours, peer), aim, note)
 
 
-def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int) -> Rounds:
-    """Time the contestants in turn, `rounds` times, after one untimed turn each; the order alternates."""
-    for run in contestants.values():
+def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int, warm: bool = True) -> Rounds:
+    """Time the contestants in turn, `rounds` times; the order alternates. `warm` gives each an untimed turn first."""
+    for run in contestants.values() if warm else ():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
@@ -90,13 +91,13 @@ def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int) -> 
     return Rounds(seconds)
 
 
-def product_peak(repeats: int = 6) -> float:
-    """Operations a second of float32 matrix products on all threads: the best of several shapes and repeats."""
-    best = 0.0
-    for rows, inner, columns in ((2048, 768, 3072), (2048, 3072, 768), (1536, 1536, 1536)):
+def product_peak(seconds: float) -> float:
+    """Operations a second of float32 matrix products: the best seen in so many seconds, over several shapes."""
+    best, shapes = 0.0, ((2048, 768, 3072), (2048, 3072, 768), (1536, 1536, 1536))
+    for rows, inner, columns in shapes:
         left, right = torch.randn(rows, inner), torch.randn(inner, columns)
-        for _ in range(repeats):
-            start = time.perf_counter()
+        end = time.perf_counter() + seconds / len(shapes)
+        while (start := time.perf_counter()) < end:
             torch.mm(left, right)
             best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
     return best
@@ -104,10 +105,21 @@ def product_peak(repeats: int = 6) -> float:
 
 def close(ours: torch.Tensor, peer: torch.Tensor, tolerance: float = 1e-4) -> float:
     """The largest difference, relative to the largest number; raises RuntimeError where it exceeds the tolerance."""
-    difference = float((ours - peer).abs().max() / peer.abs().max().clamp(min=1.0))
+    difference = float(((ours - peer).abs().max() / peer.abs().max().clamp(min=1.0)).detach())
     if not difference <= tolerance:
         raise RuntimeError(f"ours and the peer's results differ by {difference:.2g}: their times mean nothing")
     return difference
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Everything inside computes on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def absent(*packages: str) -> str:

@@ -65,14 +65,10 @@ def _light(rng: np.random.Generator) -> NDArray[np.float32]:
     """Brightness [SIDE, SIDE] that falls off gently in a random direction."""
     angle = rng.uniform(0, 2 * np.pi)
     line = np.linspace(-1, 1, SIDE, dtype=np.float32)
-    return 1 + rng.uniform(0, 0.1) * (line[None] * np.cos(angle) + line[:, None] * np.sin(angle)).astype(
-        np.float32
-    )
+    return 1 + rng.uniform(0, 0.1) * (line[None] * np.cos(angle) + line[:, None] * np.sin(angle)).astype(np.float32)
 
 
-def _mask(
-    shape: str, centre: NDArray[np.float64], radius: float, rng: np.random.Generator, side: int
-) -> Image.Image:
+def _mask(shape: str, centre: NDArray[np.float64], radius: float, rng: np.random.Generator, side: int) -> Image.Image:
     mask = Image.new("L", (side, side))
     pen = ImageDraw.Draw(mask)
     x, y = centre

@@ -59,9 +59,7 @@ class Regions(NamedTuple):
 
 def shards(folder: Path, seed: int, split: str, count: int) -> list[Shard]:
     """The shards of a split of `count` scenes."""
-    return [
-        Shard(folder, seed, split, first, min(first + SHARD, count)) for first in range(0, count, SHARD)
-    ]
+    return [Shard(folder, seed, split, first, min(first + SHARD, count)) for first in range(0, count, SHARD)]
 
 
 def image_id(split: str, index: int) -> str:
@@ -79,7 +77,7 @@ def make_shard(shard: Shard) -> None:
             group = make_group(shard.seed, split, index // GROUP, GROUP)
         scene = group[index % GROUP]
         picture = draw(scene, generator(shard.seed, "scene picture", split, index))
-        captions = write_captions(scene, _focus(group, scene), generator(shard.seed, "scene captions", split, index))
+        captions = write_captions(scene, focus_of(group, scene), generator(shard.seed, "scene captions", split, index))
         file = f"{shard.split}/{image_id(shard.split, index)}.jpg"
         _write(shard.folder / "pictures" / file, picture.jpeg)
         rows.append(json.dumps(_row(shard.split, index, file, scene, picture.boxes, captions)) + "\n")
@@ -102,7 +100,7 @@ def read_regions(shard: Shard) -> Regions:
         return Regions(**{name: archive[name] for name in Regions._fields})
 
 
-def _focus(group: list[Scene], scene: Scene) -> set[tuple[int, str]]:
+def focus_of(group: list[Scene], scene: Scene) -> set[tuple[int, str]]:
     """The facts that a caption should not leave out: how this scene differs from the base, or the base from all."""
     about = group if scene.difference is None else [scene]
     return {(d.thing, d.kind) for d in (member.difference for member in about) if d is not None}

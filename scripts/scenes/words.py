@@ -4,72 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from scripts.scenes.world import INVERSE, Relation, Scene
-
-SYNONYMS = {
-    "red": ("red", "crimson", "scarlet"),
-    "orange": ("orange", "tangerine"),
-    "yellow": ("yellow", "golden"),
-    "green": ("green", "emerald"),
-    "blue": ("blue", "cobalt"),
-    "purple": ("purple", "violet"),
-    "pink": ("pink", "rosy"),
-    "brown": ("brown", "chocolate"),
-    "black": ("black", "inky"),
-    "white": ("white", "ivory"),
-    "circle": ("circle", "disc"),
-    "square": ("square", "box"),
-    "triangle": ("triangle", "wedge"),
-    "diamond": ("diamond", "rhombus"),
-    "star": ("star",),
-    "cross": ("cross", "plus"),
-    "ring": ("ring", "hoop"),
-    "heart": ("heart",),
-    "plain": ("plain", "solid"),
-    "striped": ("striped", "stripy"),
-    "dotted": ("dotted", "spotted"),
-    "checked": ("checked", "chequered"),
-    "small": ("small", "little", "tiny"),
-    "large": ("large", "big", "huge"),
-}
-TEXTURED = {
-    "plain": "in one colour",
-    "striped": "with stripes",
-    "dotted": "with dots",
-    "checked": "with a checked pattern",
-}
-SIDES = {
-    "left": ("to the left of", "left of", "on the left of"),
-    "right": ("to the right of", "right of", "on the right of"),
-    "above": ("above", "over", "higher up than"),
-    "below": ("below", "under", "lower down than"),
-}
-COUNTS = {2: "two", 3: "three", 4: "four", 5: "five"}
-OPENERS = (
-    "there is {a} {side} {b}",
-    "{a} is {side} {b}",
-    "{a} sits {side} {b}",
-    "{a} can be seen {side} {b}",
-    "in this picture {a} is {side} {b}",
-    "we see {a} {side} {b}",
-    "{side} {b} there is {a}",
-    "{all} : {a} is {side} {b}",
-    "{all} , where {a} is {side} {b}",
-    "{count} shapes : {all} ; {a} lies {side} {b}",
-    "a picture of {all} , with {a} {side} {b}",
-    "{count} objects , {all} , and {a} is {side} {b}",
+from scripts.scenes.grammar import (
+    CLOSERS,
+    COUNTS,
+    FOLLOWERS,
+    JOINTS,
+    MARKS,
+    OPENERS,
+    SIDES,
+    SYNONYMS,
+    TEXTURED,
 )
-FOLLOWERS = (", and {a} is {side} {b}", ", with {a} {side} {b}", "; {a} is {side} {b}", ". {a} is {side} {b}")
-CLOSERS = (". there is also {all}", "; also {all}", ", and {all} somewhere else")
-JOINTS = (", and", ", with")  # once a caption is enough
-MARKS = ".,;:"
+from scripts.scenes.world import INVERSE, Relation, Scene
 
 SAY = {"size": 0.55, "texture": 0.7, "plain": 0.12, "relation": 0.4}
 SAY_FOCUS = 0.93  # for a fact that sets the scene apart from others of its group
+MOST_RELATIONS = 3  # in one caption: longer ones are a strain to read
 DROP = 0.25  # of leaving one object out of a caption, where there are four or five
 
 
@@ -165,6 +118,7 @@ class _Writer:
         stated = [r for r in possible if self._says("relation", r.subject)]
         if not stated:
             stated = [possible[self.rng.integers(len(possible))]]
+        stated = sorted(stated, key=lambda r: (r.subject, "relation") not in self.focus)[:MOST_RELATIONS]
         turned = self.rng.random(len(stated)) < 0.4
         return [
             Relation(r.reference, INVERSE[r.side], r.subject) if turn else r
@@ -247,15 +201,3 @@ class _Writer:
 
 def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
-
-
-def vocabulary() -> list[str]:
-    """WordPiece vocabulary of the grammar: special pieces, printable ASCII whole and as continuations, all words."""
-    letters = [chr(code) for code in range(33, 127)]
-    sources: list[Any] = [*SYNONYMS.values(), *SIDES.values(), OPENERS, FOLLOWERS, CLOSERS]
-    sources += [TEXTURED.values(), COUNTS.values(), ("a", "an", "the", "and")]
-    found = {word for lines in sources for line in lines for word in line.split() if word.isalpha()}
-    words = sorted(found | {word.capitalize() for word in found})
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [*special, *letters, *("##" + letter for letter in letters), *words]
-    return list(dict.fromkeys(pieces))

@@ -104,9 +104,7 @@ def _make_base(rng: np.random.Generator) -> Scene:
             Thing(*(str(rng.choice(ATTRIBUTES[name])) for name in ("colour", "shape", "texture", "size")))
             for _ in range(count)
         )
-        relations = tuple(
-            Relation(n, str(rng.choice(RELATIONS)), int(rng.integers(n))) for n in range(1, count)
-        )
+        relations = tuple(Relation(n, str(rng.choice(RELATIONS)), int(rng.integers(n))) for n in range(1, count))
         boards = _boards(count, relations)
         if _nameable(things) and len(boards):
             return Scene(things, relations, tuple(boards[rng.integers(len(boards))].tolist()))
@@ -144,9 +142,7 @@ def _vary_relation(base: Scene, which: int, rng: np.random.Generator) -> Scene |
     moved = (boards != np.array(base.cells)).sum(1)
     boards = boards[moved == moved.min()]
     cells = tuple(boards[rng.integers(len(boards))].tolist())
-    difference = Difference(
-        "relation", old.subject, f"{old.side} {old.reference}", f"{side} {old.reference}"
-    )
+    difference = Difference("relation", old.subject, f"{old.side} {old.reference}", f"{side} {old.reference}")
     return replace(base, relations=relations, cells=cells, difference=difference)
 
 

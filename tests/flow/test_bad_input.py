@@ -101,7 +101,7 @@ def test_a_store_without_captions(stores: Stores, tmp_path: Path) -> None:
     for name in ("id2len", "txt2img", "img2txts"):
         (texts / f"{name}.json").write_text("{}")
     config = write_config(tmp_path / "c.json", config_of((texts, images)))
-    assert "hold no pair" in refused(config, tmp_path / "out", 3)
+    assert "hold no caption with its image" in refused(config, tmp_path / "out", 3)
 
 
 def test_an_image_store_without_images(stores: Stores, tmp_path: Path) -> None:
@@ -127,15 +127,17 @@ def test_two_training_stores_of_different_vocabularies(stores: Stores, config: P
     other = write_stores(tmp_path, name="b", vocab_hash="e" * 64)
     line = refused(config, tmp_path / "out", 3, "--train_txt_dbs", stores[0], other[0],
                    "--train_img_dbs", stores[1], other[1])
-    assert "packed with different vocabularies" in line
+    assert str(stores[0]) in line
+    assert str(other[0]) in line
+    assert "vocabular" in line
 
 
 def test_a_caption_without_words(stores: Stores, tmp_path: Path) -> None:
     texts, images = copied(stores, tmp_path)
     lengths = json.loads((texts / "id2len.json").read_text())
-    (texts / "id2len.json").write_text(json.dumps(lengths | {"51": 0}))
+    (texts / "id2len.json").write_text(json.dumps(lengths | {"50": 0}))
     line = refused(write_config(tmp_path / "c.json", config_of((texts, images))), tmp_path / "out", 3)
-    assert "1 captions have no word (51)" in line
+    assert "1 captions have no word (50)" in line
 
 
 def test_an_image_without_regions(stores: Stores, tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_an_image_without_regions(stores: Stores, tmp_path: Path) -> None:
 def test_a_caption_too_long_for_the_model(stores: Stores, config: Path, tmp_path: Path) -> None:
     """Evaluation takes captions of any length, so the model must have a position for each word."""
     line = refused(config, tmp_path / "out", 3, "--max_position_embeddings", "8", "--max_txt_len", "-1")
-    assert re.search(r"caption .* words.*8", line)
+    assert re.search(r"caption \d+ has 9 ids, .* but the model takes 8; set matcher\.max_position_embeddings=9", line)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 400])
@@ -170,7 +172,7 @@ def test_a_truncated_state_stops_a_resume(trained: Path, config: Path, tmp_path:
 
 def test_a_checkpoint_of_another_shape(trained: Path, config: Path, tmp_path: Path) -> None:
     line = refused(config, tmp_path / "out", 3, "--checkpoint", trained / "ckpt/best", "--intermediate_size", "24")
-    assert re.search(r"encoder\.layers\.0\.expand\.weight is \[32, 16\] but the model wants \[24, 16\]", line)
+    assert re.search(r"encoder\.layers\.0\.(expand|contract)\.\w+ is \[.*32.*\] but the model wants \[.*24.*\]", line)
 
 
 def test_the_output_folder_of_another_run(trained: Path, config: Path) -> None:
@@ -192,12 +194,13 @@ def damage(images: Path, name: str) -> None:
     """Flip a byte in the middle of an image's record."""
     from data.images import ImageStore
 
-    record = bytes(ImageStore(images, RULE)._store.get(name))
+    store = ImageStore(images, RULE)
+    record = bytes(store._store.get(name))
     path = next(images.rglob("data.mdb"))
-    content = bytearray(path.read_bytes())
-    at = content.index(record) + len(record) // 2
-    content[at] ^= 0xFF
-    path.write_bytes(content)
+    at = path.read_bytes().index(record) + len(record) // 2
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([record[len(record) // 2] ^ 0xFF]))
 
 
 def spoiled(stores: Stores, folder: Path) -> Stores:
@@ -219,7 +222,7 @@ def test_a_damaged_record(policy: str, ranks: int, stores: Stores, tmp_path: Pat
     if policy == "fail":
         assert done.returncode == (3 if ranks == 1 else 1), done.stderr
         assert "a_000005.npz is damaged" in done.stderr
-        assert "Traceback" not in done.stderr.partition("horovodrun")[0]
+        assert not re.search(r"^(\[\d\]<stderr>:)?Traceback", done.stderr.partition("Terminating remaining")[0], re.M)
         return
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -239,9 +242,9 @@ def test_more_ranks_than_anchors(config: Path, tmp_path: Path) -> None:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of 300 KB at `folder`."""
+    """A file system of 420 KB at `folder`."""
     folder.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300K", "tmpfs", folder],
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=420K", "tmpfs", folder],
                                            capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
@@ -251,7 +254,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_while_saving(stores: Stores, tmp_path: Path) -> None:
-    """The model is 140 KB with its optimizer: the first checkpoint fits, the second does not."""
+    """A checkpoint takes about 270 KB: the first one fits, the second does not."""
     sections = {"matcher": {"hidden_size": 32, "intermediate_size": 64}, "optim": {"num_train_steps": 9},
                 "data": {"val_txt_db": "", "val_img_db": "", "test_txt_db": "", "test_img_db": ""}}
     config = write_config(tmp_path / "c.json", config_of(stores, **sections))

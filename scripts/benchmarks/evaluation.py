@@ -1,0 +1,107 @@
+"""All pairs scored: our scorer against one caption and 400 padded images a call, each image decoded for each call."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.images import ImageStore
+from data.pairs import PairIndex
+from data.store import LmdbStore
+from model.uniter import Config, Uniter
+from scripts.benchmarks import padded
+from scripts.benchmarks.made import Shape, image_name, open_pairs, write_stores
+from scripts.benchmarks.timing import Row, absent, close, interleave, one_thread
+from train.comm import Solo
+from train.scorer import Scorer
+
+GROUP = "all-pairs evaluation"
+CALL = 400
+BASE = Config()
+SMALL = Config(vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, img_dim=64)
+SMALL_REGIONS = (5, 10, 16)
+
+
+def rows(folder: Path, quick: bool) -> Iterator[Row]:
+    """A model of UNITER-base's shape on few pairs, and a small one on many."""
+    lacking = absent("msgpack_numpy")
+    small = Shape(30 if quick else 400, 6 if quick else 60, SMALL.img_dim, SMALL_REGIONS, vocab=SMALL.vocab_size, classes=0)
+    kinds = {"small model": (SMALL, small, 3 if quick else 7)}
+    if not quick:
+        kinds["UNITER-base's shape"] = (BASE, Shape(14, 6), 2)
+    for name, (config, shape, rounds) in kinds.items():
+        if lacking:
+            yield Row(GROUP, name, note=lacking)
+            continue
+        with one_thread():
+            yield compare(folder / f"width-{config.hidden_size}", name, config, shape, rounds)
+
+
+
+def compare(folder: Path, name: str, config: Config, shape: Shape, rounds: int) -> Row:
+    """Equal scores first, then the race."""
+    folder.mkdir()
+    stores = write_stores(folder, shape, "native", "published")
+    torch.manual_seed(0)
+    model = Uniter(config)
+    model.rank.weight.data.mul_(10)  # wider apart than the initial scores, so that equality says something
+    index = open_pairs(stores, shape)
+    scorer = Scorer(model, Solo(), torch.device("cpu"), nullcontext, tokens=16384)
+    plain = Plain(model, index, stores[1], shape)
+
+    def ours() -> Tensor:
+        values = scorer.matrix(index, folder / "scores", lambda done, of: None)
+        shutil.rmtree(folder / "scores", ignore_errors=True)
+        return torch.from_numpy(values)
+
+    difference = close(ours(), plain.matrix())
+    found = interleave({"ours": ours, "one caption a call": plain.matrix}, rounds, warm=False)
+    facts = f"{config.num_hidden_layers} layers, width {config.hidden_size}, {shape.images} images x {shape.texts} captions"
+    note = f"{facts}, one thread; largest difference of a score {difference:.0e}"
+    return found.row(GROUP, name, "ours", "one caption a call", shape.images * shape.texts, "pairs/s", None, note)
+
+
+class Plain:
+    """The published evaluation: for each caption, images in calls of 400, decoded, padded and embedded each time."""
+
+    def __init__(self, model: Uniter, index: PairIndex, images: Path, shape: Shape) -> None:
+        self.model, self.index, self.shape = model, index, shape
+        self.store = LmdbStore(ImageStore(images, shape.rule, codec="published").path)
+
+    @torch.inference_mode()
+    def matrix(self) -> Tensor:
+        """`[images, texts]`."""
+        self.model.eval()
+        return torch.stack([self.column(text) for text in range(len(self.index.texts))], 1)
+
+    def column(self, text: int) -> Tensor:
+        """A caption with every image."""
+        ids = np.empty(self.index.words[text], np.int64)
+        self.index.read_text(text, ids)
+        calls = range(0, self.shape.images, CALL)
+        return torch.cat([self.call(torch.from_numpy(ids), start, min(start + CALL, self.shape.images)) for start in calls])
+
+    def call(self, words: Tensor, start: int, end: int) -> Tensor:
+        """Scores of a caption with the images from `start` up to `end`."""
+        read = [self.read(number) for number in range(start, end)]
+        lengths = torch.tensor([len(features) for features, _ in read])
+        longest = int(lengths.max())
+        features, boxes = torch.zeros(len(read), longest, self.shape.width), torch.zeros(len(read), longest, 7)
+        for place, (feature, box) in enumerate(read):
+            features[place, : len(feature)] = torch.from_numpy(feature)
+            boxes[place, : len(box)] = torch.from_numpy(box)
+        return padded.scores(self.model, words, features, boxes, torch.arange(longest) < lengths[:, None])
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Features and boxes of an image, decoded by msgpack-numpy."""
+        import msgpack_numpy
+
+        record = msgpack_numpy.unpackb(self.store.get(image_name(number)), raw=False)
+        boxes = record["norm_bb"].astype(np.float32)
+        return record["features"].astype(np.float32), np.concatenate([boxes, boxes[:, 4:5] * boxes[:, 5:]], 1)

@@ -1,0 +1,181 @@
+"""train/optim.py: the AdamW of the published runs, number by number, and its schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from config.errors import ConfigError
+from config.schema import Optim
+from tests.samples import small
+from train.optim import AdamW, apex_optimizer, build_optimizer, learning_rate, parameter_groups, set_learning_rate
+
+BETAS, EPS = (0.9, 0.98), 1e-6
+
+
+class Plain:
+    """The published update, one parameter after the other, in float64."""
+
+    def __init__(self, weight_decay: float, correct_bias: bool) -> None:
+        self.weight_decay, self.correct_bias = weight_decay, correct_bias
+        self.ages: dict[int, int] = {}
+        self.moments: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def step(self, parameters: list[Tensor], grads: list[Tensor | None], lr: float) -> None:
+        for number, (parameter, grad) in enumerate(zip(parameters, grads, strict=True)):
+            if grad is None:
+                continue
+            m, v = self.moments.get(number, (torch.zeros_like(parameter), torch.zeros_like(parameter)))
+            m = BETAS[0] * m + (1 - BETAS[0]) * grad
+            v = BETAS[1] * v + (1 - BETAS[1]) * grad**2
+            k = self.ages[number] = self.ages.get(number, 0) + 1
+            self.moments[number] = m, v
+            rate = lr * (1 - BETAS[1] ** k) ** 0.5 / (1 - BETAS[0] ** k) if self.correct_bias else lr
+            parameter -= rate * m / (v.sqrt() + EPS)
+            parameter -= lr * self.weight_decay * parameter
+
+
+def start(seed: int = 0) -> list[Tensor]:
+    source = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=source, dtype=torch.float64) for shape in ((3, 4), (5,), (2, 2))]
+
+
+def gradients(step: int) -> list[Tensor | None]:
+    """The last parameter has none in every other step, so that ages differ; tiny ones make epsilon matter."""
+    source = torch.Generator().manual_seed(100 + step)
+    scale = (1.0, 1e-6, 1e-2)
+    grads: list[Tensor | None] = [
+        factor * torch.randn(parameter.shape, generator=source, dtype=torch.float64)
+        for factor, parameter in zip(scale, start(), strict=True)]
+    if step % 2:
+        grads[2] = None
+    return grads
+
+
+@pytest.mark.parametrize("correct_bias", [True, False])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01, 0.5])
+def test_it_is_the_published_formula(correct_bias: bool, weight_decay: float) -> None:
+    plain, parameters = Plain(weight_decay, correct_bias), [nn.Parameter(value.clone()) for value in start()]
+    optimizer = AdamW(parameters, 1e-3, BETAS, EPS, weight_decay, correct_bias)
+    expected = start()
+    for step in range(12):
+        rate = 1e-3 * (step + 1)
+        for parameter, grad in zip(parameters, gradients(step), strict=True):
+            parameter.grad = None if grad is None else grad.clone()
+        set_learning_rate(optimizer, rate)
+        optimizer.step()
+        plain.step(expected, gradients(step), rate)
+        for parameter, value in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(parameter.detach(), value, rtol=1e-7, atol=1e-9)
+    assert [optimizer.state[parameter]["step"] for parameter in parameters] == [12, 12, 6]
+
+
+def test_it_differs_from_the_usual_form_where_epsilon_matters() -> None:
+    """Epsilon joins the uncorrected root: with small gradients the first update is not torch's."""
+    ours, usual = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    for parameter in (ours, usual):
+        parameter.grad = torch.full((3,), 1e-6, dtype=torch.float64)
+    AdamW([ours], 1e-2, BETAS, EPS).step()
+    torch.optim.AdamW([usual], 1e-2, BETAS, EPS, weight_decay=0.0).step()
+    assert abs(float((1 - ours[0]) / (1 - usual[0])) - 1) > 0.5
+
+
+def test_a_parameter_without_a_gradient_does_not_decay() -> None:
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = AdamW([parameter], 1e-1, BETAS, EPS, weight_decay=0.5)
+    optimizer.step()
+    assert torch.equal(parameter.detach(), torch.ones(3))
+    assert not optimizer.state[parameter]
+
+
+def test_its_state_goes_out_and_in_again_to_the_bit() -> None:
+    def stepped(optimizer: AdamW, parameters: list[nn.Parameter], steps: range) -> None:
+        for step in steps:
+            for parameter, grad in zip(parameters, gradients(step), strict=True):
+                parameter.grad = None if grad is None else grad.clone()
+            optimizer.step()
+
+    parameters = [nn.Parameter(value) for value in start()]
+    optimizer = AdamW(parameters, 1e-2, BETAS, EPS, 0.01)
+    stepped(optimizer, parameters, range(5))
+    copies = [nn.Parameter(parameter.detach().clone()) for parameter in parameters]
+    other = AdamW(copies, 1.0, BETAS, EPS, 0.01)
+    other.load_state_dict(optimizer.state_dict())
+    stepped(optimizer, parameters, range(5, 9))
+    stepped(other, copies, range(5, 9))
+    assert all(torch.equal(a, b) for a, b in zip(parameters, copies, strict=True))
+
+
+def names(groups: list[dict[str, Any]], model: nn.Module) -> list[set[str]]:
+    known = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [{known[id(parameter)] for parameter in group["params"]} for group in groups]
+
+
+def test_biases_and_norms_are_spared_and_the_embedding_norms_as_told() -> None:
+    matcher = small("uniter")
+    both = names(parameter_groups(matcher.named_parameters(), 0.01, matcher.decayed_norms), matcher)
+    decayed, spared = both
+    assert {"region.feature_norm.weight", "region.box_norm.weight"} <= decayed
+    assert {"region.norm.weight", "text.norm.weight", "encoder.layers.0.attention_norm.weight"} <= spared
+    assert all(name.endswith(("bias", "norm.weight")) for name in spared)
+    assert not any(name.endswith("bias") for name in decayed)
+    trainable = {name for name, parameter in matcher.named_parameters() if parameter.requires_grad}
+    assert decayed | spared == trainable
+    assert not decayed & spared
+    decayed, spared = names(parameter_groups(matcher.named_parameters(), 0.01), matcher)
+    assert {"region.feature_norm.weight", "region.box_norm.weight"} <= spared
+
+
+def test_a_group_without_parameters_is_left_out() -> None:
+    assert len(parameter_groups([("a.weight", nn.Parameter(torch.ones(1)))], 0.1)) == 1
+
+
+@pytest.mark.parametrize(("kind", "made"), [("adamw", AdamW), ("adam", torch.optim.Adam), ("adamax", torch.optim.Adamax)])
+def test_the_configured_optimizer_is_built(kind: str, made: type) -> None:
+    matcher = small("uniter")
+    config = Optim(optim=kind, learning_rate=3e-4, betas=(0.8, 0.9), adam_eps=1e-7, weight_decay=0.3)  # type: ignore[arg-type]
+    optimizer = build_optimizer(config, matcher.named_parameters(), matcher.decayed_norms)
+    assert type(optimizer) is made
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0]
+    assert all(group["lr"] == 3e-4 and group["betas"] == (0.8, 0.9) and group["eps"] == 1e-7
+               for group in optimizer.param_groups)
+
+
+def test_embedding_norms_decay_only_where_published_runs_are_followed() -> None:
+    matcher = small("uniter")
+    for follow in (True, False):
+        config = Optim(decay_embedding_norms=follow)
+        groups = build_optimizer(config, matcher.named_parameters(), matcher.decayed_norms).param_groups
+        assert ("region.box_norm.weight" in names(groups, matcher)[0]) is follow
+
+
+def test_apex_is_asked_for_in_words_where_it_is_missing() -> None:
+    try:
+        import apex  # noqa: F401
+    except ImportError:
+        with pytest.raises(ConfigError, match="use_apex: apex is not installed"):
+            apex_optimizer(Optim(use_apex=True), [])
+    else:
+        pytest.skip("apex is installed here")
+
+
+@pytest.mark.parametrize(("step", "rate"), [
+    (1, 1e-4), (5, 5e-4), (9, 9e-4), (10, 1e-3), (11, 1e-3 * 39 / 40), (30, 5e-4), (49, 1e-3 / 40), (50, 1e-8), (60, 1e-8)])
+def test_the_rate_rises_and_falls_in_straight_lines(step: int, rate: float) -> None:
+    config = Optim(learning_rate=1e-3, warmup_steps=10, num_train_steps=50)
+    assert learning_rate(config, step) == pytest.approx(rate, rel=1e-12)
+
+
+def test_a_run_without_warm_up_starts_near_the_peak() -> None:
+    config = Optim(learning_rate=1.0, warmup_steps=0, num_train_steps=4)
+    assert [learning_rate(config, step) for step in (1, 2, 3, 4)] == [0.75, 0.5, 0.25, 1e-8]
+
+
+def test_all_groups_get_the_rate() -> None:
+    optimizer = AdamW([{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))]}], 1.0,
+                      BETAS, EPS)
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]

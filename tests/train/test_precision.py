@@ -1,0 +1,67 @@
+"""train/precision.py: float32 by default, halves through autocast, and a loss scale for fp16."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from train.precision import Precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("off", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_products_are_computed_in_the_asked_type(kind: str, dtype: torch.dtype) -> None:
+    layer = nn.Linear(4, 4)
+    with Precision(kind, CPU).autocast():
+        assert layer(torch.ones(2, 4)).dtype == dtype
+    assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["off", "fp16", "bf16"])
+def test_gradients_arrive_unscaled_at_the_optimizer(kind: str) -> None:
+    precision = Precision(kind, CPU)
+    weight = nn.Parameter(torch.tensor([3.0]))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    precision.backward((weight * 2).sum())
+    precision.unscale(optimizer)
+    assert weight.grad is not None
+    assert weight.grad.item() == 2
+    precision.step(optimizer)
+    assert weight.item() == 2
+
+
+def overflow(precision: Precision, optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> None:
+    precision.backward((weight * torch.inf).sum())
+    precision.unscale(optimizer)
+    precision.step(optimizer)
+    optimizer.zero_grad()
+
+
+def test_an_overflow_skips_the_update_and_lowers_the_scale() -> None:
+    precision, weight = Precision("fp16", CPU), nn.Parameter(torch.tensor([3.0]))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    precision.backward(weight.sum() * 0)
+    precision.unscale(optimizer)
+    precision.step(optimizer)
+    before = precision.state_dict()["scale"]
+    overflow(precision, optimizer, weight)
+    assert weight.item() == 3
+    assert precision.state_dict()["scale"] == before / 2
+
+
+def test_the_scale_goes_into_a_checkpoint_and_out_again() -> None:
+    precision, weight = Precision("fp16", CPU), nn.Parameter(torch.tensor([3.0]))
+    for _ in range(3):
+        overflow(precision, torch.optim.SGD([weight], lr=0.5), weight)
+    other = Precision("fp16", CPU)
+    other.load_state_dict(precision.state_dict())
+    assert other.state_dict() == precision.state_dict()
+    assert precision.state_dict()["scale"] < Precision("fp16", CPU).state_dict()["scale"]
+
+
+def test_without_a_scale_there_is_nothing_to_save() -> None:
+    precision = Precision("bf16", CPU)
+    assert precision.state_dict() == {}
+    precision.load_state_dict({})
