@@ -35,7 +35,7 @@ class PairIndex:
     """
 
     def __init__(self, sources: Sequence[Source], leave_out: frozenset[str] = frozenset()) -> None:
-        """Join `sources`, without the images in `leave_out` and their captions.
+        """Join `sources`, without the images in `leave_out` and their captions, and without the captions in it.
 
         Raises:
             DataError: a caption's image is not in the image store, or nothing is left.
@@ -48,7 +48,8 @@ class PairIndex:
         for number, source in enumerate(self.sources):
             names = [name for name in source.texts.image_order if name not in leave_out]
             place = {name: len(self.images) + at for at, name in enumerate(names)}
-            kept = [at for at, name in enumerate(source.texts.images) if name in place]
+            everything = enumerate(zip(source.texts.ids, source.texts.images, strict=True))
+            kept = [at for at, (text, name) in everything if name in place and text not in leave_out]
             owner.append([place[source.texts.images[at]] for at in kept])
             regions.append(source.images.counts(names))
             words.append(source.texts.lengths[kept] + 2)

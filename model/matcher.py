@@ -39,6 +39,12 @@ class Side:
         tokens = None if self.tokens is None else self.tokens.slice(start, end)
         return Side(tokens, None if self.pooled is None else self.pooled[start:end])
 
+    def select(self, index: Tensor) -> Side:
+        """The items `index [k]` (host), copied."""
+        tokens = None if self.tokens is None else self.tokens.select(index)
+        pooled = None if self.pooled is None else self.pooled[index.to(self.pooled.device)]
+        return Side(tokens, pooled)
+
     @staticmethod
     def cat(sides: list[Side]) -> Side:
         """Sides of successive blocks as one."""

@@ -23,11 +23,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch  # noqa: E402
+import torch
 
-from data.store import write_json  # noqa: E402
-from scripts._program import cores, run  # noqa: E402
-from scripts.benchmarks.timing import Row  # noqa: E402
+from data.store import write_json
+from scripts._program import cores, run
+from scripts.benchmarks.timing import Row
 
 BENCHMARKS = ("reading", "packing", "update", "evaluation")
 
@@ -73,7 +73,9 @@ def main(words: Sequence[str] | None = None) -> int:
 def table(found: Sequence[Row]) -> str:
     """The rows as aligned text, with the notes of each below it."""
     cells = [("", "ours", "peer", "ratio", "aim", "")]
-    cells += [(row.name, number(row.ours), number(row.peer), factor(row.ratio), factor(row.aim), row.verdict) for row in found]
+    cells += [
+        (row.name, number(row.ours), number(row.peer), factor(row.ratio), factor(row.aim), row.verdict) for row in found
+    ]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["", "  ".join(cell.rjust(width) for cell, width in zip(cells[0], widths, strict=True))]
     group = ""

@@ -49,7 +49,7 @@ def entry(*words: str | Path, ranks: int = 1, launcher: str = "horovodrun") -> l
     return torchrun(*words, ranks=ranks) if launcher == "torchrun" and ranks > 1 else command(*words, ranks=ranks)
 
 
-def wait_until(holds: Callable[[], bool], patience_s: float = 60.0) -> None:
+def wait_until(holds: Callable[[], bool], patience_s: float = 120.0) -> None:
     """Return once `holds()`; an error after `patience_s`."""
     end = time.monotonic() + patience_s
     while not holds():

@@ -22,7 +22,7 @@ DIM, VOCAB, RULE = 16, 60, RegionRule(conf_th=0.2, max_bb=8, min_bb=2)
 
 
 def write_stores(folder: Path, images: int = 24, captions: tuple[int, ...] = (2, 3, 1), seed: int = 0, name: str = "a",
-                 vocab_hash: str = "f" * 64) -> tuple[Path, Path]:
+                 vocab_hash: str = "f" * 64, scale: float = 3.0) -> tuple[Path, Path]:
     """A text and an image store whose captions speak of their images: word 10 + c for a region along axis c.
 
     Image number n has `captions[n % len(captions)]` captions.
@@ -35,7 +35,7 @@ def write_stores(folder: Path, images: int = 24, captions: tuple[int, ...] = (2,
         for number in range(images):
             count = int(rng.integers(2, 8))
             kinds = rng.choice(DIM, count, replace=False)
-            features = 3 * np.eye(DIM)[kinds] + 0.1 * rng.standard_normal((count, DIM))
+            features = scale * np.eye(DIM)[kinds] + 0.1 * rng.standard_normal((count, DIM))
             corner = rng.random((count, 2)) * 0.5
             size = 0.1 + 0.4 * rng.random((count, 2))
             boxes = np.concatenate([corner, corner + size, size], 1)
@@ -89,7 +89,7 @@ def command(*words: str | Path, ranks: int = 1) -> list[str]:
     return start if ranks == 1 else [str(Path(sys.executable).parent / "horovodrun"), "-np", str(ranks), *start]
 
 
-def run(*words: str | Path, ranks: int = 1, timeout: float = 180) -> subprocess.CompletedProcess[str]:
+def run(*words: str | Path, ranks: int = 1, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Run one of the project's programs to its end, from the project's root."""
     return subprocess.run(command(*words, ranks=ranks), cwd=ROOT, env=environment(), capture_output=True, text=True,
                           timeout=timeout, check=False)

@@ -118,8 +118,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:
         raise DataError(f"{path}: not a whole checkpoint ({first_line(error)}); copy or save it again") from error
     for key in ("model", "state_dict"):
-        state = state[key] if isinstance(state.get(key), dict) else state
-    if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not (isinstance(state, dict) and all(isinstance(tensor, Tensor) for tensor in state.values())):
         raise DataError(f"{path}: holds more than named tensors; save the model's state dict alone")
     return state
 

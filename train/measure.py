@@ -17,25 +17,39 @@ from data.pairs import Array, PairIndex
 from train.journal import Journal
 from train.recall import recalls
 from train.recipe import Parts
+from train.scorer import fingerprint
 from train.splits import Split
 
 
 def measure(parts: Parts, split: Split, name: str, folder: Path, journal: Journal) -> dict[str, Any] | None:
     """Score every pair of `split`, keep the matrix in `folder/scores/<name>`, and return what rank 0 found.
 
+    A matrix that the same weights left there for the same pairs is counted again, not computed again.
+
     Returns:
         The entry for results.json on rank 0, None elsewhere.
     """
     place = folder / "scores" / name
     place.mkdir(parents=True, exist_ok=True)
+    origin = fingerprint(parts.matcher, split.index) + parts.run.eval.score_dtype + parts.run.optim.precision
+    if parts.comm.share(kept_origin(place) == origin)[0]:
+        journal.say(f"{name}: scored before by these weights")
+        matrix = np.load(place / "matrix.npy", mmap_mode="r", allow_pickle=False) if parts.comm.rank == 0 else None
+    else:
+        matrix = scored(parts, split, name, place, journal)
+        if matrix is not None:
+            keep_scores(place, matrix, split.index, origin)
+    if matrix is None:
+        return None
+    return judged(parts.run.eval, matrix, split.index.owner) | {"left_out": list(split.left_out)}
+
+
+def scored(parts: Parts, split: Split, name: str, place: Path, journal: Journal) -> Array | None:
+    """The score matrix on rank 0, in the type that scores are kept in."""
     total = len(split.index.images) * len(split.index.texts)
     journal.say(f"{name}: scoring {len(split.index.images)} images x {len(split.index.texts)} texts = {total} pairs")
     matrix = parts.scorer.matrix(split.index, place, tenths(name, journal))
-    if matrix is None:
-        return None
-    matrix = matrix.astype(parts.run.eval.score_dtype, copy=False)
-    keep_scores(place, matrix, split.index)
-    return judged(parts.run.eval, matrix, split.index.owner) | {"left_out": list(split.left_out)}
+    return None if matrix is None else matrix.astype(parts.run.eval.score_dtype, copy=False)
 
 
 def tenths(name: str, journal: Journal) -> Callable[[int, int], None]:
@@ -60,13 +74,20 @@ def judged(options: Eval, matrix: Array, owner: Array) -> dict[str, Any]:
     }
 
 
-def keep_scores(place: Path, matrix: Array, index: PairIndex) -> None:
-    """Write `matrix.npy` and `ids.json`, each whole or not at all."""
+def kept_origin(place: Path) -> str | None:
+    """Which weights and pairs the matrix kept in `place` came from; None without one."""
+    whole = (place / "matrix.npy").exists() and (place / "ids.json").exists()
+    return read_json(place / "ids.json").get("origin") if whole else None
+
+
+def keep_scores(place: Path, matrix: Array, index: PairIndex, origin: str) -> None:
+    """Write `matrix.npy` and `ids.json`, each whole or not at all, the latter last."""
+    (place / "ids.json").unlink(missing_ok=True)
     beside = place / "matrix.partial"
     with beside.open("wb") as file:
         np.save(file, matrix)
     beside.replace(place / "matrix.npy")
-    ids = {"images": index.images, "texts": index.texts, "owner": index.owner.tolist()}
+    ids = {"images": index.images, "texts": index.texts, "owner": index.owner.tolist(), "origin": origin}
     write_json(place / "ids.json", ids)
 
 
@@ -78,17 +99,21 @@ def quick_check(parts: Parts, split: Split) -> dict[str, float]:
     """
     index, run, comm = split.index, parts.run, parts.comm
     candidates = torch.from_numpy(following(index.owner, len(index.images), run.eval.inf_minibatch_size))
-    mine = np.arange(comm.rank, len(index.texts), comm.size)
+    mine = torch.arange(comm.rank, len(index.texts), comm.size)
+    tokens = run.eval.inf_minibatch_size * (index.regions.mean() + index.words.mean())
     parts.matcher.eval()
     hits = torch.zeros(4, dtype=torch.float64)
     with parts.precision.autocast():
         images = parts.scorer.encode_images(index, np.arange(len(index.images)))
-        texts = parts.scorer.encode_texts(index, mine)
-        for at in range(len(mine)):
-            rows = candidates[mine[at]]
-            scores = parts.matcher.score_pairs(images, texts, rows, torch.full_like(rows, at)).float()
-            rank = int((scores[1:] >= scores[0]).sum())
-            hits += torch.tensor([rank < 1, rank < 5, rank < 10, True], dtype=torch.float64)
+        texts = parts.scorer.encode_texts(index, mine.numpy())
+        for at in torch.arange(len(mine)).split(max(1, int(run.eval.tokens_per_block / tokens))):
+            rows, pool_image = candidates[mine[at]].unique(return_inverse=True)
+            pool_text = torch.arange(len(at))[:, None].expand_as(pool_image)
+            some, few = images.select(rows), texts.select(at)
+            scores = parts.matcher.score_pairs(some, few, pool_image.flatten(), pool_text.flatten())
+            scores = scores.view(pool_image.shape).float()
+            rank = (scores[:, 1:] >= scores[:, :1]).sum(1).cpu()
+            hits += torch.stack([rank < 1, rank < 5, rank < 10, rank >= 0], 1).sum(0)
     r1, r5, r10, _ = (comm.mean(hits, "quick") / comm.mean(hits[3], "quick.count")).tolist()
     total = r1 + r5 + r10
     return {"img_r1": r1, "img_r5": r5, "img_r10": r10, "img_r_mean": total / 3, "rsum": 100 * total}

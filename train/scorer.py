@@ -128,12 +128,17 @@ def read_texts(index: PairIndex, chosen: Sequence[int] | Array) -> Ragged:
 
 
 def fingerprint(matcher: Matcher, index: PairIndex) -> str:
-    """A name for these weights on these images and texts."""
+    """A name for these weights on these images and texts: another packing of the same names is another thing."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in matcher.state_dict().items():
         digest.update(name.encode())
         digest.update(as_bytes(tensor))
     digest.update("\0".join([*index.images, "", *index.texts]).encode())
+    digest.update(index.regions.tobytes() + index.words.tobytes())
+    for source in index.sources:
+        for folder in (source.images.path, source.texts.folder):
+            written = (folder / "data.mdb").stat()
+            digest.update(f"{written.st_size} {written.st_mtime_ns}".encode())
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from train.comm import Comm
 
 @dataclass(frozen=True)
 class Split:
-    """A joined split, what its vocabulary is, which damaged images were left out, and whether to list them."""
+    """A joined split and its vocabulary; the damaged images and captions left out of it, and whether to list them."""
 
     index: PairIndex
     vocab_hash: str | None
@@ -28,7 +28,7 @@ def open_split(name: str, data: Data, comm: Comm) -> Split:
     """Open "train", "val" or "test".
 
     Damaged records are looked for up front where the policy is to go on without them: ranks share the reading and
-    all leave out the same images. With the policy "fail" a damaged record stops the run when it is met.
+    all leave out the same ones. With the policy "fail" a damaged record stops the run when it is met.
 
     Raises:
         ConfigError: the split is not configured.
@@ -53,11 +53,11 @@ def store_folders(name: str, data: Data) -> list[tuple[str, str]]:
 
 
 def find_damaged(sources: list[Source], comm: Comm) -> tuple[str, ...]:
-    """The images whose records cannot be used, found by all ranks together."""
+    """The images and captions whose records cannot be used, by name, found by all ranks together."""
     found = []
     for source in sources:
-        names = source.texts.image_order[comm.rank :: comm.size]
-        found += [name for name, _ in source.images.damaged(names)]
+        found += [name for name, _ in source.images.damaged(source.texts.image_order[comm.rank :: comm.size])]
+        found += [text for text, _ in source.texts.damaged(source.texts.ids[comm.rank :: comm.size])]
     return tuple(sorted({name for part in comm.share(found) for name in part}))
 
 

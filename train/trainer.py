@@ -20,6 +20,7 @@ from data.negatives import Plan
 from model import adapt
 from train.checkpoint import Checkpoints, read_facts, read_state, read_weights
 from train.clock import Clock
+from train.comm import Wait
 from train.journal import Journal
 from train.measure import measure, quick_check
 from train.optim import learning_rate, set_learning_rate
@@ -47,6 +48,7 @@ class Trainer:
         self.clock = Clock()
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=recipe.device))
         self.summed = 0
+        self.told: int | None = None
         self.stopped_by: int | None = None
         self.reducer = GradientReducer(self.comm, self.matcher.named_parameters(), self.run.optim.compression)
 
@@ -85,6 +87,8 @@ class Trainer:
                     if self._due(total):
                         with self.clock.paused():
                             self._validate_and_save(val)
+                if self.stopped_by is None:
+                    self._ask_to_stop()()
         finally:
             loader.close()
         if self.stopped_by is None:
@@ -112,11 +116,10 @@ class Trainer:
                 plan, batch = next(batches)
                 batch = batch.to(recipe.device)
             self._pass(plan, batch, last=number == passes - 1)
-        stop = torch.tensor([float(self.stopped_by or 0)])
-        told = self.comm.mean_async_(stop, "stop")
+        heard = self._ask_to_stop()
         with self.clock("reduce"):
             self.reducer.finish()
-            told()
+            heard()
         with self.clock("update"):
             recipe.precision.unscale(recipe.optimizer)
             norm = clip(self.matcher.parameters(), run.optim.grad_norm)
@@ -128,8 +131,21 @@ class Trainer:
         self.step += 1
         self.slot += recipe.anchors_per_update
         self.clock.count("updates", 1)
-        if stop.item() and self.stopped_by is None:
-            self.stopped_by = signal.SIGTERM
+
+    def _ask_to_stop(self) -> Wait:
+        """Ask all ranks whether one was told to stop; they all know once the returned call is made.
+
+        Ranks leave the loop together or not at all: a signal that arrives after the question waits for the next one.
+        """
+        stop = torch.tensor([float(self.told or 0)])
+        wait = self.comm.mean_async_(stop, "stop")
+
+        def heard() -> None:
+            wait()
+            if stop.item():
+                self.stopped_by = self.told or signal.SIGTERM
+
+        return heard
 
     def _pass(self, plan: Plan, batch: Batch, last: bool) -> None:
         """Choose negatives and train on some anchors of one direction."""
@@ -232,7 +248,7 @@ class Trainer:
         """SIGTERM, SIGUSR1 and the first SIGINT let the update end, save and leave; a second SIGINT leaves at once."""
 
         def told(number: int, _: object) -> None:
-            self.stopped_by = number
+            self.told = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         kinds = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

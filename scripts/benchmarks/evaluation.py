@@ -23,25 +23,33 @@ from train.scorer import Scorer
 
 GROUP = "all-pairs evaluation"
 CALL = 400
-BASE = Config()
-SMALL = Config(vocab_size=512, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=256, img_dim=64)
-SMALL_REGIONS = (5, 10, 16)
+BASE = Config.model_validate({})
+SMALL = Config.model_validate(
+    {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 256,
+        "img_dim": 64,
+    }
+)
 
 
 def rows(folder: Path, quick: bool) -> Iterator[Row]:
     """A model of UNITER-base's shape on few pairs, and a small one on many."""
     lacking = absent("msgpack_numpy")
-    small = Shape(30 if quick else 400, 6 if quick else 60, SMALL.img_dim, SMALL_REGIONS, vocab=SMALL.vocab_size, classes=0)
+    images, texts = (30, 6) if quick else (400, 60)
+    small = Shape(images, texts, SMALL.img_dim, (5, 10, 16), vocab=SMALL.vocab_size, classes=0)
     kinds = {"small model": (SMALL, small, 3 if quick else 7)}
     if not quick:
-        kinds["UNITER-base's shape"] = (BASE, Shape(14, 6), 2)
+        kinds["UNITER-base's shape"] = (BASE, Shape(40, 2), 2)
     for name, (config, shape, rounds) in kinds.items():
         if lacking:
             yield Row(GROUP, name, note=lacking)
             continue
         with one_thread():
             yield compare(folder / f"width-{config.hidden_size}", name, config, shape, rounds)
-
 
 
 def compare(folder: Path, name: str, config: Config, shape: Shape, rounds: int) -> Row:
@@ -56,13 +64,15 @@ def compare(folder: Path, name: str, config: Config, shape: Shape, rounds: int) 
     plain = Plain(model, index, stores[1], shape)
 
     def ours() -> Tensor:
-        values = scorer.matrix(index, folder / "scores", lambda done, of: None)
+        values = scorer.matrix(index, folder / "scores", lambda *_: None)
         shutil.rmtree(folder / "scores", ignore_errors=True)
         return torch.from_numpy(values)
 
     difference = close(ours(), plain.matrix())
     found = interleave({"ours": ours, "one caption a call": plain.matrix}, rounds, warm=False)
-    facts = f"{config.num_hidden_layers} layers, width {config.hidden_size}, {shape.images} images x {shape.texts} captions"
+    facts = (
+        f"{config.num_hidden_layers} layers, width {config.hidden_size}, {shape.images} images x {shape.texts} captions"
+    )
     note = f"{facts}, one thread; largest difference of a score {difference:.0e}"
     return found.row(GROUP, name, "ours", "one caption a call", shape.images * shape.texts, "pairs/s", None, note)
 
@@ -85,7 +95,9 @@ class Plain:
         ids = np.empty(self.index.words[text], np.int64)
         self.index.read_text(text, ids)
         calls = range(0, self.shape.images, CALL)
-        return torch.cat([self.call(torch.from_numpy(ids), start, min(start + CALL, self.shape.images)) for start in calls])
+        return torch.cat(
+            [self.call(torch.from_numpy(ids), start, min(start + CALL, self.shape.images)) for start in calls]
+        )
 
     def call(self, words: Tensor, start: int, end: int) -> Tensor:
         """Scores of a caption with the images from `start` up to `end`."""
@@ -102,6 +114,6 @@ class Plain:
         """Features and boxes of an image, decoded by msgpack-numpy."""
         import msgpack_numpy
 
-        record = msgpack_numpy.unpackb(self.store.get(image_name(number)), raw=False)
+        record = msgpack_numpy.unpackb(bytes(self.store.get(image_name(number))), raw=False)
         boxes = record["norm_bb"].astype(np.float32)
         return record["features"].astype(np.float32), np.concatenate([boxes, boxes[:, 4:5] * boxes[:, 5:]], 1)

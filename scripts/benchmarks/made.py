@@ -60,9 +60,9 @@ def write_images(folder: Path, shape: Shape, *codecs: Codec, seed: int = 0) -> N
                 features = rng.standard_normal((count, shape.width), dtype=np.float32).astype(np.float16)
                 corner, size = rng.random((2, count, 2)) / 2
                 boxes = np.concatenate([corner, corner + size, size], 1)
-                classes = rng.random((count, shape.classes)).astype(np.float16) if shape.classes else None
-                published = {"soft_labels": classes} if codec == "published" else {}
-                writer.add(image_name(number), features, boxes, np.full(count, 0.9, np.float32), **published)
+                classes = rng.random((count, shape.classes)) if shape.classes else None
+                published = classes if codec == "published" else None
+                writer.add(image_name(number), features, boxes, np.full(count, 0.9), soft_labels=published)
 
 
 def write_texts(folder: Path, shape: Shape, seed: int = 0) -> None:
@@ -74,7 +74,9 @@ def write_texts(folder: Path, shape: Shape, seed: int = 0) -> None:
             length = int(rng.integers(shape.words[0], shape.words[1] + 1))
             ids = rng.integers(FIRST_WORD, shape.vocab, length).tolist()
             writer.add(str(number), {"input_ids": ids, "img_fname": image_name(number % shape.images)})
-    captions = {image_name(image): list(map(str, range(image, shape.texts, shape.images))) for image in range(shape.images)}
+    captions = {
+        image_name(image): list(map(str, range(image, shape.texts, shape.images))) for image in range(shape.images)
+    }
     write_json(folder / "img2txts.json", captions)
 
 

@@ -1,4 +1,4 @@
-"""What all benchmarks share: one line of the table, interleaved repeats, and the speed limits of this machine."""
+"""What all benchmarks share: one line of the table, interleaved repeats, and the speed limit of this machine."""
 
 from __future__ import annotations
 
@@ -70,24 +70,36 @@ class Rounds:
         return median(theirs / mine for mine, theirs in pairs)
 
     def row(
-        self, group: str, name: str, ours: str, peer: str, items: float, unit: str, aim: float | None = None, note: str = ""
+        self,
+        group: str,
+        name: str,
+        ours: str,
+        peer: str,
+        items: float,
+        unit: str,
+        aim: float | None = None,
+        note: str = "",
     ) -> Row:
         """The row of two contestants that each did `items` pieces of work a round."""
-        speeds = [items / self.typical(who) for who in (ours, peer)]
-        return Row(group, name, *speeds, unit, peer, self.ratio(ours, peer), aim, note)
+        fast, theirs = items / self.typical(ours), items / self.typical(peer)
+        return Row(group, name, fast, theirs, unit, peer, self.ratio(ours, peer), aim, note)
 
 
 def interleave(contestants: Mapping[str, Callable[[], object]], rounds: int, warm: bool = True) -> Rounds:
-    """Time the contestants in turn, `rounds` times; the order alternates. `warm` gives each an untimed turn first."""
+    """Time the contestants in turn, `rounds` times; the order alternates. `warm` gives each an untimed turn first.
+
+    Counted are processor seconds of this process: all contestants compute on one thread and wait for nothing, so that
+    is the time they take on a quiet machine, and what else runs on a busy one is left out.
+    """
     for run in contestants.values() if warm else ():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
         names = list(contestants) if number % 2 == 0 else list(contestants)[::-1]
         for name in names:
-            start = time.perf_counter()
+            start = time.process_time()
             contestants[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return Rounds(seconds)
 
 

@@ -1,4 +1,4 @@
-"""One hard-negative update of UNITER-base's shape through the real command, by its parts, beside the machine's limit."""
+"""A hard-negative update of UNITER-base's shape through the real command, by its parts, beside the machine's limit."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from train.clock import PARTS
 GROUP = "hard-negative update"
 ROOT = Path(__file__).resolve().parents[2]
 UPDATES = 3
+SMALL = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256}
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ HERE = Size(1, 32, 8)
 
 def rows(folder: Path, quick: bool) -> Iterator[Row]:
     """A row for each part, then the whole and what it would be at the published size."""
-    model = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 256} if quick else {}
-    config = Config(**model)
+    config = Config.model_validate(SMALL if quick else {})
     shape = Shape(40, 40)
     stores = write_stores(folder, shape, "native")
     launcher = Path(sys.executable).with_name("horovodrun")
@@ -63,12 +63,11 @@ def rows(folder: Path, quick: bool) -> Iterator[Row]:
     least, whole = sum(floor.values()) / limit, sum(parts.values())
     note = f"{HERE}; {ranks} ranks of one thread" + ("" if ranks > 1 else "; no horovodrun, so nothing to reduce")
     yield Row(GROUP, "the whole", whole, least, "s", against, least / whole, None, note)
-    yield projection(parts, floor, limit, config, open_pairs(stores, shape))
+    yield projection(parts, floor, operations(config, open_pairs(stores, shape), PUBLISHED), limit)
 
 
-def projection(parts: dict[str, float], floor: dict[str, float], limit: float, config: Config, index: PairIndex) -> Row:
+def projection(parts: dict[str, float], floor: dict[str, float], full: dict[str, float], limit: float) -> Row:
     """The published size from the measured parts: arithmetic grows with its operations, reading with the records."""
-    full = operations(config, index, PUBLISHED)
     grown = {name: parts[name] * full[name] / floor[name] for name in full}
     grown["load"] = parts["load"] * PUBLISHED.anchors * PUBLISHED.mined / (HERE.anchors * HERE.mined)
     grown = {name: grown.get(name, parts[name]) for name in PARTS}
@@ -77,7 +76,8 @@ def projection(parts: dict[str, float], floor: dict[str, float], limit: float, c
     bottleneck = max(grown, key=grown.__getitem__)
     note = f"{PUBLISHED}, by counting operations: {shares}; next bottleneck: {bottleneck}"
     least = sum(full.values()) / limit
-    return Row(GROUP, "projected to the published size", whole, least, "s", "products at the same rate", least / whole, None, note)
+    against = "products at the same rate"
+    return Row(GROUP, "projected to the published size", whole, least, "s", against, least / whole, None, note)
 
 
 def train(

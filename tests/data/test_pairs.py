@@ -25,7 +25,8 @@ def test_owner_says_which_image_a_caption_names(index: PairIndex, stores: tuple[
 
 
 def test_reading_gives_what_the_stores_hold(index: PairIndex, stores: tuple[Path, Path]) -> None:
-    features, boxes = np.empty((index.regions[3], index.image_dim), np.float16), np.empty((index.regions[3], 7), np.float32)
+    count = index.regions[3]
+    features, boxes = np.empty((count, index.image_dim), np.float16), np.empty((count, 7), np.float32)
     index.read_image(3, features, boxes)
     image = ImageStore(stores[1], RULE).read(index.images[3])
     assert np.array_equal(features, image.features)

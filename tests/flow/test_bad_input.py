@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import entry, ranks_below, started, steps_logged, wait_until
+from tests.spoiled import copied, spoiled
 from tests.support import ROOT, RULE, config_of, environment, events, run, write_config, write_stores
 
 pytestmark = pytest.mark.slow
@@ -48,12 +48,6 @@ def refused(config: Path, folder: Path, code: int, *flags: str | Path) -> str:
     assert len(lines) == 1, done.stderr
     assert folder.exists() == there
     return lines[0]
-
-
-def copied(stores: Stores, folder: Path) -> Stores:
-    """The stores once more, to be spoiled."""
-    texts, images = (Path(shutil.copytree(store, folder / store.name)) for store in stores)
-    return texts, images
 
 
 @pytest.mark.parametrize(("flags", "code", "told"), [
@@ -188,28 +182,6 @@ def test_an_output_folder_that_cannot_be_written(config: Path, tmp_path: Path) -
     assert done.returncode in (1, 2)
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert str(tmp_path / "file") in done.stderr
-
-
-def damage(images: Path, name: str) -> None:
-    """Flip a byte in the middle of an image's record."""
-    from data.images import ImageStore
-
-    store = ImageStore(images, RULE)
-    record = bytes(store._store.get(name))
-    path = next(images.rglob("data.mdb"))
-    at = path.read_bytes().index(record) + len(record) // 2
-    with path.open("r+b") as file:
-        file.seek(at)
-        file.write(bytes([record[len(record) // 2] ^ 0xFF]))
-
-
-def spoiled(stores: Stores, folder: Path) -> Stores:
-    """Stores with one damaged image; damaged in a process of its own, which may map the file as it was."""
-    texts, images = copied(stores, folder)
-    code = "import sys; from pathlib import Path; from tests.flow.test_bad_input import damage; " \
-           f"damage(Path({str(images)!r}), 'a_000005.npz')"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, env=environment() | {"PYTHONPATH": str(ROOT)})
-    return texts, images
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

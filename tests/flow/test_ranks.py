@@ -24,7 +24,7 @@ def train(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "
     out = folder / f"{launcher}-{ranks}"
     path = write_config(folder / f"{out.name}.json", config)
     words = entry("train/itm_hn.py", "--config", path, "--output_dir", out, ranks=ranks, launcher=launcher)
-    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=180,
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
                           check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return out

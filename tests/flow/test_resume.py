@@ -144,3 +144,18 @@ def test_a_finished_run_started_again_changes_nothing(config: Path, undisturbed:
     assert done.returncode == 0, done.stderr
     assert (undisturbed / "ckpt/latest/model.safetensors").read_bytes() == weights
     assert (undisturbed / "results.json").read_text() == results
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_every_process_of_the_job_is_no_loss(number: int, config: Path, tmp_path: Path) -> None:
+    """Schedulers signal the reading workers too; they go on until their parent has saved."""
+    out = tmp_path / "out"
+    with started(entry("train/itm_hn.py", "--config", config, "--output_dir", out), tmp_path / "log") as process:
+        wait_until(lambda: steps_logged(out) >= 2)
+        family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+        assert len(family) == 2
+        for member in family:
+            member.send_signal(number)
+        assert process.wait(30) == 75
+        wait_until(lambda: not any(member.is_running() for member in family), 10)
+    assert (out / "ckpt" / "latest").resolve().name == f"step-{events(out, 'saved')[-1]['step']:08d}"

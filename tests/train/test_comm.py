@@ -1,0 +1,161 @@
+"""train/comm.py and, across processes, train/reducer.py: alone, through Horovod, through torch.distributed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from config.errors import ConfigError
+from tests.processes import entry
+from tests.support import ROOT, environment
+from train import comm as comms
+from train.comm import Horovod, Roll, Solo, detect, running
+
+Found = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module", params=["horovodrun", "torchrun"])
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What each of two ranks found."""
+    folder = tmp_path_factory.mktemp(request.param)
+    words = entry("tests/train/ranks_program.py", folder, ranks=2, launcher=request.param)
+    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)] + [{"launcher": request.param}]
+
+
+def kind_of(found: Found) -> str:
+    return {"horovodrun": "Horovod", "torchrun": "TorchDist"}[found[2]["launcher"]]
+
+
+@pytest.mark.slow
+class TestTwoRanks:
+    def test_the_launcher_is_recognised(self, found: Found) -> None:
+        assert [one["kind"] for one in found[:2]] == [kind_of(found)] * 2
+        assert [one["rank"] for one in found[:2]] == [0, 1]
+        assert [one["size"] for one in found[:2]] == [2, 2]
+        assert [one["local"] for one in found[:2]] == [[0, 2], [1, 2]]
+
+    def test_the_mean_is_the_mean_and_a_new_tensor(self, found: Found) -> None:
+        assert [one["means"]["mean"] for one in found[:2]] == [[1.5, 15.0]] * 2
+        assert [one["means"]["kept"] for one in found[:2]] == [[1.0, 10.0], [2.0, 20.0]]
+
+    def test_several_may_be_in_flight(self, found: Found) -> None:
+        for one in found[:2]:
+            assert one["means_in_flight"] == [[10 * number + 0.5] * 3 for number in range(4)]
+
+    def test_a_broadcast_is_rank_zeros_value(self, found: Found) -> None:
+        for one in found[:2]:
+            assert one["broadcast"] == [[[5.0] * 3] * 2, [7], 0.0]
+
+    def test_values_of_any_size_are_shared_in_the_order_of_ranks(self, found: Found) -> None:
+        expected = [[{"rank": rank, "names": ["é" * rank, None, 2.5]} for rank in range(2)], [[], []], [None, None],
+                    ["x", "x" * 5001]]
+        assert [one["share"] for one in found[:2]] == [expected, expected]
+
+    def test_nobody_is_missed_while_all_run(self, found: Found) -> None:
+        for one in found[:2]:
+            assert one["roll"] == ["", "a rank that still runs but has left the group"]
+
+    def test_gradients_are_the_mean_of_all_ranks(self, found: Found) -> None:
+        assert close(found[0]["reduced"], found[0]["plain"], 1e-6)
+        assert found[0]["reduced"] == found[1]["reduced"]
+        assert found[0]["plain"][0] != found[0]["plain"][1]
+
+    def test_compressed_gradients_are_the_mean_in_half_precision(self, found: Found) -> None:
+        assert close(found[0]["compressed"], found[0]["plain"], 5e-3)
+        assert not close(found[0]["compressed"], found[0]["plain"], 1e-7)
+        assert found[0]["compressed"] == found[1]["compressed"]
+
+    def test_a_parameter_without_a_gradient_is_an_error_not_a_hang(self, found: Found) -> None:
+        for one in found[:2]:
+            assert "no gradient for missing.idle.weight, missing.idle.bias" in one["missing_gradient"]
+
+
+def close(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], tolerance: float) -> bool:
+    pairs = [(torch.tensor(a[name]), torch.tensor(b[name])) for a, b in zip(ours, theirs, strict=True) for name in b]
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
+
+
+def test_one_process_is_a_group_of_one() -> None:
+    solo, value = Solo(), torch.tensor([1.0, 2.0])
+    assert (solo.rank, solo.size, solo.local_rank, solo.local_size) == (0, 1, 0, 1)
+    solo.mean_async_(value, "a")()
+    solo.broadcast_(value, "b")
+    solo.barrier("c")
+    solo.close()
+    assert value.tolist() == [1.0, 2.0]
+    assert solo.share({"a": 1}) == [{"a": 1}]
+    mean = solo.mean(value, "d")
+    mean += 1
+    assert value.tolist() == [1.0, 2.0]
+    assert not solo.lost(RuntimeError("Connection closed"))
+
+
+def test_the_environment_says_who_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comms, "Horovod", lambda: "horovod")
+    monkeypatch.setattr(comms, "TorchDist", lambda: "torch")
+    assert isinstance(detect({}), Solo)
+    assert isinstance(detect({"WORLD_SIZE": "2"}), Solo)
+    assert detect({"HOROVOD_SIZE": "2"}) == "horovod"
+    assert detect({"OMPI_COMM_WORLD_SIZE": "2"}) == "horovod"
+    assert detect({"WORLD_SIZE": "2", "MASTER_ADDR": "here"}) == "torch"
+
+
+def test_a_missing_horovod_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "horovod.torch", None)
+    with pytest.raises(ConfigError, match="horovod is not installed here; run `make setup`"):
+        Horovod()
+
+
+def test_cores_are_shared_out_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    solo, before = Solo(), torch.get_num_threads()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    try:
+        solo.local_size = 3
+        solo.share_cores()
+        assert torch.get_num_threads() == 2
+        solo.local_size = 60
+        solo.share_cores()
+        assert torch.get_num_threads() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        solo.local_size = 1
+        solo.share_cores()
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+class Registered(Solo):
+    """A rank whose roll names other processes."""
+
+    def __init__(self, members: list[list[Any]]) -> None:
+        self.members = members
+
+    def share(self, value: Any) -> list[Any]:
+        return [value, *self.members]
+
+
+def test_a_dead_process_is_named_with_its_rank_and_host() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    assert running(os.getpid())
+    while running(child.pid):
+        pass
+    host = os.uname().nodename
+    roll = Roll(Registered([[host, os.getppid()], [host, child.pid]]))
+    assert roll.missing() == roll.gone() == f"rank 2 (host {host}, process {child.pid})"
+    child.wait()
+    assert not running(child.pid)
+
+
+def test_a_rank_on_another_host_is_named_by_its_host() -> None:
+    roll = Roll(Registered([["node7", 1]]))
+    assert roll.gone() == ""
+    assert roll.missing(patience_s=0.01) == "a rank on node7"

@@ -1,0 +1,188 @@
+"""train/entry.py: exit codes, one line for each failure, and whose output folder it is."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.errors import ConfigError, DataError, Failure
+from config.schema import Run
+from tests.support import config_of, write_config
+from tests.train.conftest import MakeRun
+from train import entry
+from train.comm import Comm, Solo
+from train.entry import claim, main, table, tell
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """Signals answered as before, after each test."""
+    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
+
+
+@pytest.fixture
+def argv(stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    words = ["entry", "--config", str(write_config(tmp_path / "c.json", config_of(stores)))]
+    monkeypatch.setattr("sys.argv", words)
+    return words
+
+
+def outcome(work: Any, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and standard error."""
+    code = main("itm_hn", "A test.", work)
+    out = capsys.readouterr()
+    assert out.out == ""
+    return code, out.err
+
+
+@pytest.mark.parametrize(("error", "code"),
+                         [(ConfigError("x=1: no"), 2), (DataError("a: gone"), 3), (Failure("full"), 1)])
+def test_a_failure_that_a_user_can_mend_is_one_line(
+    error: Exception, code: int, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: Any) -> int:
+        raise error
+
+    assert outcome(work, capsys) == (code, f"itm_hn: {error}\n")
+
+
+def test_our_own_mistakes_keep_their_trace(argv: list[str]) -> None:
+    def work(*_: Any) -> int:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        main("itm_hn", "", work)
+
+
+def test_work_gets_the_run_its_flags_and_the_group(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    def work(run: Run, args: Namespace, comm: Comm) -> int:
+        assert run.matcher.name == "uniter"
+        assert args.dry_run is True
+        assert isinstance(comm, Solo)
+        return 75
+
+    argv.append("--dry_run")
+    assert outcome(work, capsys) == (75, "")
+
+
+class Lonely(Solo):
+    """A rank whose partner is a process that has ended."""
+
+    rank, size = 0, 2
+
+    def share(self, value: Any) -> list[Any]:
+        return [value, [os.uname().nodename, 2**22 + 1]]
+
+    def lost(self, error: BaseException) -> bool:
+        return "peer" in str(error)
+
+
+def test_a_lost_rank_is_named(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: Any) -> int:
+        raise RuntimeError("connection reset by peer")
+
+    monkeypatch.setattr(entry, "detect", Lonely)
+    code, told = outcome(work, capsys)
+    assert code == 1
+    assert told.startswith(f"itm_hn, rank 0: lost rank 1 (host {os.uname().nodename}, process {2**22 + 1}); ")
+    assert told.count("\n") == 1
+
+
+def test_errors_of_several_ranks_name_the_rank(
+    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: Any) -> int:
+        raise DataError("a: gone")
+
+    monkeypatch.setattr(entry, "detect", Lonely)
+    assert outcome(work, capsys) == (3, "itm_hn, rank 0: a: gone\n")
+
+
+@pytest.mark.parametrize(("group", "code", "told"), [(Solo, 75, ""), (Lonely, 1, "lost rank 1")])
+def test_a_signal_where_no_update_runs_asks_to_be_started_again(
+    group: type[Solo], code: int, told: str, argv: list[str], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left: list[int] = []
+
+    def work(*_: Any) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(entry, "leave", left.append)
+    monkeypatch.setattr(entry, "detect", group)
+    _, said = outcome(work, capsys)
+    assert left == [code]
+    assert told in said
+
+
+def test_a_folder_is_claimed_before_anything_else_is_written(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(output={"output_dir": str(tmp_path / "a" / "out")})
+    folder = claim(run, Solo())
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert json.loads((folder / "config.json").read_text()) == run.dump()
+    assert claim(run, Solo()) == folder
+
+
+def test_another_runs_folder_is_refused_and_left_alone(make_run: MakeRun, tmp_path: Path) -> None:
+    output = {"output_dir": str(tmp_path / "out")}
+    folder = claim(make_run(output=output), Solo())
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"holds run [0-9a-f]{12}, this is run [0-9a-f]{12}; name another folder"):
+        claim(make_run(output=output, optim={"learning_rate": 0.5}), Solo())
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_settings_that_do_not_decide_the_result_may_change(make_run: MakeRun, tmp_path: Path) -> None:
+    output = {"output_dir": str(tmp_path / "out")}
+    claim(make_run(output=output), Solo())
+    claim(make_run(output=output | {"log_steps": 3, "keep": 5}, data={"n_workers": 2}), Solo())
+
+
+def test_resume_never_refuses_checkpoints_of_the_same_run(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(output={"output_dir": str(tmp_path / "out"), "resume": "never"})
+    folder = claim(run, Solo())
+    assert claim(run, Solo()) == folder
+    (folder / "ckpt").mkdir()
+    with pytest.raises(ConfigError, match="holds this run's checkpoints"):
+        claim(run, Solo())
+
+
+def test_a_checkpoint_to_resume_from_must_exist(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(output={"output_dir": str(tmp_path / "out"), "resume": "/nowhere/step-1"})
+    with pytest.raises(DataError, match="resume=/nowhere/step-1: no such checkpoint"):
+        claim(run, Solo())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_must_be_named_and_possible(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="output_dir is not set"):
+        claim(make_run(), Solo())
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"file/out: cannot be made \(Not a directory\)"):
+        claim(make_run(output={"output_dir": str(tmp_path / "file" / "out")}), Solo())
+
+
+def test_a_line_is_told_and_its_code_returned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tell("who", "what", 3) == 3
+    assert capsys.readouterr().err == "who: what\n"
+
+
+def test_the_table_is_in_percent() -> None:
+    values = {f"{side}_r{k}": k / 100 for side in ("txt", "img") for k in (1, 5, 10)}
+    text = table(values | {"txt_medr": 3.0, "img_medr": 4.0, "rsum": 32.0})
+    assert text.splitlines()[1].split() == ["image", "to", "text", "1.0", "5.0", "10.0", "3"]
+    assert text.splitlines()[2].split() == ["text", "to", "image", "1.0", "5.0", "10.0", "4"]
+    assert text.splitlines()[3] == "rsum 32.0"

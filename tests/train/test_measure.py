@@ -1,0 +1,197 @@
+"""train/measure.py: the full matrix and its recalls, and the published quick check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from config.errors import ConfigError, DataError
+from config.schema import Eval
+from tests.samples import lively
+from tests.support import write_stores
+from tests.train.conftest import MakeRun, Pretended
+from train.comm import Comm, Solo
+from train.journal import Journal
+from train.measure import judged, keep_scores, kept_origin, measure, quick_check, read_json, tenths, write_json
+from train.recall import recalls
+from train.recipe import Parts, build_parts
+from train.scorer import read_images, read_texts
+from train.splits import Split
+
+
+def opened(make_run: MakeRun, comm: Comm | None = None, **options: Any) -> tuple[Parts, Split]:
+    parts = build_parts(make_run(eval=options), comm or Solo())
+    lively(parts.matcher)
+    split = parts.split("test")
+    assert split is not None
+    return parts, split
+
+
+def test_a_measurement_keeps_its_scores_and_says_what_it_counted(make_run: MakeRun, tmp_path: Path) -> None:
+    parts, split = opened(make_run, ties="mean")
+    found = measure(parts, split, "test", tmp_path, Journal(tmp_path, tensorboard=False))
+    assert found is not None
+    place = tmp_path / "scores" / "test"
+    assert sorted(path.name for path in place.iterdir()) == ["ids.json", "matrix.npy"]
+    matrix = np.load(place / "matrix.npy", allow_pickle=False)
+    assert matrix.shape == (24, 48)
+    assert matrix.dtype == np.float32
+    assert json.loads((place / "ids.json").read_text()) == {
+        "images": split.index.images, "texts": split.index.texts, "owner": split.index.owner.tolist(),
+        "origin": kept_origin(place)}
+    assert found == {"recalls": recalls(matrix, split.index.owner, "mean", "correct", 1), "images": 24, "texts": 48,
+                     "folds": 1, "ties": "mean", "ir_count": "correct", "left_out": []}
+
+
+def test_scores_of_the_same_weights_are_counted_again_not_computed_again(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, split = opened(make_run)
+    first = measure(parts, split, "test", tmp_path, Journal(None))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(parts.scorer), "matrix", lambda *_: pytest.fail("scored again"))
+        assert measure(parts, split, "test", tmp_path, Journal(None)) == first
+    with torch.no_grad():
+        parts.matcher.rank.weight.neg_()  # type: ignore[union-attr, operator]
+    other = measure(parts, split, "test", tmp_path, Journal(None))
+    assert other is not None
+    assert first is not None
+    assert other["recalls"] != first["recalls"]
+
+
+def test_scores_of_a_store_that_was_packed_again_are_not_used(make_run: MakeRun, tmp_path: Path) -> None:
+    """The same names and lengths, but other features."""
+    found = []
+    for scale in (1.0, 2.0):
+        parts = build_parts(make_run(on=write_stores(tmp_path / f"scale-{scale}", scale=scale)), Solo())
+        lively(parts.matcher)
+        split = parts.split("test")
+        assert split is not None
+        measure(parts, split, "test", tmp_path / "out", Journal(None))
+        found.append(np.load(tmp_path / "out/scores/test/matrix.npy", allow_pickle=False))
+    assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_scores_may_be_kept_in_half_precision(make_run: MakeRun, tmp_path: Path) -> None:
+    parts, split = opened(make_run, score_dtype="float16")
+    found = measure(parts, split, "test", tmp_path, Journal(None))
+    matrix = np.load(tmp_path / "scores" / "test" / "matrix.npy", allow_pickle=False)
+    assert matrix.dtype == np.float16
+    assert found is not None
+    assert found["recalls"] == recalls(matrix, split.index.owner, "pessimistic", "correct", 1)
+
+
+def test_other_ranks_find_nothing_and_write_no_result(make_run: MakeRun, tmp_path: Path) -> None:
+    parts, split = opened(make_run, Pretended(1, 2))
+    assert measure(parts, split, "test", tmp_path, Journal(tmp_path, rank=1)) is None
+    assert not (tmp_path / "scores" / "test" / "matrix.npy").exists()
+
+
+def test_a_matrix_is_judged_by_the_runs_options() -> None:
+    rng = np.random.default_rng(0)
+    matrix, owner = rng.random((20, 40)), np.arange(40) % 20
+    options = Eval(ties="optimistic", ir_count="legacy", folds=2)
+    found = judged(options, matrix, owner)
+    assert found.pop("recalls") == recalls(matrix, owner, "optimistic", "legacy", 2)
+    assert found == {"images": 20, "texts": 40, "folds": 2, "ties": "optimistic", "ir_count": "legacy"}
+
+
+def plain_quick(parts: Parts, split: Split, size: int) -> dict[str, float]:
+    """Each caption's image against it and the next ones, wrapping round, one pair after the other."""
+    index, ranks = split.index, []
+    parts.matcher.eval()
+    with torch.no_grad():
+        for text, owner in enumerate(index.owner):
+            side, pool = parts.matcher.encode_text(read_texts(index, [text])), (owner + np.arange(size)) % 24
+            images = [parts.matcher.encode_image(read_images(index, [image])) for image in pool]
+            scores = [parts.matcher.score(image, side).item() for image in images]
+            ranks.append(sum(score >= scores[0] for score in scores[1:]))
+    hits = {f"img_r{k}": float(np.mean([rank < k for rank in ranks])) for k in (1, 5, 10)}
+    return hits | {"img_r_mean": sum(hits.values()) / 3, "rsum": 100 * sum(hits.values())}
+
+
+@pytest.mark.parametrize("size", [10, 13, 24])
+def test_the_quick_check_is_the_published_one(size: int, make_run: MakeRun) -> None:
+    parts, split = opened(make_run, inf_minibatch_size=size)
+    found = quick_check(parts, split)
+    assert found == pytest.approx(plain_quick(parts, split, size))
+    assert 0 < found["img_r1"] < found["img_r10"] < 1 or size == 10
+
+
+def test_the_quick_check_wants_enough_images(make_run: MakeRun) -> None:
+    parts, split = opened(make_run, inf_minibatch_size=25)
+    with pytest.raises(ConfigError, match="inf_minibatch_size=25"):
+        quick_check(parts, split)
+
+
+def test_ranks_share_the_texts_of_the_quick_check(make_run: MakeRun) -> None:
+    """Each pretended rank sees only its own hits; weighted by their texts they are those of one."""
+    whole = quick_check(*opened(make_run, inf_minibatch_size=13))
+    shares = [quick_check(*opened(make_run, Pretended(rank, 5), inf_minibatch_size=13)) for rank in range(5)]
+    texts = [len(range(rank, 48, 5)) for rank in range(5)]
+    for name, value in whole.items():
+        mean = sum(count * share[name] for count, share in zip(texts, shares, strict=True)) / 48
+        assert mean == pytest.approx(value), name
+    assert len({share["img_r5"] for share in shares}) > 1
+
+
+def test_ties_count_against_the_match(make_run: MakeRun) -> None:
+    parts, split = opened(make_run, inf_minibatch_size=10)
+    with torch.no_grad():
+        parts.matcher.rank.weight.zero_()  # type: ignore[union-attr, operator]
+    assert quick_check(parts, split)["img_r5"] == 0
+
+
+def test_tenths_are_said_once_each(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, tensorboard=False)
+    said = tenths("val", journal)
+    for done in range(1, 26):
+        said(done, 25)
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert len(lines) == 10
+    assert lines[-1].endswith("val: 100 % scored")
+
+
+def test_json_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert read_json(path) == {"a": 1}
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write_json(path, {"a": 2})
+    assert read_json(path) == {"a": 1}
+
+
+def test_a_matrix_is_there_whole_or_not_at_all(make_run: MakeRun, tmp_path: Path,
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    _, split = opened(make_run)
+    keep_scores(tmp_path, np.zeros((24, 48)), split.index, "before")
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        keep_scores(tmp_path, np.ones((24, 48)), split.index, "after")
+    assert not np.load(tmp_path / "matrix.npy", allow_pickle=False).any()
+    assert kept_origin(tmp_path) is None, "what is half replaced is not used again"
+
+
+@pytest.mark.parametrize("content", [None, "{", "\xff"])
+def test_a_missing_or_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "ids.json"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match=r"ids\.json"):
+        read_json(path)

@@ -1,0 +1,138 @@
+"""train/recipe.py: the parts of a run, put together without doing anything yet."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from config.errors import ConfigError, DataError
+from model.matcher import Matcher
+from tests.support import write_stores
+from tests.train.conftest import MakeRun, Pretended
+from train.checkpoint import Checkpoints
+from train.comm import Solo
+from train.optim import AdamW
+from train.recipe import build_parts, build_recipe, check_anchors
+
+
+def same(a: Matcher, b: Matcher) -> bool:
+    theirs = b.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
+
+
+def test_building_twice_gives_the_same_run(make_run: MakeRun) -> None:
+    first, second = build_recipe(make_run(), Solo()), build_recipe(make_run(), Solo())
+    assert same(first.matcher, second.matcher)
+    for (plan, batch), (other, copy) in islice(zip(first.loader(4), second.loader(4), strict=False), 3):
+        assert plan.slot == other.slot
+        assert torch.equal(batch.images.features.values, copy.images.features.values)
+        assert torch.equal(batch.texts.values, copy.texts.values)
+
+
+def test_the_seed_decides(make_run: MakeRun) -> None:
+    first, second = build_recipe(make_run(), Solo()), build_recipe(make_run(seed=7), Solo())
+    assert not same(first.matcher, second.matcher)
+    assert not np.array_equal(first.pools.order("t", 0), second.pools.order("t", 0))
+
+
+def test_every_rank_builds_the_same_weights_and_its_own_share(make_run: MakeRun) -> None:
+    ranks = [build_recipe(make_run(), Pretended(rank, 2)) for rank in range(2)]
+    assert same(ranks[0].matcher, ranks[1].matcher)
+    assert ranks[0].anchors_per_update == 8
+    slots = [[plan.slot for plan, _ in islice(recipe.loader(0), 8)] for recipe in ranks]
+    assert slots == [[0, 0, 4, 4, 8, 8, 12, 12], [2, 2, 6, 6, 10, 10, 14, 14]]
+
+
+def test_building_reads_no_record_and_writes_nothing(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch,
+                                                      tmp_path: Path) -> None:
+    run = make_run()
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("data.pairs.PairIndex.read_image", lambda *_: pytest.fail("read an image"))
+    monkeypatch.setattr("data.pairs.PairIndex.read_text", lambda *_: pytest.fail("read a text"))
+    recipe = build_recipe(run, Solo())
+    assert isinstance(recipe.optimizer, AdamW)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_splits_that_are_not_configured_are_none(make_run: MakeRun) -> None:
+    parts = build_parts(make_run(data={"val_txt_db": "", "val_img_db": ""}), Solo())
+    assert parts.split("val") is None
+    assert parts.split("test") is not None
+
+
+def test_a_split_must_fit_the_model(make_run: MakeRun) -> None:
+    with pytest.raises(DataError, match="features are 16 wide but the model takes 12"):
+        build_parts(make_run(matcher={"img_dim": 12}), Solo()).split("val")
+    with pytest.raises(DataError, match="features are 16 wide but the model takes 12"):
+        build_recipe(make_run(matcher={"img_dim": 12}), Solo())
+    with pytest.raises(DataError, match="has 9 ids, its marks included, but the model takes 8"):
+        build_parts(make_run(matcher={"max_position_embeddings": 8}, data={"max_txt_len": -1}), Solo()).split("val")
+
+
+def test_short_captions_may_be_trained_on_by_a_short_model(make_run: MakeRun) -> None:
+    """The long ones are never anchors nor negatives, so they need no position."""
+    run = make_run(matcher={"max_position_embeddings": 16}, data={"max_txt_len": 4, "max_bb": 8})
+    recipe = build_recipe(run, Solo())
+    assert recipe.train.index.words[recipe.pools.anchors].max() <= 6
+    assert recipe.train.index.words.max() > 6
+
+
+def saved(make_run: MakeRun, folder: Path, vocab_hash: str | None) -> Path:
+    """A checkpoint whose weights are all 0.125."""
+    weights = {name: torch.full_like(tensor, 0.125) for name, tensor in
+               build_parts(make_run(), Solo()).matcher.state_dict().items()}
+    return Checkpoints(folder, 1).save(1, weights, {}, {"_note": {"vocab_hash": vocab_hash}})
+
+
+def test_a_run_may_start_from_weights(make_run: MakeRun, tmp_path: Path) -> None:
+    checkpoint = saved(make_run, tmp_path, "f" * 64)
+    parts = build_parts(make_run(weights={"checkpoint": str(checkpoint)}), Solo())
+    assert all((tensor == 0.125).all() for tensor in parts.matcher.state_dict().values())
+    assert parts.vocab_hash == "f" * 64
+    assert parts.split("val") is not None
+
+
+def test_weights_named_for_an_evaluation_come_before_the_runs_own(make_run: MakeRun, tmp_path: Path) -> None:
+    checkpoint = saved(make_run, tmp_path, None)
+    parts = build_parts(make_run(weights={"checkpoint": "/nowhere"}), Solo(), str(checkpoint))
+    assert parts.matcher.state_dict()["rank.bias"] == 0.125
+
+
+def test_a_checkpoint_of_another_vocabulary_does_not_fit_the_stores(make_run: MakeRun, tmp_path: Path) -> None:
+    checkpoint = saved(make_run, tmp_path, "e" * 64)
+    run = make_run(weights={"checkpoint": str(checkpoint)})
+    with pytest.raises(DataError, match=r"packed with vocabulary ffffffffffff, but .* trained with eeeeeeeeeeee"):
+        build_recipe(run, Solo())
+    with pytest.raises(DataError, match="packed with vocabulary"):
+        build_parts(run, Solo()).split("test")
+
+
+def test_validation_stores_must_have_the_training_vocabulary(make_run: MakeRun, tmp_path: Path) -> None:
+    other = write_stores(tmp_path, name="b", vocab_hash="e" * 64)
+    recipe = build_recipe(make_run(data={"val_txt_db": str(other[0]), "val_img_db": str(other[1])}), Solo())
+    assert recipe.vocab_hash == "f" * 64
+    with pytest.raises(DataError, match=r"b\.db: packed with vocabulary eeeeeeeeeeee"):
+        recipe.split("val")
+
+
+@pytest.mark.parametrize(("batch", "size", "fits"), [(48, 1, True), (49, 1, False), (24, 2, True), (25, 2, False)])
+def test_an_update_never_wants_an_anchor_twice(batch: int, size: int, fits: bool, make_run: MakeRun) -> None:
+    run = make_run(optim={"train_batch_size": batch}, negatives={"mining_batch": 1})
+    if fits:
+        check_anchors(run, 48, size)
+        return
+    with pytest.raises(ConfigError, match=f"wants {batch * size} anchors an update, but there are only 48"):
+        check_anchors(run, 48, size)
+
+
+def test_the_rank_head_may_always_start_from_the_matching_head(make_run: MakeRun, tmp_path: Path) -> None:
+    matcher = build_parts(make_run(), Solo()).matcher
+    folder = Checkpoints(tmp_path, 1).save(1, matcher.state_dict(), {}, {})
+    for how, source in (("always", "match.weight"), ("if_missing", "rank.weight")):
+        parts = build_parts(make_run(weights={"checkpoint": str(folder), "rank_head_init": how}), Solo())
+        expected = matcher.state_dict()[source][-1:]
+        assert torch.equal(parts.matcher.state_dict()["rank.weight"], expected)

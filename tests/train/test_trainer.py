@@ -1,0 +1,218 @@
+"""train/trainer.py: the loop, its sums, its signals and its resumes, in one process."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from config.errors import DataError, Failure
+from config.schema import Run
+from tests.samples import NO_DROPOUT
+from tests.support import events, write_stores
+from tests.train.conftest import MakeRun
+from train import trainer as training
+from train.checkpoint import read_state, read_weights
+from train.comm import Solo
+from train.journal import Journal
+from train.optim import learning_rate
+from train.recipe import build_recipe
+from train.trainer import Trainer, clip
+
+WITHOUT_CLOCK = ("loss", "hinge_i", "hinge_t", "grad_norm", "pool_r1_i", "pool_r1_t", "lr")
+
+
+def trainer_of(run: Run, folder: Path) -> Trainer:
+    return Trainer(build_recipe(run, Solo()), Journal(folder, tensorboard=False), folder)
+
+
+def fitted(run: Run, folder: Path) -> Trainer:
+    """A run trained to its end; an error if it stopped before."""
+    trainer = trainer_of(run, folder)
+    assert trainer.fit(trainer.recipe.split("val")) == 0
+    return trainer
+
+
+def curve(folder: Path) -> list[list[float]]:
+    return [[event[name] for name in WITHOUT_CLOCK] for event in events(folder, "train")]
+
+
+def test_clip_scales_all_gradients_together() -> None:
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    assert clip(parameters, -1) == 5
+    assert parameters[0].grad.tolist() == [3, 0]
+    assert clip(parameters, 10.0) == 5
+    assert parameters[0].grad.tolist() == [3, 0]
+    assert clip(parameters, 1.0) == 5
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0]))
+    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.8]))
+
+
+def test_a_run_logs_validates_and_saves(make_run: MakeRun, tmp_path: Path) -> None:
+    run, folder = make_run(), tmp_path / "out"
+    trainer = fitted(run, folder)
+    assert trainer.step == 6
+    assert trainer.slot == 6 * 4
+    assert [event["step"] for event in events(folder, "train")] == [1, 2, 3, 4, 5, 6]
+    assert [event["step"] for event in events(folder, "valid")] == [3, 6]
+    assert [event["step"] for event in events(folder, "saved")] == [3, 6]
+    rates = [event["lr"] for event in events(folder, "train")]
+    assert rates == [learning_rate(run.optim, step) for step in range(1, 7)]
+    start, = events(folder, "start")
+    assert start["hash"] == run.hash()
+    assert start["parameters"] == sum(p.numel() for p in trainer.matcher.parameters() if p.requires_grad)
+
+
+def test_the_loss_is_the_sum_of_both_directions(make_run: MakeRun, tmp_path: Path) -> None:
+    fitted(make_run(matcher={"initializer_range": 0.3}), tmp_path / "out")
+    for event in events(tmp_path / "out", "train"):
+        assert event["loss"] == pytest.approx(event["hinge_i"] + event["hinge_t"], rel=1e-6)
+        assert 0 <= event["pool_r1_i"] <= 1
+
+
+@pytest.mark.parametrize("mining_batch", [1, 4])
+def test_anchors_scored_together_or_alone_train_the_same(mining_batch: int, make_run: MakeRun, tmp_path: Path) -> None:
+    """Accumulation: two passes of two anchors, four of one, or one of four are one update of four."""
+    common: dict[str, Any] = {"matcher": NO_DROPOUT | {"initializer_range": 0.3}, "optim": {"learning_rate": 3e-3}}
+    fitted(make_run(**common), tmp_path / "two")
+    fitted(make_run(**common, negatives={"mining_batch": mining_batch}), tmp_path / "other")
+    torch.testing.assert_close(torch.tensor(curve(tmp_path / "other")), torch.tensor(curve(tmp_path / "two")),
+                               rtol=2e-5, atol=1e-6)
+
+
+def test_lines_of_the_log_are_means_over_their_updates(make_run: MakeRun, tmp_path: Path) -> None:
+    fitted(make_run(), tmp_path / "each")
+    fitted(make_run(output={"log_steps": 4}), tmp_path / "some")
+    each, some = (torch.tensor(curve(tmp_path / name), dtype=torch.float64) for name in ("each", "some"))
+    assert [event["step"] for event in events(tmp_path / "some", "train")] == [4, 6]
+    torch.testing.assert_close(some[0, :-1], each[:4, :-1].mean(0), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(some[1, :-1], each[4:, :-1].mean(0), rtol=1e-6, atol=1e-7)
+
+
+def test_a_resumed_run_ends_to_the_bit_the_same(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(output={"log_steps": 4, "save_steps": 1, "keep": 9})
+    whole = fitted(run, tmp_path / "whole")
+    again = trainer_of(run, tmp_path / "again")
+    again.resume(tmp_path / "whole" / "ckpt" / "step-00000002")
+    assert again.step == 2
+    assert again.fit(again.recipe.split("val")) == 0
+    for name, tensor in whole.matcher.state_dict().items():
+        assert torch.equal(again.matcher.state_dict()[name], tensor), name
+    assert curve(tmp_path / "again") == curve(tmp_path / "whole")
+    assert again.best == whole.best
+
+
+def test_fp16_trains_and_resumes_with_its_scale(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(optim={"precision": "fp16", "num_train_steps": 3}, output={"save_steps": 1})
+    trainer = fitted(run, tmp_path / "out")
+    state = read_state(tmp_path / "out" / "ckpt" / "latest")
+    assert state["scaler"] == trainer.recipe.precision.state_dict() != {}
+    assert all(math.isfinite(event["loss"]) for event in events(tmp_path / "out", "train"))
+
+
+def test_the_best_checkpoint_is_the_one_with_the_highest_number(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = iter([1.0, 7.0, 7.0, 3.0])
+    monkeypatch.setattr(training, "quick_check", lambda *_: {"rsum": next(numbers), "img_r1": 0.0})
+    run = make_run(eval={"valid_steps": 2, "full_val": False}, optim={"num_train_steps": 8}, output={"keep": 1})
+    trainer = fitted(run, tmp_path)
+    assert trainer.best == 7
+    best = trainer.checkpoints.best()
+    assert best is not None
+    assert best.name == "step-00000004", "the first of equals"
+    assert sorted(path.name for path in (tmp_path / "ckpt").glob("step*")) == ["step-00000004", "step-00000008"]
+    last = {name: tensor.clone() for name, tensor in trainer.matcher.state_dict().items()}
+    assert trainer.load_best() == best
+    loaded = trainer.matcher.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in read_weights(best).items())
+    assert any(not torch.equal(loaded[name], last[name]) for name in last)
+
+
+def test_without_a_validation_the_last_weights_are_the_best(make_run: MakeRun, tmp_path: Path) -> None:
+    trainer = trainer_of(make_run(optim={"num_train_steps": 2}), tmp_path)
+    assert trainer.fit(None) == 0
+    assert trainer.load_best() == trainer.checkpoints.latest()
+    assert events(tmp_path, "valid") == []
+
+
+def test_a_number_that_the_quick_check_lacks_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(eval={"full_val": False, "select_by": "txt_r1", "valid_steps": 1})
+    with pytest.raises(Failure, match="select_by=txt_r1: the quick check has no such number"):
+        fitted(run, tmp_path)
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    fitted(make_run(), tmp_path / "out")
+    other = make_run(on=write_stores(tmp_path, name="b", vocab_hash="e" * 64))
+    with pytest.raises(DataError, match="trained with another vocabulary"):
+        trainer_of(other, tmp_path / "other").resume(tmp_path / "out" / "ckpt" / "latest")
+
+
+def tell_in_update(trainer: Trainer, step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send a signal to this process in the middle of an update, after the ranks were asked about stopping."""
+    update = trainer.recipe.precision.step
+
+    def told(optimizer: torch.optim.Optimizer) -> None:
+        if trainer.step == step:
+            os.kill(os.getpid(), number)
+        update(optimizer)
+
+    monkeypatch.setattr(trainer.recipe.precision, "step", told)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_update_end_and_saves(
+    number: int, code: int, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(make_run(optim={"num_train_steps": 50}, eval={"valid_steps": 50}), tmp_path)
+    tell_in_update(trainer, 3, number, monkeypatch)
+    before = signal.getsignal(number)
+    assert trainer.fit(None) == code
+    assert trainer.step == 5, "told in the fourth update, all ranks hear it in the fifth"
+    assert [event["step"] for event in events(tmp_path, "saved")] == [5]
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_in_the_last_update_is_not_forgotten(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(make_run(optim={"num_train_steps": 3}), tmp_path)
+    tell_in_update(trainer, 2, signal.SIGTERM, monkeypatch)
+    assert trainer.fit(None) == 75
+    assert [event["step"] for event in events(tmp_path, "saved")] == [3]
+
+
+def test_ranks_leave_the_loop_together(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another rank was told: this one stops in the same update, though nobody signalled it."""
+    trainer = trainer_of(make_run(optim={"num_train_steps": 50}, eval={"valid_steps": 50}), tmp_path)
+    mean = trainer.comm.mean_async_
+
+    def heard(tensor: torch.Tensor, name: str) -> Any:
+        if name == "stop" and trainer.step == 4:
+            tensor += signal.SIGTERM / 2
+        return mean(tensor, name)
+
+    monkeypatch.setattr(trainer.comm, "mean_async_", heard)
+    assert trainer.fit(None) == 75
+    assert trainer.step == 5
+
+
+def test_mining_may_begin_later(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mined, mine = [], training.mine
+
+    def watched(*args: Any) -> Any:
+        mined.append(trainer.step)
+        return mine(*args)
+
+    monkeypatch.setattr(training, "mine", watched)
+    trainer = trainer_of(make_run(negatives={"mine_after": 4}), tmp_path)
+    trainer.fit(None)
+    assert set(mined) == {4, 5}
