@@ -46,7 +46,7 @@ class Slot:
         self.features = views[0].view(np.float16).reshape(capacity.regions, dim)
         self.boxes = views[1].view(np.float32).reshape(capacity.regions, 7)
         self.ids = views[2].view(np.int64)
-        if pin and torch.cuda.is_available():
+        if pin:
             for view in views:
                 torch.cuda.cudart().cudaHostRegister(view.ctypes.data, view.nbytes, 0)
 
@@ -80,14 +80,24 @@ def spans(lengths: Array) -> list[tuple[int, int]]:
 class Loader:
     """Batches of the given plans, in their order, read ahead by `workers` processes (0: read when asked).
 
-    A batch is a view: it holds until the next one is asked for.
+    A batch on the CPU is a view: it holds until the next one is asked for. On another `device` it is a copy that may
+    still be under way; its memory here is not written to before the copy has ended.
     """
 
     def __init__(
-        self, index: PairIndex, plans: Iterator[Plan], capacity: Capacity, workers: int, prefetch: int, pin: bool
+        self,
+        index: PairIndex,
+        plans: Iterator[Plan],
+        capacity: Capacity,
+        workers: int,
+        prefetch: int,
+        device: torch.device,
+        pin: bool = True,
     ) -> None:
-        self.index, self.plans = index, plans
-        self._slots = [Slot(capacity, index.image_dim, pin) for _ in range(workers * prefetch + 1)]
+        self.index, self.plans, self.device = index, plans, device
+        on_gpu = device.type == "cuda"
+        self._copied = torch.cuda.Event() if on_gpu else None
+        self._slots = [Slot(capacity, index.image_dim, pin and on_gpu) for _ in range(workers * prefetch + 1)]
         self._workers = [Worker(index, self._slots) for _ in range(workers)]
 
     def __iter__(self) -> Iterator[tuple[Plan, Batch]]:
@@ -105,7 +115,12 @@ class Loader:
                 plan, slot, worker = waiting.popleft()
                 if worker is not None:
                     worker.answer()
-                yield plan, self._slots[slot].batch(self.index, plan)
+                batch = self._slots[slot].batch(self.index, plan).to(self.device)
+                if self._copied is not None:
+                    self._copied.record()
+                yield plan, batch
+                if self._copied is not None:
+                    self._copied.synchronize()
                 free.append(slot)
         finally:
             self.close()

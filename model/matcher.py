@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -10,9 +9,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from config.errors import ConfigError
 from config.schema import Named
 from data.batch import Batch, Images, Pool, Ragged
+from model.finding import find_class
 
 HeadKind = Literal["dot", "late", "joint"]
 
@@ -120,22 +119,8 @@ class Matcher(nn.Module, ABC):
 
 
 def find(name: str) -> type[Matcher]:
-    """The matcher class of `model/<name>.py`, found by name; there is no list to edit.
-
-    Raises:
-        ConfigError: no such module, or it holds no matcher.
-    """
-    path = f"model.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if not path.startswith(error.name or path):
-            raise  # the file is there; what it imports is not
-        raise ConfigError(f"there is no matcher {name!r}; model/{name}.py does not exist") from error
-    for item in vars(module).values():
-        if isinstance(item, type) and issubclass(item, Matcher) and item.__module__ == module.__name__:
-            return item
-    raise ConfigError(f"model/{name}.py holds no Matcher")
+    """The matcher class of `model/<name>.py`; raises ConfigError where there is none."""
+    return find_class("model", name, Matcher)  # type: ignore[type-abstract]
 
 
 def build(config: Named) -> Matcher:

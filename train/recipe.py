@@ -69,9 +69,8 @@ class Recipe(Parts):
         plans = self.pools.plans(first_slot, batch, mining, self.comm.rank, self.comm.size)
         most = mining * (1 + run.negatives.negative_size)
         capacity = Capacity.of(self.train.index, most, most)
-        return Loader(
-            self.train.index, plans, capacity, run.data.n_workers, run.data.prefetch_batches, run.data.pin_mem
-        )
+        reading = run.data.n_workers, run.data.prefetch_batches
+        return Loader(self.train.index, plans, capacity, *reading, self.device, run.data.pin_mem)
 
 
 def build_parts(run: Run, comm: Comm, weights: str = "", vocab_hash: str | None = None) -> Parts:

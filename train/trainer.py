@@ -114,7 +114,6 @@ class Trainer:
         for number in range(passes):
             with self.clock("load"):
                 plan, batch = next(batches)
-                batch = batch.to(recipe.device)
             self._pass(plan, batch, last=number == passes - 1)
         heard = self._ask_to_stop()
         with self.clock("reduce"):

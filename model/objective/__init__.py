@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor
 
-from config.errors import ConfigError
 from config.schema import Named
 from data.batch import Batch
+from model.finding import find_class
 from model.matcher import MatchOut
 
 
@@ -25,22 +24,8 @@ class Objective(ABC):
 
 
 def find_objective(name: str) -> type[Objective]:
-    """The objective class of `model/objective/<name>.py`, found by name; there is no list to edit.
-
-    Raises:
-        ConfigError: no such module, or it holds no objective.
-    """
-    path = f"model.objective.{name}"
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if not path.startswith(error.name or path):
-            raise  # the file is there; what it imports is not
-        raise ConfigError(f"there is no objective {name!r}; model/objective/{name}.py does not exist") from error
-    for item in vars(module).values():
-        if isinstance(item, type) and issubclass(item, Objective) and item.__module__ == module.__name__:
-            return item
-    raise ConfigError(f"model/objective/{name}.py holds no Objective")
+    """The objective class of `model/objective/<name>.py`; raises ConfigError where there is none."""
+    return find_class("model.objective", name, Objective)  # type: ignore[type-abstract]
 
 
 def build_objective(config: Named) -> Objective:

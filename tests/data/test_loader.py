@@ -21,7 +21,7 @@ from tests.support import RULE
 
 def loader(index: PairIndex, workers: int, count: int = 9) -> Loader:
     plans = islice(HardPools(index, 7, -1, 0).plans(0, 4, 2, 0, 1), count)
-    return Loader(index, plans, Capacity.of(index, 16, 16), workers, 2, pin=False)
+    return Loader(index, plans, Capacity.of(index, 16, 16), workers, 2, torch.device("cpu"))
 
 
 def copied(batch: Batch) -> list[torch.Tensor]:
