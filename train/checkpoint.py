@@ -89,7 +89,7 @@ class Checkpoints:
 
     def _linked(self, name: str) -> Path | None:
         link = self.folder / name
-        return link.resolve() if link.exists() else None
+        return self.folder / link.readlink() if link.exists() else None
 
     def _forget_old(self) -> None:
         needed = {path.name for path in (self.latest(), self.best()) if path}

@@ -30,11 +30,6 @@ class Comm(ABC):
     local_rank = 0
     local_size = 1
 
-    def share_cores(self) -> None:
-        """Give each rank of this host its part of the cores, unless OMP_NUM_THREADS says otherwise."""
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // self.local_size))
-
     def device(self) -> torch.device:
         """The accelerator of this rank, or the CPU."""
         if not torch.cuda.is_available():

@@ -16,6 +16,7 @@ from config.schema import Run
 from model.matcher import find
 from model.objective import find_objective
 from train.comm import Comm, Roll, detect
+from train.host import keep_freed_memory, share_cores
 from train.measure import write_json
 
 KINDS = {"matcher": lambda name: find(name).settings, "objective": lambda name: find_objective(name).settings}
@@ -30,7 +31,8 @@ def main(program: str, description: str, work: Work, extra: Extra | None = None)
     except ConfigError as error:
         return tell(program, str(error), error.exit_code)
     try:
-        comm.share_cores()
+        share_cores(comm.local_size)
+        keep_freed_memory()
         roll = Roll(comm)
         answer_signals(program, comm, roll)
         code = work(run, args, comm)

@@ -29,7 +29,7 @@ Write = Callable[..., Path]
         ),
         (
             {"negatives": {"zzz": 1}},
-            "known are negatives.negative_size, negatives.hard_neg_size, negatives.mining_batch",
+            "known are negatives.negative_size, negatives.hard_neg_size, negatives.mine_after, negatives.mining_batch",
         ),
         ({"matcher": {"hiden_size": 1}}, "did you mean matcher.hidden_size?"),
         (

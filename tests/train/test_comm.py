@@ -114,25 +114,6 @@ def test_a_missing_horovod_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPat
         Horovod()
 
 
-def test_cores_are_shared_out_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    solo, before = Solo(), torch.get_num_threads()
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    try:
-        solo.local_size = 3
-        solo.share_cores()
-        assert torch.get_num_threads() == 2
-        solo.local_size = 60
-        solo.share_cores()
-        assert torch.get_num_threads() == 1
-        monkeypatch.setenv("OMP_NUM_THREADS", "1")
-        solo.local_size = 1
-        solo.share_cores()
-        assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
-
-
 class Registered(Solo):
     """A rank whose roll names other processes."""
 
