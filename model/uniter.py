@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from config.schema import Named
@@ -26,18 +26,37 @@ class Config(Named):
 
     name: Literal["uniter"] = "uniter"
     vocab_size: int = Field(28996, gt=0)
+    """number of WordPiece ids"""
     hidden_size: int = Field(768, gt=0)
+    """width of every token"""
     num_hidden_layers: int = Field(12, gt=0)
+    """encoder layers"""
     num_attention_heads: int = Field(12, gt=0)
+    """attention heads; divide hidden_size"""
     intermediate_size: int = Field(3072, gt=0)
+    """inner width of each layer's perceptron"""
     max_position_embeddings: int = Field(512, gt=2)
+    """longest text, [CLS] and [SEP] included"""
     type_vocab_size: int = Field(2, ge=2)
+    """token types; row 0 is words, row 1 regions"""
     hidden_act: Literal["gelu", "relu", "swish"] = "gelu"
+    """activation of the perceptron"""
     hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    """dropout of embeddings and layer outputs"""
     attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    """dropout of attention weights"""
     initializer_range: float = Field(0.02, gt=0)
+    """standard deviation of random weights; widths far below 768 learn from scratch with about 0.12"""
     img_dim: int = Field(2048, gt=0)
+    """width of the region features"""
     hn_image_gather_offset: Literal["correct", "last_caption"] = "correct"
+    """last_caption repeats the published offset of regions when one image meets many captions"""
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Config:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(f"hidden_size={self.hidden_size} must be a multiple of num_attention_heads")
+        return self
 
 
 class TextEmbedding(nn.Module):

@@ -17,6 +17,7 @@ from model.objective import Objective
 class Config(Named):
     name: Literal["hinge"] = "hinge"
     margin: float = Field(0.2, ge=0)
+    """how far the match must lead, in sigmoid scores"""
 
 
 def ranking_hinge(scores: Tensor, margin: float) -> Tensor:

@@ -55,13 +55,14 @@ def rows(folder: Path, quick: bool) -> Iterator[Row]:
     limit = peak(ranks, 0.2 if quick else 2.0)
     parts = train(folder, stores, config, shape, [str(launcher), "-np", str(ranks)] if ranks > 1 else [])
     floor = operations(config, open_pairs(stores, shape), HERE)
-    against = f"its products at the {limit / 1e9:.0f} GFLOP/s measured on a core"
+    against = f"its operations at the {limit / 1e9:.0f} GFLOP/s of matrix products on a core"
     for name in PARTS:
         least = floor[name] / limit if name in floor else None
         ratio = least and least / parts[name]
         yield Row(GROUP, name, parts[name], least, "s", against if least else "", ratio)
     least, whole = sum(floor.values()) / limit, sum(parts.values())
-    note = f"{HERE}; {ranks} ranks of one thread" + ("" if ranks > 1 else "; no horovodrun, so nothing to reduce")
+    note = f"{HERE}; {ranks} ranks of one thread, {sum(floor.values()) / 1e12:.2g} Tflop each"
+    note += "" if ranks > 1 else "; no horovodrun or one core, so nothing to reduce"
     yield Row(GROUP, "the whole", whole, least, "s", against, least / whole, None, note)
     yield projection(parts, floor, operations(config, open_pairs(stores, shape), PUBLISHED), limit)
 
@@ -76,7 +77,7 @@ def projection(parts: dict[str, float], floor: dict[str, float], full: dict[str,
     bottleneck = max(grown, key=grown.__getitem__)
     note = f"{PUBLISHED}, by counting operations: {shares}; next bottleneck: {bottleneck}"
     least = sum(full.values()) / limit
-    against = "products at the same rate"
+    against = "its operations at the same rate"
     return Row(GROUP, "projected to the published size", whole, least, "s", against, least / whole, None, note)
 
 
