@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from data.pairs import PairIndex
 from tests.support import open_index, write_stores
 
+# Also for what the tests start: two threads each on two busy cores wait for each other a hundred times longer.
+os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
