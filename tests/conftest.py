@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from data.pairs import PairIndex
 from tests.support import open_index, write_stores
@@ -14,6 +15,9 @@ from tests.support import open_index, write_stores
 # Also for what the tests start: two threads each on two busy cores wait for each other a hundred times longer.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+# A deadline in seconds fails on a busy machine, where nothing is wrong.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ def refused(config: Path, folder: Path, code: int, *flags: str | Path) -> str:
     (("--learnin_rate", "1e-4"), 2, r"--learnin_rate is not a flag: did you mean --learning_rate"),
     (("--learning_rate", "-1"), 2, r"optim\.learning_rate = -1\.0 .*greater than 0"),
     (("--mining_batch", "3"), 2, r"train_batch_size 4 is not a multiple of mining_batch 3"),
-    (("--matcher", "unitre"), 2, r"there is no matcher 'unitre'"),
+    (("--matcher", "unitre"), 2, r"no (?i:matcher) 'unitre'"),
     (("--negative_size", "24"), 2, r"negative_size=24: .*at most 23"),
     (("--train_batch_size", "50"), 2, r"50 anchors an update, but there are only 48; lower train_batch_size or -np"),
     (("--img_dim", "12"), 3, r"features are 16 wide but the model takes 12; set matcher\.img_dim=16"),

@@ -127,5 +127,5 @@ def test_dropout_acts_in_training_and_only_there(kind: str, way: str) -> None:
 def test_attention_dropout_keeps_the_mean() -> None:
     qkv, packing = packed(3 * WIDTH).view(-1, 3, HEADS, WIDTH // HEADS), Packing(LENGTHS)
     torch.manual_seed(0)
-    mean = torch.stack([attend(qkv, packing, 0.3) for _ in range(3000)]).mean(0)
-    torch.testing.assert_close(mean, attend(qkv, packing, 0.0), atol=0.08, rtol=0)
+    mean = torch.stack([attend(qkv, packing, 0.3) for _ in range(1000)]).mean(0)
+    torch.testing.assert_close(mean, attend(qkv, packing, 0.0), atol=0.14, rtol=0)

@@ -216,3 +216,29 @@ def test_mining_may_begin_later(make_run: MakeRun, tmp_path: Path, monkeypatch: 
     trainer = trainer_of(make_run(negatives={"mine_after": 4}), tmp_path)
     trainer.fit(None)
     assert set(mined) == {4, 5}
+
+
+def test_dropout_is_drawn_anew_for_each_pass_by_its_place_in_the_sequence(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by rank, step or history: another rank, or a resume, draws the same for the same anchors."""
+    seeds: dict[Any, int] = {}
+    run_pass, set_seed = Trainer._pass, torch.manual_seed
+    place: list[Any] = []
+
+    def watched(self: Trainer, plan: Any, *rest: Any, **words: Any) -> None:
+        place[:] = [(plan.direction, plan.slot)]
+        run_pass(self, plan, *rest, **words)
+
+    def seeded(seed: int) -> Any:
+        if place:
+            assert seeds.setdefault(place[0], seed) == seed
+        return set_seed(seed)
+
+    monkeypatch.setattr(Trainer, "_pass", watched)
+    monkeypatch.setattr(torch, "manual_seed", seeded)
+    for batch in (4, 2):
+        place.clear()
+        trainer_of(make_run(optim={"train_batch_size": batch, "num_train_steps": 12 // batch, "warmup_steps": 1}),
+                   tmp_path / str(batch)).fit(None)
+    assert len(seeds) == len(set(seeds.values())) == 12
