@@ -29,7 +29,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         for note in args.notes:
             journal.say(note)
         if comm.rank == 0:
-            write_quarantine(recipe.train, folder)
+            write_quarantine([split for split in (recipe.train, val, test) if split], folder)
         trainer = Trainer(recipe, journal, folder)
         start = trainer.checkpoints.latest() if run.output.resume == "auto" else None
         if run.output.resume not in ("auto", "never"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def check_lengths(index: PairIndex, texts: Array, longest: int | None) -> None:
     )
 
 
-def write_quarantine(split: Split, folder: Path) -> None:
-    """List what was left out beside the run's results, where that is the policy."""
-    if split.listed and split.left_out:
-        (folder / "quarantine.txt").write_text("\n".join(split.left_out) + "\n")
+def write_quarantine(splits: Iterable[Split], folder: Path) -> None:
+    """List what was left out of all splits beside the run's results, where that is the policy."""
+    names = sorted({name for split in splits if split.listed for name in split.left_out})
+    if names:
+        (folder / "quarantine.txt").write_text("\n".join(names) + "\n")

@@ -139,7 +139,7 @@ def test_damaged_images_are_left_out_with_their_captions(policy: str, stores: St
     assert len(split.index.texts) == len(sound.texts) - lost
     names = [split.index.images[at] for at in split.index.owner]
     assert names == [sound.images[at] for at in sound.owner if sound.images[at] != IMAGE]
-    write_quarantine(split, tmp_path)
+    write_quarantine([split], tmp_path)
     listed = tmp_path / "quarantine.txt"
     assert listed.exists() == (policy == "quarantine")
     assert policy == "skip" or listed.read_text() == f"{IMAGE}\n"
@@ -157,7 +157,7 @@ def test_damaged_captions_are_left_out_alone(stores: Stores, tmp_path: Path) -> 
 
 
 def test_nothing_is_listed_where_nothing_was_left_out(stores: Stores, tmp_path: Path) -> None:
-    write_quarantine(open_split("train", data_of(stores, damaged="quarantine"), Solo()), tmp_path)
+    write_quarantine([open_split("train", data_of(stores, damaged="quarantine"), Solo())], tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
