@@ -205,7 +205,8 @@ class Roll:
 def running(pid: int) -> bool:
     """Whether a process of this host is alive; one that only waits to be reaped is not."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:
-            return stat.read().rpartition(")")[2].split()[0] not in "ZX"
+        # As bytes: a signal handler may ask this in the middle of an import, when no codec can be loaded.
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
     except OSError:
         return False
