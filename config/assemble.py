@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from config.complaint import complaint
 from config.errors import ConfigError
 from config.files import Reader
-from config.leaves import DEFAULT_KINDS, Given, Leaves, chosen, expand, flatten, merge, nest
+from config.leaves import DEFAULT_KINDS, Given, Leaves, chosen, expand, flatten, merge, nest, with_implied
 from config.schema import Named, Run, Section
 
 COMMON: dict[str, type[Section]] = {
@@ -48,6 +48,7 @@ def load(path: str | Path | None, overrides: Mapping[str, Any], kinds: Kinds) ->
 
 def resolve(written: Leaves, kinds: Kinds) -> Resolved:
     """Lay what was written over the defaults, check it, and keep the origin of every leaf."""
+    written = with_implied(written)
     types = section_types(written, kinds)
     leaves = expand(merge(_defaults(types), written))
     run = _build(leaves, types)

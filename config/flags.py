@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 from config.errors import ConfigError
 from config.hints import did_you_mean
-from config.leaves import DEFAULT_KINDS, Given, flatten
+from config.leaves import DEFAULT_KINDS, IMPLIED, Given, flatten
 from config.legacy import MEANING, ONLY, WITHOUT_EFFECT
 from config.schema import Run, Section
 
@@ -74,6 +74,10 @@ def choosing(program: str, description: str) -> Parser:
     for kind, name in DEFAULT_KINDS.items():
         form: dict[str, Any] = {"metavar": "NAME", "help": f"name of the {kind} (default: {name})"}
         parser.add_argument(f"--{kind}", action=_Leaf, key=f"{kind}.name", kind=str, **form)
+    for key, name in IMPLIED.items():
+        kind, _, leaf = key.partition(".")
+        form = {"metavar": "VALUE", "help": f"chooses the {kind} {name}; --{kind} {name} --help says more"}
+        parser.add_argument(f"--{leaf}", action=_Leaf, key=key, kind=str, **form)
     return parser
 
 
@@ -93,7 +97,7 @@ def add_leaves(parser: Parser, types: Mapping[str, type[Section]]) -> None:
     for name, kind in types.items():
         group = parser.add_argument_group(name, (kind.__doc__ or "").partition("\n")[0])
         for leaf, field in kind.model_fields.items():
-            is_taken = name in DEFAULT_KINDS and (count[leaf] > 1 or leaf == "name")
+            is_taken = name in DEFAULT_KINDS and (count[leaf] > 1 or leaf == "name" or f"{name}.{leaf}" in IMPLIED)
             if not is_taken and _is_plain(field.annotation):
                 _add(group, f"{name}.{leaf}", field)
 

@@ -17,6 +17,10 @@ DEFAULT_KINDS = {"matcher": "uniter", "objective": "hinge"}
 """The two sections whose fields depend on a name, and the name each has when nothing else is said."""
 
 
+IMPLIED = {"objective.IAIS": "iais"}
+"""A setting that only one kind has, and that chooses it where nothing but the default is chosen: `--IAIS singular`."""
+
+
 class Given(NamedTuple):
     """A value and where it was given: `default`, a file or a flag."""
 
@@ -64,7 +68,16 @@ def merge(below: Leaves, above: Leaves) -> Leaves:
 
 def chosen(leaves: Leaves, kind: str) -> Given:
     """Return the name of the matcher or objective (`kind`) that the leaves choose."""
-    return leaves.get(f"{kind}.name", Given(DEFAULT_KINDS[kind], "default"))
+    said = leaves.get(f"{kind}.name", Given(DEFAULT_KINDS[kind], "default"))
+    for key, name in IMPLIED.items():
+        if key in leaves and key.startswith(f"{kind}.") and said.value == DEFAULT_KINDS[kind]:
+            return Given(name, leaves[key].where)
+    return said
+
+
+def with_implied(leaves: Leaves) -> Leaves:
+    """Return the leaves with the names that `IMPLIED` settings choose written out."""
+    return leaves | {f"{kind}.name": chosen(leaves, kind) for kind in DEFAULT_KINDS if f"{kind}.name" in leaves}
 
 
 def _is_displaced(key: str, below: Leaves, above: Leaves) -> bool:

@@ -15,6 +15,9 @@ from config.errors import ConfigError
 from config.hints import did_you_mean
 from config.schema import Run
 
+UNSAID = object()
+"""Written for a value that says nothing: the key is passed over."""
+
 
 class Meaning(NamedTuple):
     """The dotted keys a published key sets, and how its value is written there."""
@@ -40,6 +43,10 @@ def _listed(value: Any) -> Any:
 
 def _precision(fp16: Any) -> Any:
     return {"True": "fp16", "False": "off"}.get(str(fp16), fp16)
+
+
+def _alignment(value: Any) -> Any:
+    return UNSAID if value in (None, False, "", "off", "none") else value
 
 
 MEANING: dict[str, Meaning] = {
@@ -81,6 +88,8 @@ MEANING: dict[str, Meaning] = {
     "model_config": _to("matcher.extends"),
     "dropout": _to("matcher.hidden_dropout_prob", "matcher.attention_probs_dropout_prob"),
     "margin": _to("objective.margin"),
+    "IAIS": _to("objective.IAIS", write=_alignment),
+    "tsa": _to("objective.tsa", write=_alignment),
     "seed": _to("seed"),
 }
 
@@ -100,8 +109,6 @@ WITHOUT_EFFECT: dict[str, str] = {
 }
 
 ONLY: dict[str, Allowed] = {
-    "IAIS": Allowed((False, None, "", "off", "none"), "it comes with the iais objective; leave it out"),
-    "tsa": Allowed((False, None, "", "exp"), "it comes with the iais objective; leave it out"),
     "decay": Allowed(("linear",), "the learning rate falls linearly; leave it out"),
     "gradient_accumulation_steps": Allowed(
         (1,), "one update takes train_batch_size anchors of each rank and direction; raise that instead"
@@ -131,8 +138,10 @@ def translate(tree: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[st
         elif key in MEANING:
             for dotted in MEANING[key].keys:
                 section, _, leaf = dotted.rpartition(".")
-                place = sections.setdefault(section, {}) if section else sections
-                place[leaf] = _found(value, path) if leaf == "extends" else MEANING[key].write(value)
+                written = _found(value, path) if leaf == "extends" else MEANING[key].write(value)
+                if written is not UNSAID:
+                    place = sections.setdefault(section, {}) if section else sections
+                    place[leaf] = written
         elif key in WITHOUT_EFFECT:
             notes.append(f"{path}: {key} has no effect: {WITHOUT_EFFECT[key]}")
         elif key not in ONLY:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Direction = Literal["i", "t"]
+"""Who is the anchor. "t": one caption against many images; "i": one image against many captions."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +98,23 @@ class Pool:
 
     The entries count into the batch's images and texts; column 0 is the matching pair. `frame [g, 2]` remembers how
     the whole pool would be padded: the longest caption, and the last one (a published collation depends on both).
-    Host tensors.
+    Host tensors. All anchors are of one `direction`.
     """
 
     image: Tensor
     text: Tensor
     frame: Tensor
+    direction: Direction
 
     @classmethod
-    def of(cls, image: Tensor, text: Tensor, lengths: Tensor) -> Pool:
+    def of(cls, image: Tensor, text: Tensor, lengths: Tensor, direction: Direction) -> Pool:
         """The pool of a batch whose texts have these `lengths`."""
         words = lengths[text]
-        return cls(image, text, torch.stack([words.amax(1), words[:, -1]], 1))
+        return cls(image, text, torch.stack([words.amax(1), words[:, -1]], 1), direction)
 
     def columns(self, index: Tensor) -> Pool:
         """The candidates `index [g, k]` of each anchor."""
-        return Pool(self.image.gather(1, index), self.text.gather(1, index), self.frame)
+        return replace(self, image=self.image.gather(1, index), text=self.text.gather(1, index))
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ class Batch:
         """The images and texts of these ascending indices; `pool` (in the old counting) is renumbered."""
         if pool is not None:
             image, text = torch.searchsorted(images, pool.image), torch.searchsorted(texts, pool.text)
-            pool = Pool(image, text, pool.frame)
+            pool = replace(pool, image=image, text=text)
         place = torch.full((len(self.images) + 1,), -1)
         place[images] = torch.arange(len(images))
         owner = place[self.owner[texts]]

@@ -64,7 +64,7 @@ class Slot:
         boxes = torch.from_numpy(self.boxes[: regions.sum()])
         lengths = torch.from_numpy(words)
         texts = Ragged.of(torch.from_numpy(self.ids[: words.sum()]), lengths)
-        pool = Pool.of(torch.from_numpy(plan.pool_image), torch.from_numpy(plan.pool_text), lengths)
+        pool = Pool.of(torch.from_numpy(plan.pool_image), torch.from_numpy(plan.pool_text), lengths, plan.direction)
         place = np.searchsorted(plan.images, index.owner[plan.texts])
         place[plan.images[np.minimum(place, len(plan.images) - 1)] != index.owner[plan.texts]] = -1
         images = Images(Ragged.of(features, torch.from_numpy(regions)), boxes)

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 
 from config.errors import ConfigError
+from data.batch import Direction
 from data.draws import generator
 from data.pairs import Array, PairIndex
 
-Direction = Literal["i", "t"]
 DIRECTIONS: tuple[Direction, Direction] = ("i", "t")
 
 

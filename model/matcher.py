@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from config.schema import Named
 from data.batch import Batch, Images, Pool, Ragged
+from model.attention import Attention
 from model.finding import find_class
 
 HeadKind = Literal["dot", "late", "joint"]
@@ -57,13 +58,14 @@ class MatchOut:
     """What an objective may look at: the scores of each head, the sides, and losses of the matcher's own.
 
     `scores[head]` is `[anchors, candidates]` with the matching pair in column 0 where the batch has pools, else
-    `[images, texts]`.
+    `[images, texts]`. `attention` is that of the matching pairs, one for each anchor, where it was asked for.
     """
 
     scores: dict[str, Tensor]
     images: Side
     texts: Side
     aux: dict[str, Tensor] = field(default_factory=dict)
+    attention: Attention | None = None
 
 
 class Matcher(nn.Module, ABC):
@@ -89,6 +91,11 @@ class Matcher(nn.Module, ABC):
         """Most word ids of a text, the marks at its ends included; None takes any."""
         return None
 
+    @property
+    def offers(self) -> frozenset[str]:
+        """What it can hand to an objective besides scores (see `Objective.needs`)."""
+        return frozenset()
+
     @abstractmethod
     def encode_image(self, images: Images) -> Side:
         """Everything that depends on an image alone."""
@@ -111,11 +118,26 @@ class Matcher(nn.Module, ABC):
         """Scores `[anchors, candidates]` of the pairs of `pool`."""
         return self.score_pairs(images, texts, pool.image.flatten(), pool.text.flatten()).view(pool.image.shape)
 
-    def forward(self, batch: Batch) -> MatchOut:
-        """The composition of the verbs over a batch, and nothing more."""
+    def score_watched(
+        self, images: Side, texts: Side, image: Tensor, text: Tensor, watched: Tensor
+    ) -> tuple[Tensor, Attention]:
+        """`score_pairs`, and the attention inside the pairs numbered `watched [w]` (host); for those who offer it."""
+        raise NotImplementedError(f"{type(self).__name__} offers no attention")
+
+    def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> MatchOut:
+        """The composition of the verbs over a batch, and nothing more; `needs` is what an objective asks for."""
         images, texts = self.encode_image(batch.images), self.encode_text(batch.texts)
-        scores = self.score(images, texts) if batch.pool is None else self.score_pool(images, texts, batch.pool)
-        return MatchOut({next(iter(self.heads)): scores}, images, texts)
+        head, attention = next(iter(self.heads)), None
+        if batch.pool is None:
+            scores = self.score(images, texts)
+        elif "attention" in needs:
+            image, text = batch.pool.image, batch.pool.text
+            matching = torch.arange(len(image)) * image.shape[1]
+            flat, attention = self.score_watched(images, texts, image.flatten(), text.flatten(), matching)
+            scores = flat.view(image.shape)
+        else:
+            scores = self.score_pool(images, texts, batch.pool)
+        return MatchOut({head: scores}, images, texts, attention=attention)
 
 
 def find(name: str) -> type[Matcher]:

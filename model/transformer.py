@@ -99,7 +99,15 @@ class Encoder(nn.Module):
     @property
     def bottom(self) -> EncoderLayer:
         """The first layer."""
-        layer = self.layers[0]
+        return self._layer(0)
+
+    @property
+    def top(self) -> EncoderLayer:
+        """The last layer."""
+        return self._layer(-1)
+
+    def _layer(self, number: int) -> EncoderLayer:
+        layer = self.layers[number]
         assert isinstance(layer, EncoderLayer)
         return layer
 
@@ -110,14 +118,12 @@ class Encoder(nn.Module):
             qkv = None
             yield x
 
-    def first(self, x: Tensor, packing: Packing, qkv: Tensor | None = None) -> Tensor:
-        """The last layer's output at the first token of each sequence, `[n, width]`."""
-        *lower, last = self.layers
-        assert isinstance(last, EncoderLayer)
-        for layer in lower:
+    def below(self, x: Tensor, packing: Packing, qkv: Tensor | None = None) -> Tensor:
+        """What the last layer is given, `[total, width]`."""
+        for layer in list(self.layers)[:-1]:
             x = layer(x, packing, qkv)
             qkv = None
-        return last.first(x, packing)
+        return x
 
 
 def attend(qkv: Tensor, packing: Packing, dropout: float) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from config.schema import Named
 from data.batch import Images, Pool, Ragged, ranges
+from model.attention import Attention
 from model.matcher import HeadKind, Matcher, Side
 from model.transformer import EPS, Encoder, EncoderLayer, Packing
 
@@ -146,14 +147,32 @@ class Uniter(Matcher):
         return Side(Ragged(tokens, images.features.offsets))
 
     def score_pairs(self, images: Side, texts: Side, image: Tensor, text: Tensor) -> Tensor:
-        return self._score(Joint.of(texts.rows, images.rows, text, image))
+        return self.rank(self.pooled(Joint.of(texts.rows, images.rows, text, image))).squeeze(1)
 
     def score_pool(self, images: Side, texts: Side, pool: Pool) -> Tensor:
         if self.config.hn_image_gather_offset == "correct":
             return super().score_pool(images, texts, pool)
         frame = pool.frame.repeat_interleave(pool.image.shape[1], 0)
         joint = Joint.of(texts.rows, images.rows, pool.text.flatten(), pool.image.flatten(), frame, self.padding)
-        return self._score(joint).view(pool.image.shape)
+        return self.rank(self.pooled(joint)).view(pool.image.shape)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        # The published offset mixes padding words into the pairs: nothing that could be called their attention.
+        return frozenset({"attention"} if self.config.hn_image_gather_offset == "correct" else ())
+
+    def score_watched(
+        self, images: Side, texts: Side, image: Tensor, text: Tensor, watched: Tensor
+    ) -> tuple[Tensor, Attention]:
+        joint = Joint.of(texts.rows, images.rows, text, image)
+        below = self.encoder.below(*self.embedded(joint))
+        start = joint.packing.offsets[joint.place[watched]]
+        words, regions = texts.rows.lengths[text[watched]], images.rows.lengths[image[watched]]
+        # [CLS] and [SEP] stand around the words.
+        starts, counts = torch.stack([start + 1, start + words], 1), torch.stack([words - 2, regions], 1)
+        inner = ranges(starts.flatten(), counts.flatten())
+        states = below.index_select(0, inner.to(below.device, non_blocking=True))
+        return self._rank(joint, below), Attention.of(self.encoder.top, states, words - 2, regions)
 
     def padding(self, width: int) -> Tensor:
         """The embeddings `[width, hidden]` of padding words at their positions (the authors attend to some)."""
@@ -162,8 +181,7 @@ class Uniter(Matcher):
 
     def pooled(self, joint: Joint) -> Tensor:
         """tanh-pooled `[CLS]` of each pair, `[p, hidden]`, in the order of the pairs."""
-        first = self.encoder.first(*self.embedded(joint))
-        return torch.tanh(self.pooler(first))[joint.place.to(first.device, non_blocking=True)]
+        return self._pool(joint, self.encoder.below(*self.embedded(joint)))
 
     def embedded(self, joint: Joint) -> tuple[Tensor, Packing, Tensor]:
         """The encoder's input: packed embeddings, their packing, and the first layer's projections.
@@ -174,8 +192,12 @@ class Uniter(Matcher):
         projected = self.encoder.bottom.qkv(joint.table)
         return joint.table.index_select(0, rows), joint.packing, projected.index_select(0, rows)
 
-    def _score(self, joint: Joint) -> Tensor:
-        return self.rank(self.pooled(joint)).squeeze(1)
+    def _pool(self, joint: Joint, below: Tensor) -> Tensor:
+        first = self.encoder.top.first(below, joint.packing)
+        return torch.tanh(self.pooler(first))[joint.place.to(first.device, non_blocking=True)]
+
+    def _rank(self, joint: Joint, below: Tensor) -> Tensor:
+        return self.rank(self._pool(joint, below)).squeeze(1)
 
 
 def layer_of(config: Config) -> EncoderLayer:

@@ -54,7 +54,7 @@ def pools_of(images: int, texts: Ragged, anchors: int, size: int, seed: int = 0)
     """Random candidates; what they are worth is not asked here."""
     rng = np.random.default_rng(seed)
     image, text = (torch.from_numpy(rng.integers(0, count, (anchors, size))) for count in (images, len(texts)))
-    return Pool.of(image, text, texts.lengths)
+    return Pool.of(image, text, texts.lengths, "t")
 
 
 def batch_for(matcher: Matcher, regions: list[int], words: list[int], anchors: int = 0, size: int = 5,

@@ -98,10 +98,22 @@ def build_recipe(run: Run, comm: Comm) -> Recipe:
     pools = HardPools(train.index, run.negatives.negative_size, run.data.max_txt_len, run.seed)
     check_anchors(run, len(pools.anchors), comm.size)
     check_lengths(train.index, pools.anchors, parts.matcher.longest_text)
+    objective = build_objective(run.objective)
+    check_needs(run, parts.matcher, objective)
     optimizer = build_optimizer(run.optim, parts.matcher.named_parameters(), parts.matcher.decayed_norms)
     parts.vocab_hash = parts.vocab_hash or train.vocab_hash
-    objective = build_objective(run.objective)
     return Recipe(**vars(parts), train=train, pools=pools, objective=objective, optimizer=optimizer)
+
+
+def check_needs(run: Run, matcher: Matcher, objective: Objective) -> None:
+    """Raise ConfigError where the objective looks at something that the matcher does not hand over."""
+    missing = sorted(objective.needs - matcher.offers)
+    if missing:
+        raise ConfigError(
+            f"objective.name = {run.objective.name}: needs {' and '.join(missing)}, which matcher {run.matcher.name} "
+            "with these settings does not offer; choose another matcher (--matcher), undo its parity switches, or "
+            "leave the objective (--objective hinge)"
+        )
 
 
 def check_anchors(run: Run, anchors: int, size: int) -> None:

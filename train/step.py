@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.batch import Batch
 from model.matcher import Matcher
-from model.objective import Objective
+from model.objective import Objective, Term
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -49,17 +49,25 @@ def drawn(batch: Batch, keep: int) -> Batch:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a step found: the sum to go backward from, its terms for the log, and the scores behind them."""
+    """What a pass adds to the loss of its update, the terms behind it for the log, and its scores."""
 
     total: Tensor
-    terms: dict[str, Tensor]
+    terms: dict[str, Term]
     scores: Tensor
 
 
-def forward(matcher: Matcher, objective: Objective, batch: Batch, progress: float, autocast: Autocast) -> Losses:
-    """Training-mode forward of a batch and its objective; `progress` runs from 0 to 1 over the run."""
+def forward(
+    matcher: Matcher, objective: Objective, batch: Batch, progress: float, autocast: Autocast, anchors: int
+) -> Losses:
+    """Training-mode forward of a batch and its objective.
+
+    Args:
+        progress: how much of the run is done, 0 to 1.
+        anchors: those that the update takes of this direction on this rank, the batch's among them.
+    """
     with autocast():
-        out = matcher(batch)
-    terms = objective(out, batch, progress) | out.aux
+        out = matcher(batch, objective.needs)
+    terms = objective(out, batch, progress) | {name: Term(value) for name, value in out.aux.items()}
     scores = next(iter(out.scores.values())).detach()
-    return Losses(torch.stack(list(terms.values())).sum(), terms, scores)
+    parts = [term.share(len(scores), anchors) for term in terms.values()]
+    return Losses(torch.stack(parts).sum(), terms, scores)

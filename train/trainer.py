@@ -157,13 +157,16 @@ class Trainer:
             # Dropout is a draw like any other: keyed by what it is drawn for.
             torch.manual_seed(key(run.seed, f"dropout-{plan.direction}", plan.slot) % 2**63)
             progress = self.step / run.optim.num_train_steps
-            losses = forward(self.matcher, recipe.objective, hard, progress, recipe.precision.autocast)
+            anchors = run.optim.train_batch_size
+            losses = forward(self.matcher, recipe.objective, hard, progress, recipe.precision.autocast, anchors)
             scores = losses.scores if mined is None else mined
-            share = len(scores) / run.optim.train_batch_size
-            recipe.precision.backward(losses.total * share)
-        for name, value in losses.terms.items():
-            self.sums[f"{name}_{plan.direction}"] += value.detach() * share
-        self.sums["loss"] += losses.total.detach() * share
+            share = len(scores) / anchors
+            recipe.precision.backward(losses.total)
+        for name, term in losses.terms.items():
+            self.sums[f"{name}_{plan.direction}"] += term.value.detach() * share
+            if not term.is_plain:
+                self.sums[f"{name}_weighted_{plan.direction}"] += term.share(len(scores), anchors).detach()
+        self.sums["loss"] += losses.total.detach()
         ahead = scores[:, 0] > scores[:, 1:].amax(1)
         self.sums[f"pool_r1_{plan.direction}"] += ahead.float().mean() * share
         self.clock.count("pairs", scores.numel())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -13,14 +14,40 @@ from model.finding import find_class
 from model.matcher import MatchOut
 
 
+@dataclass(frozen=True)
+class Term:
+    """A part of the loss: its mean over anchors (a scalar), and what it weighs.
+
+    An update averages over its anchors; a term that is `summed` is not divided by their number.
+    """
+
+    value: Tensor
+    weight: float = 1.0
+    summed: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it enters the loss as it is."""
+        return self.weight == 1.0 and not self.summed
+
+    def share(self, anchors: int, of: int) -> Tensor:
+        """What it adds to the loss of an update, being the mean over `anchors` of its `of` anchors."""
+        return self.value * (self.weight * (anchors if self.summed else anchors / of))
+
+
 class Objective(ABC):
     """What a run minimises, with its own config section (`settings`)."""
 
     settings: ClassVar[type[Named]]
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it looks at besides scores; a matcher hands it over only to those who ask (see `Matcher.offers`)."""
+        return frozenset()
+
     @abstractmethod
-    def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Named scalars whose sum is the loss; `progress` in 0..1 carries every warm-up and annealing."""
+    def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
+        """Named parts of the loss; `progress` in 0..1 carries every warm-up and annealing."""
 
 
 def find_objective(name: str) -> type[Objective]:

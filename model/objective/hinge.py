@@ -11,13 +11,18 @@ from torch import Tensor
 from config.schema import Named
 from data.batch import Batch
 from model.matcher import MatchOut
-from model.objective import Objective
+from model.objective import Objective, Term
 
 
-class Config(Named):
-    name: Literal["hinge"] = "hinge"
+class Margin(Named):
+    """What every objective with this hinge can set."""
+
     margin: float = Field(0.2, ge=0)
     """how far the match must lead, in sigmoid scores"""
+
+
+class Config(Margin):
+    name: Literal["hinge"] = "hinge"
 
 
 def ranking_hinge(scores: Tensor, margin: float) -> Tensor:
@@ -33,6 +38,13 @@ def ranking_hinge(scores: Tensor, margin: float) -> Tensor:
     return (margin + scores[:, 1:] - scores[:, :1]).clamp(min=0)
 
 
+def hinge_of_pools(out: MatchOut, batch: Batch, margin: float) -> Term:
+    """The mean hinge over a batch's anchors and their negatives; raises ValueError for a batch without pools."""
+    if batch.pool is None:
+        raise ValueError("the ranking hinge needs a batch with pools")
+    return Term(ranking_hinge(out.scores["match"], margin).mean())
+
+
 class Hinge(Objective):
     """The objective of a run: the mean hinge of the batch's pools."""
 
@@ -41,9 +53,7 @@ class Hinge(Objective):
     def __init__(self, config: Config) -> None:
         self.margin = config.margin
 
-    def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """The mean over anchors and negatives; `progress` in 0..1 changes nothing here."""
+    def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
+        """`hinge`; `progress` changes nothing here."""
         del progress
-        if batch.pool is None:
-            raise ValueError("the ranking hinge needs a batch with pools")
-        return {"hinge": ranking_hinge(out.scores["match"], self.margin).mean()}
+        return {"hinge": hinge_of_pools(out, batch, self.margin)}

@@ -1,4 +1,4 @@
-"""Two small matchers and an objective that stand in for those of model/, and a way to write config files."""
+"""Two small matchers and two objectives that stand in for those of model/, and a way to write config files."""
 
 from __future__ import annotations
 
@@ -58,6 +58,15 @@ class Hinge(Named):
     margin: float = Field(0.2, ge=0)
 
 
+class Iais(Named):
+    """the same margin, and an alignment"""
+
+    name: Literal["iais"] = "iais"
+    margin: float = Field(0.2, ge=0)
+    IAIS: Literal["off", "singular", "distributed"] = "singular"
+    tsa: Literal["exp", "linear", "log"] = "exp"
+
+
 def finder(*kinds: type[Named]) -> Callable[[str], type[Named]]:
     by_name = {kind.model_fields["name"].default: kind for kind in kinds}
 
@@ -71,7 +80,7 @@ def finder(*kinds: type[Named]) -> Callable[[str], type[Named]]:
 
 @pytest.fixture
 def kinds() -> Kinds:
-    return {"matcher": finder(Uniter, Towers), "objective": finder(Hinge)}
+    return {"matcher": finder(Uniter, Towers), "objective": finder(Hinge, Iais)}
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import ConfigError
-from config.leaves import Given, expand, flatten, merge, nest
+from config.leaves import Given, chosen, expand, flatten, merge, nest, with_implied
 
 names = st.text("abc", min_size=1, max_size=3)
 values = st.integers() | st.lists(names, max_size=2) | st.booleans()
@@ -36,6 +36,19 @@ def test_another_matcher_starts_anew_and_the_same_one_does_not() -> None:
     below = flatten({"matcher": {"hidden_size": 64}, "optim": {"a": 1}}, "x")
     assert "matcher.hidden_size" not in merge(below, flatten({"matcher": {"name": "towers"}}, "y"))
     assert "matcher.hidden_size" in merge(below, flatten({"matcher": {"name": "uniter"}}, "y"))
+
+
+def test_a_setting_of_one_kind_only_chooses_it_over_the_default_one() -> None:
+    below = flatten({"objective": {"name": "hinge", "margin": 0.3}}, "x")
+    merged = merge(below, flatten({"objective.IAIS": "singular"}, "--IAIS"))
+    assert chosen(merged, "objective") == Given("iais", "--IAIS")
+    assert nest(with_implied(merged))["objective"] == {"name": "iais", "margin": 0.3, "IAIS": "singular"}
+    assert chosen(merge(merged, flatten({"objective.name": "infonce"}, "y")), "objective").value == "infonce"
+
+
+def test_going_back_to_the_default_kind_drops_what_chose_another() -> None:
+    below = flatten({"objective": {"IAIS": "singular"}}, "x")
+    assert chosen(merge(below, flatten({"objective.name": "hinge"}, "y")), "objective") == Given("hinge", "y")
 
 
 def test_a_section_replaced_by_a_value_is_gone() -> None:

@@ -57,6 +57,11 @@ PUBLISHED: list[tuple[str, Any, dict[str, Any]]] = [
     ("checkpoint", None, {"weights.checkpoint": ""}),
     ("dropout", 0.2, {"matcher.hidden_dropout_prob": 0.2, "matcher.attention_probs_dropout_prob": 0.2}),
     ("margin", 0.3, {"objective.margin": 0.3}),
+    ("IAIS", "distributed", {"objective.IAIS": "distributed"}),
+    ("IAIS", False, {}),
+    ("IAIS", None, {}),
+    ("tsa", "linear", {"objective.tsa": "linear"}),
+    ("tsa", "", {}),
 ]
 
 
@@ -75,7 +80,7 @@ def test_every_published_key_has_an_example_here() -> None:
 
 
 def test_every_meaning_is_a_leaf_of_a_run(kinds: Kinds) -> None:
-    leaves = flatten(load(None, {}, kinds).dump(), "").keys()
+    leaves = flatten(load(None, {"objective.IAIS": "singular"}, kinds).dump(), "").keys()
     targets = {key for meaning in MEANING.values() for key in meaning.keys}
     assert targets - leaves == {"matcher.extends"}
 
@@ -91,8 +96,6 @@ def test_a_key_without_effect_is_accepted_with_one_reason(key: str, write: Write
 @pytest.mark.parametrize(
     ("key", "fine", "refused"),
     [
-        ("IAIS", False, "singular"),
-        ("tsa", "exp", "linear"),
         ("decay", "linear", "vqa"),
         ("gradient_accumulation_steps", 1, 4),
         ("lr_mul", 1.0, 10.0),
@@ -107,9 +110,15 @@ def test_a_key_that_cannot_be_honoured_is_taken_where_it_changes_nothing(
         Reader().read(write("run.json", {key: refused}))
 
 
-def test_iais_names_its_objective(write: Write) -> None:
-    with pytest.raises(ConfigError, match="comes with the iais objective"):
-        Reader().read(write("run.json", {"IAIS": "singular"}))
+def test_iais_chooses_its_objective_and_keeps_the_margin(write: Write, kinds: Kinds) -> None:
+    run = load(write("run.json", {"IAIS": "singular", "margin": 0.3, "tsa": "log"}), {}, kinds)
+    expected = {"name": "iais", "IAIS": "singular", "margin": 0.3, "tsa": "log"}
+    assert run.dump()["objective"] == expected
+
+
+def test_a_schedule_without_iais_is_refused(write: Write, kinds: Kinds) -> None:
+    with pytest.raises(ConfigError, match=r"objective\.tsa .*is not a known key"):
+        load(write("run.json", {"tsa": "log"}), {}, kinds)
 
 
 def test_an_unknown_key_is_refused_with_the_nearest(write: Write) -> None:

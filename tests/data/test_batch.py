@@ -22,7 +22,7 @@ def example() -> Batch:
     words, regions = torch.tensor([2, 3, 1, 4]), torch.tensor([3, 1, 2])
     texts = Ragged.of(torch.arange(10), words)
     images = Images(Ragged.of(torch.randn(6, 5), regions), torch.randn(6, 7))
-    pool = Pool.of(torch.tensor([[0, 0, 0], [2, 1, 0]]), torch.tensor([[0, 2, 3], [3, 3, 3]]), words)
+    pool = Pool.of(torch.tensor([[0, 0, 0], [2, 1, 0]]), torch.tensor([[0, 2, 3], [3, 3, 3]]), words, "t")
     return Batch(images, texts, torch.tensor([0, 0, 1, 2]), pool)
 
 
@@ -101,5 +101,5 @@ def test_a_batch_without_pools_has_no_hardest() -> None:
 
 
 def test_pool_frame_remembers_longest_and_last_text() -> None:
-    pool = Pool.of(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[1, 0, 2]]), torch.tensor([4, 6, 2]))
+    pool = Pool.of(torch.zeros(1, 3, dtype=torch.int64), torch.tensor([[1, 0, 2]]), torch.tensor([4, 6, 2]), "i")
     assert pool.frame.tolist() == [[6, 2]]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from config.schema import Optim
-from data.batch import Batch, Images, Pool, Ragged
+from data.batch import Batch, Direction, Images, Pool, Ragged
 from model import adapt
 from model.objective.hinge import Config as HingeConfig
 from model.objective.hinge import Hinge, ranking_hinge
@@ -68,7 +68,8 @@ class Rows:
 
     def batch(self, groups: int = 1) -> Batch:
         frame = self.frame.view(groups, -1, 2)[:, 0]
-        pool = Pool(self.image.view(groups, -1), self.text.view(groups, -1), frame)
+        direction: Direction = "i" if len(self.images) == 1 else "t"
+        pool = Pool(self.image.view(groups, -1), self.text.view(groups, -1), frame, direction)
         return Batch(self.images, self.texts, torch.full((len(self.texts),), -1), pool)
 
     @property
@@ -190,7 +191,7 @@ def train_trajectory(case: Any) -> Tensors:
                     prefix = f"s{step}.r{rank}.a{part}.{direction}."
                     tensors = {n.removeprefix(prefix): t for n, t in case.inputs.items() if n.startswith(prefix)}
                     hard, _ = mine(model, Rows(tensors).batch(), config["hard_neg_size"], no_cast)
-                    loss = forward(model, objective, hard, 0.0, no_cast).total / config["train_batch_size"]
+                    loss = forward(model, objective, hard, 0.0, no_cast, config["train_batch_size"]).total
                     (loss / config["world"]).backward()
                     row.append(loss.detach())
         rates.append(learning_rate(optim, step))

@@ -85,6 +85,12 @@ def operations(system: str) -> tuple[dict[str, Op], dict[str, str]]:
     return ops, masks
 
 
+def sibling(name: str) -> Any:
+    """Another ops module, for what they share."""
+    return _load(HERE / f"{name}.py")
+
+
+@cache
 def _load(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(f"golden_{path.stem}", path)
     assert spec is not None

@@ -80,19 +80,19 @@ def test_a_sequence_sees_nothing_of_its_neighbours() -> None:
 def test_the_first_token_shortcut_is_the_whole_encoder_at_the_first_token(activation: str) -> None:
     stack, x, packing = encoder(activation=activation), packed(), Packing(LENGTHS)
     *_, whole = stack.states(x, packing)
-    torch.testing.assert_close(stack.first(x, packing), whole[packing.offsets[:-1]])
+    torch.testing.assert_close(first_of(stack, x, packing), whole[packing.offsets[:-1]])
 
 
 def test_a_single_layer_may_be_the_last() -> None:
     stack, x, packing = encoder(depth=1), packed(), Packing(LENGTHS)
     *_, whole = stack.states(x, packing)
-    torch.testing.assert_close(stack.first(x, packing), whole[packing.offsets[:-1]])
+    torch.testing.assert_close(first_of(stack, x, packing), whole[packing.offsets[:-1]])
 
 
 def test_known_projections_of_the_first_layer_change_nothing() -> None:
     stack, x, packing = encoder(), packed(), Packing(LENGTHS)
     projected = stack.layers[0].qkv(x)  # type: ignore[operator]
-    torch.testing.assert_close(stack.first(x, packing, projected), stack.first(x, packing), rtol=0, atol=0)
+    torch.testing.assert_close(first_of(stack, x, packing, projected), first_of(stack, x, packing), rtol=0, atol=0)
     *_, given = stack.states(x, packing, projected)
     *_, plain = stack.states(x, packing)
     torch.testing.assert_close(given, plain, rtol=0, atol=0)
@@ -111,9 +111,9 @@ def test_dropout_acts_in_training_and_only_there(kind: str, way: str) -> None:
     stack, x, packing = encoder(**{kind: 0.5}), packed(), Packing(LENGTHS)
 
     def out() -> Tensor:
-        return stack.first(x, packing) if way == "first" else list(stack.states(x, packing))[-1]
+        return first_of(stack, x, packing) if way == "first" else list(stack.states(x, packing))[-1]
 
-    exact = encoder().first(x, packing) if way == "first" else list(encoder().states(x, packing))[-1]
+    exact = first_of(encoder(), x, packing) if way == "first" else list(encoder().states(x, packing))[-1]
     stack.eval()
     assert torch.equal(out(), exact)
     stack.train()
@@ -129,3 +129,8 @@ def test_attention_dropout_keeps_the_mean() -> None:
     torch.manual_seed(0)
     mean = torch.stack([attend(qkv, packing, 0.3) for _ in range(1000)]).mean(0)
     torch.testing.assert_close(mean, attend(qkv, packing, 0.0), atol=0.14, rtol=0)
+
+
+def first_of(stack: Encoder, x: Tensor, packing: Packing, qkv: Tensor | None = None) -> Tensor:
+    """The last layer's output at the first token of each sequence, `[n, width]`."""
+    return stack.top.first(stack.below(x, packing, qkv), packing)

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from data.batch import Batch
 from model.matcher import MatchOut, Side
+from model.objective import Objective, Term
 from model.objective.hinge import Config, Hinge, ranking_hinge
+from model.objective.iais import Config as IaisConfig
+from model.objective.iais import Iais
 from tests.samples import batch_for, lively, small
 from train.step import forward, hardest_negatives, mine
 
@@ -72,10 +75,11 @@ def test_the_mined_batch_holds_the_match_and_the_hardest(batch: Batch) -> None:
 def test_the_loss_is_that_of_the_objective_in_training_mode(batch: Batch) -> None:
     matcher = lively(small("uniter")).train()
     torch.manual_seed(3)
-    losses = forward(matcher, Hinge(Config()), batch, 0.0, off)
+    losses = forward(matcher, Hinge(Config()), batch, 0.0, off, anchors=8)
     torch.manual_seed(3)
     expected = ranking_hinge(matcher(batch).scores["match"], 0.2).mean()
-    torch.testing.assert_close(losses.total, expected)
+    torch.testing.assert_close(losses.terms["hinge"].value, expected)
+    torch.testing.assert_close(losses.total, expected * 4 / 8)  # the pass holds four anchors of the update's eight
     assert losses.terms.keys() == {"hinge"}
     losses.total.backward()
     assert matcher.rank.weight.grad is not None  # type: ignore[union-attr]
@@ -83,20 +87,41 @@ def test_the_loss_is_that_of_the_objective_in_training_mode(batch: Batch) -> Non
 
 def test_terms_of_the_objective_and_of_the_matcher_are_summed(batch: Batch) -> None:
     out = MatchOut({"match": torch.zeros(4, 6)}, Side(), Side(), {"caption": torch.tensor(5.0)})
-    matcher: Any = lambda _: out  # noqa: E731
-    objective: Any = lambda *_: {"hinge": torch.tensor(2.0), "ratio": torch.tensor(0.5)}  # noqa: E731
-    losses = forward(matcher, objective, batch, 0.5, off)
-    assert losses.total == 7.5
-    assert set(losses.terms) == {"hinge", "ratio", "caption"}
+    two, half, three = map(torch.tensor, (2.0, 0.5, 3.0))
+    terms = {"hinge": Term(two), "ratio": Term(half, 4.0), "sum": Term(three, 2.0, summed=True)}
+    losses = forward(given(out), Fixed(terms), batch, 0.5, off, anchors=16)
+    assert set(losses.terms) == {"hinge", "ratio", "sum", "caption"}
+    # Four of sixteen anchors: a quarter of each mean, but four times the mean of what is summed.
+    assert losses.total == (2.0 + 4.0 * 0.5 + 5.0) / 4 + 2.0 * 3.0 * 4
 
 
 def test_the_objective_is_told_how_far_the_run_is(batch: Batch) -> None:
-    seen = []
+    objective = Fixed({"hinge": Term(torch.zeros(()))})
+    forward(given(SimpleNamespace(aux={}, scores={"match": torch.zeros(4, 6)})), objective, batch, 0.25, off, 4)
+    assert objective.seen == [0.25]
 
-    def objective(out: MatchOut, batch: Batch, progress: float) -> dict[str, torch.Tensor]:
-        seen.append(progress)
-        return {"hinge": torch.zeros(())}
 
-    matcher: Any = lambda _: SimpleNamespace(aux={}, scores={"match": torch.zeros(4, 6)})  # noqa: E731
-    forward(matcher, objective, batch, 0.25, off)  # type: ignore[arg-type]
-    assert seen == [0.25]
+def test_the_matcher_is_asked_for_what_the_objective_needs(batch: Batch) -> None:
+    matcher = lively(small("uniter"))
+    assert matcher(batch).attention is None
+    objective = Iais(IaisConfig())
+    losses = forward(matcher, objective, batch, 0.5, off, anchors=4)
+    assert losses.terms.keys() == {"hinge", "iais"}
+    torch.testing.assert_close(losses.scores, matcher(batch).scores["match"].detach())
+
+
+class Fixed(Objective):
+    """Gives the terms it was made with, and remembers the progress it was told."""
+
+    def __init__(self, terms: dict[str, Term]) -> None:
+        self.terms = terms
+        self.seen: list[float] = []
+
+    def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
+        self.seen.append(progress)
+        return self.terms
+
+
+def given(out: Any) -> Any:
+    """A matcher that always gives this."""
+    return lambda batch, needs: out

@@ -37,7 +37,7 @@ def test_the_objective_is_the_mean_over_anchors_and_negatives() -> None:
     out, batch = SimpleNamespace(scores={"match": given}), SimpleNamespace(pool=object())
     found = Hinge(Config(margin=0.3))(out, batch, 0.5)  # type: ignore[arg-type]
     assert found.keys() == {"hinge"}
-    torch.testing.assert_close(found["hinge"], torch.tensor(plain(given.tolist(), 0.3)).mean())
+    torch.testing.assert_close(found["hinge"].value, torch.tensor(plain(given.tolist(), 0.3)).mean())
 
 
 def test_a_batch_without_pools_is_our_mistake() -> None:

@@ -1,0 +1,115 @@
+"""IAIS (Ren et al., ACL 2021): the ranking hinge, and attention inside one modality that must agree with the other.
+
+Each matching pair's attention among its words (direction t) or its regions (direction i) is drawn towards what the
+other modality says of the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from data.batch import Batch
+from model.attention import Blocks
+from model.matcher import MatchOut
+from model.objective import Objective, Term
+from model.objective.hinge import Margin, hinge_of_pools
+
+EPS = 1e-6
+
+
+class Config(Margin):
+    name: Literal["iais"] = "iais"
+    IAIS: Literal["off", "singular", "distributed"] = "singular"
+    """how the other modality speaks: by the most attended token, by all of them, or not at all"""
+    tsa: Literal["exp", "linear", "log"] = "exp"
+    """how the weight of the alignment grows from the first update to the last"""
+    iais_reduction: Literal["sum", "mean"] = "sum"
+    """alignment of an update's anchors of a rank: summed as in published runs, or averaged like the hinge"""
+    iais_weight: float = Field(1.0, ge=0)
+    """the alignment's weight at the end of the run; published runs have 1"""
+
+
+def singular(blocks: Blocks) -> Tensor:
+    """Symmetric KL divergence of `own` from `other` gathered at the tokens most attended to: `[p]`.
+
+    The gathered weights pass through a softmax once more, as in the published program (its paper treats both sides
+    alike); a pair without rows or without columns has no alignment and counts 0.
+    """
+    with torch.autocast(blocks.own.device.type, enabled=False):
+        nearest = most_attended(blocks)
+        pair = torch.arange(len(nearest), device=nearest.device)[:, None, None]
+        seen = blocks.other[pair, nearest[:, :, None], nearest[:, None, :]]
+        seen = seen.masked_fill(~blocks.inside, torch.finfo(seen.dtype).min).softmax(2) * blocks.inside
+        divergence = (blocks.own - seen) * (log(blocks.own) - log(seen))
+        return of_pairs(divergence, blocks)
+
+
+def distributed(blocks: Blocks) -> Tensor:
+    """Symmetric KL divergence between `own` and the way through the other modality, `out @ back`: `[p]`."""
+    with torch.autocast(blocks.own.device.type, enabled=False):
+        own, through = blocks.own, blocks.out @ blocks.back
+        forth = through * (log(through) - torch.log(own + EPS))
+        divergence = forth + own * (log(own) - torch.log(through + EPS))
+        return of_pairs(divergence, blocks)
+
+
+def most_attended(blocks: Blocks) -> Tensor:
+    """The column that each row attends to most, `[p, n]`; a choice, through which no gradient flows."""
+    return blocks.out.argmax(2)
+
+
+def log(x: Tensor) -> Tensor:
+    """Logarithm of weights; an underflowed one counts as the smallest number, so that 0 log 0 is 0."""
+    return torch.log(x.clamp(min=torch.finfo(x.dtype).tiny))
+
+
+def of_pairs(divergence: Tensor, blocks: Blocks) -> Tensor:
+    """The sum over entries `[p, n, n]` of each pair, divided by its rows."""
+    exists = (blocks.rows > 0) & (blocks.columns > 0)
+    return torch.where(exists, divergence.sum((1, 2)) / blocks.rows.clamp(min=1), 0.0)
+
+
+FORMS: dict[str, Callable[[Blocks], Tensor]] = {"singular": singular, "distributed": distributed}
+
+ANNEALING: dict[str, Callable[[float], float]] = {
+    "exp": lambda progress: math.exp(5 * (progress - 1)),
+    "linear": lambda progress: progress,
+    "log": lambda progress: 1 - math.exp(-5 * progress),
+}
+"""The weight of the alignment after a share `progress` of the run's updates (training signal annealing)."""
+
+
+class Iais(Objective):
+    """The hinge of the pools, and the annealed alignment of their matching pairs."""
+
+    settings = Config
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.form = FORMS.get(config.IAIS)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset() if self.form is None else frozenset({"attention"})
+
+    def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
+        """`hinge`, and `iais` as the mean over anchors.
+
+        Raises:
+            ValueError: the batch has no pools, or the matcher handed over no attention.
+        """
+        terms = {"hinge": hinge_of_pools(out, batch, self.config.margin)}
+        if self.form is None:
+            return terms
+        if out.attention is None or batch.pool is None:
+            raise ValueError("the alignment needs the attention of the matching pairs")
+        blocks = out.attention.blocks()
+        aligned = self.form(blocks if batch.pool.direction == "t" else blocks.turned).mean()
+        weight = self.config.iais_weight * ANNEALING[self.config.tsa](progress)
+        return terms | {"iais": Term(aligned, weight, self.config.iais_reduction == "sum")}
