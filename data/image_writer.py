@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data import codec as formats
+from data.files import read_json, write_json
 from data.regions import Codec, RegionRule, box_features, cut
-from data.store import LmdbWriter, read_json, write_json
+from data.store import LmdbWriter
 
 KEYS = "__keys__"
 VERSION = 1

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from config.errors import DataError
 from data import codec as formats
 from data.codec import Buffer, DamagedRecord
+from data.files import read_json
 from data.image_writer import KEYS, ImageWriter
 from data.regions import Codec, RegionRule, box_features
-from data.store import LmdbStore, missing, read_json
+from data.store import LmdbStore, missing
 from data.variants import find_variant, store_variants
 
 __all__ = ["Image", "ImageStore", "ImageWriter", "RegionRule", "store_variants"]

@@ -19,7 +19,7 @@ import torch
 from config.errors import DataError, Failure
 from data.batch import Batch, Images, Pool, Ragged
 from data.negatives import Plan
-from data.pairs import Array, PairIndex
+from data.pairs import PairIndex
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ class Slot:
 
     def fill(self, index: PairIndex, plan: Plan) -> None:
         """Decode the plan's images and texts, one after the other, into this memory."""
-        for image, (start, end) in zip(plan.images, spans(index.regions[plan.images]), strict=True):
-            index.read_image(image, self.features[start:end], self.boxes[start:end])
-        for text, (start, end) in zip(plan.texts, spans(index.words[plan.texts]), strict=True):
-            index.read_text(text, self.ids[start:end])
+        index.read_images(plan.images, self.features, self.boxes)
+        index.read_texts(plan.texts, self.ids)
 
     def batch(self, index: PairIndex, plan: Plan) -> Batch:
         """A view of this memory as a batch."""
@@ -69,12 +67,6 @@ class Slot:
         place[plan.images[np.minimum(place, len(plan.images) - 1)] != index.owner[plan.texts]] = -1
         images = Images(Ragged.of(features, torch.from_numpy(regions)), boxes)
         return Batch(images, texts, torch.from_numpy(place), pool)
-
-
-def spans(lengths: Array) -> list[tuple[int, int]]:
-    """(start, end) of each stretch."""
-    ends = np.cumsum(lengths).tolist()
-    return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
 class Loader:

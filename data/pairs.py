@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,12 +80,25 @@ class PairIndex:
         everything = np.arange(len(self.texts))
         return everything if max_txt_len < 0 else everything[self.words - 2 <= max_txt_len]
 
-    def read_image(self, image: int, features: Array, boxes: Array) -> None:
-        """Decode an image's regions into `features [n, d]` and `boxes [n, 7]`."""
-        self.sources[self.image_source[image]].images.read_into(self.images[image], features, boxes)
+    def read_images(self, images: Sequence[int] | Array, features: Array, boxes: Array) -> None:
+        """Decode these images' regions, one after the other, into `features [total, d]` and `boxes [total, 7]`."""
+        for image, (start, end) in zip(images, spans(self.regions[images]), strict=True):
+            store = self.sources[self.image_source[image]].images
+            store.read_into(self.images[image], features[start:end], boxes[start:end])
 
-    def read_text(self, text: int, ids: Array) -> None:
-        """Write a caption's ids, [CLS] and [SEP] included, into `ids [n]`."""
-        store = self.sources[self.text_source[text]].texts
-        ids[0], ids[-1] = store.special.cls, store.special.sep
-        ids[1:-1] = store.tokens(self.texts[text])
+    def read_texts(self, texts: Sequence[int] | Array, ids: Array) -> None:
+        """Write these captions' ids, [CLS] and [SEP] included, one after the other into `ids [total]`."""
+        for text, (start, end) in zip(texts, spans(self.words[texts]), strict=True):
+            store = self.sources[self.text_source[text]].texts
+            ids[start], ids[end - 1] = store.special.cls, store.special.sep
+            ids[start + 1 : end - 1] = store.tokens(self.texts[text])
+
+    def record(self, text: int) -> dict[str, Any]:
+        """A caption's whole record, with whatever its packer kept in it."""
+        return self.sources[self.text_source[text]].texts.record(self.texts[text])
+
+
+def spans(lengths: Array) -> list[tuple[int, int]]:
+    """(start, end) of each stretch."""
+    ends = np.cumsum(lengths).tolist()
+    return list(zip([0, *ends[:-1]], ends, strict=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import difflib
 import fcntl
-import json
 import os
 import threading
 from collections.abc import Iterable, Iterator
@@ -226,20 +225,3 @@ def nearest(key: str, keys: Iterable[str], count: int = 3) -> list[str]:
 def _around(key: str, ordered: list[str]) -> list[str]:
     at = bisect.bisect(ordered, key)
     return ordered[max(0, at - 100) : at + 100]
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's content; DataError with its name where it is missing or not JSON."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; the store is incomplete, pack or copy it again") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not JSON ({error}); pack or copy the store again") from error
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one, never half of one."""
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    os.replace(beside, path)

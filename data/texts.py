@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data.codec import DamagedRecord, decode_text, encode_text
-from data.store import LmdbStore, LmdbWriter, missing, read_json, write_json
+from data.files import read_json, write_json
+from data.phrases import pack_objects
+from data.store import LmdbStore, LmdbWriter, missing
 from data.words import Special, WordPiece
 
 VERSION = 1
@@ -140,9 +142,20 @@ class TextStore:
 
 
 def caption_record(words: WordPiece, text: str, image: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a caption: its given fields, then `toked_caption`, `input_ids` and `img_fname`."""
+    """The record of a caption: its given fields, then `toked_caption`, `input_ids` and `img_fname`.
+
+    Where the fields hold `phrases` (and `image_size`), `objects` follow: see `data.phrases`.
+
+    Raises:
+        DataError: a phrase does not fit the caption, or its boxes the picture.
+    """
     pieces, ids = words.encode(text)
-    return {**fields, "toked_caption": pieces, "input_ids": ids, "img_fname": image}
+    record = {**fields, "toked_caption": pieces, "input_ids": ids, "img_fname": image}
+    if "phrases" in fields:
+        where = f"caption {fields.get('sentid', repr(text))} of {image}"
+        offsets = words.word_offsets(text)
+        record["objects"] = pack_objects(fields["phrases"], fields.get("image_size"), offsets, where)
+    return record
 
 
 class TextWriter:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ class WordPiece:
             pieces += of_word
             ids += ids_of_word
         return pieces, ids
+
+    def word_offsets(self, caption: str) -> list[int]:
+        """Where the pieces of each whitespace word begin in what `encode` returns, and where the last ones end."""
+        lengths = (len(self._of_word(word)[1]) for word in caption.split())
+        return list(accumulate(lengths, initial=0))
 
     def _encode_word(self, word: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         found = [piece for token in _basic_tokens(word, self.lower_case) for piece in self._pieces(token)]

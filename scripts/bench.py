@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from data.store import write_json
+from data.files import write_json
 from scripts._program import cores, run
 from scripts.benchmarks.timing import Row
 

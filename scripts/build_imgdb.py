@@ -4,7 +4,10 @@
     python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split train --output img_db/train
     python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split val --output img_db/val \\
         --whitener img_db/train/native_th0.2_max100_min10/whitener.npz
+    python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split test --output img_db/test_boxes \\
+        --annotated_boxes --keep_all --whitener img_db/train/native_th0.2_max100_min10/whitener.npz
 
+The last takes the boxes that the captions' phrases name (also of Flickr30k Entities, `--entities`) as the regions.
 A run that was killed goes on where it stopped when it is started again. Files that cannot be used are named,
 counted and left out.
 """
@@ -17,8 +20,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +31,10 @@ from data.image_writer import ImageWriter, encode_image
 from data.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
 from data.source.captions import Entry, read_captions, select
-from data.source.jpeg import Whitener, describe, iterate_pictures, propose, read_picture
+from data.source.entities import read_entities
+from data.source.jpeg import Whitener, describe, propose, read_picture
 from data.source.region_features import EDGE_SIDE
+from data.source.wanted import Picture, Wanted, choose, every_picture, read_wanted
 from scripts._program import cores, in_order, progress, run
 
 
@@ -61,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     jpeg.add_argument("input", type=Path)
     jpeg.add_argument("--captions", type=Path, help="take only the pictures of this captions file ...")
     jpeg.add_argument("--split", nargs="+", help="... and of these splits")
+    jpeg.add_argument("--entities", type=Path, help="... or of this Flickr30k Entities folder ...")
+    jpeg.add_argument("--images", type=Path, help="... and of this list of image ids, a text file, one a line")
+    jpeg.add_argument(
+        "--annotated_boxes", action="store_true", help="the boxes of the captions' phrases are the regions"
+    )
     jpeg.add_argument("--image_naming", default="{stem}.npz", help="as in build_txtdb.py")
     jpeg.add_argument("--max_regions", type=int, default=36, help="boxes a picture")
     jpeg.add_argument("--img_dim", type=int, default=128, help="feature width, where a whitener is fitted")
@@ -122,54 +132,60 @@ def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool) 
 
 
 def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
-    """Describe pictures on a grid of boxes, whiten, pack; the whitener is kept in the store."""
-    wanted = choose(options)
-    meta = {"features": "histogram-pca", "source": options.input.name, "whitener": whitener_hash(options)}
-    meta |= {name: getattr(options, name) for name in ("split", "image_naming", "max_regions", "img_dim")}
-    with ImageWriter(options.output, options.codec, rule, options.keep_all, meta) as writer:
+    """Describe pictures on a grid of boxes, or in annotated ones, whiten, pack; the whitener is kept in the store."""
+    wanted, boxless = choose(listed(options), options.image_naming, options.annotated_boxes)
+    if boxless and not wanted:
+        raise DataError(
+            f"{options.captions or options.entities}: no caption has a phrase with a box; give annotated captions, "
+            "or leave --annotated_boxes out"
+        )
+    with ImageWriter(options.output, options.codec, rule, options.keep_all, description(options)) as writer:
         kept = writer.partial / "whitener.npz"
         if not kept.exists():
             whitener(options, wanted).save(kept)
         done = writer.done()
-        waiting = (picture for picture in pictures(options.input, wanted) if picture[0] not in done)
+        waiting = (picture for picture in read_wanted(options.input, wanted) if picture.name not in done)
         encode = partial(
             encode_picture, whitener=Whitener.load(kept), rule=rule, codec=options.codec,
             keep_all=options.keep_all, max_regions=options.max_regions,
         )  # fmt: skip
         packed = in_order(encode, waiting, options.workers)
         count, broken = store(writer, packed, len(wanted) - len(done))
-        absent = sorted(set(wanted.values()) - writer.done() - set(broken))
+        absent = sorted({name for name, _ in wanted.values()} - writer.done() - set(broken))
     for name in absent:
         print(f"{name} left out: {options.input} holds no such picture", file=sys.stderr)
-    return count, broken + absent
+    for name in boxless:
+        print(f"{name} left out: no phrase of its captions has a box", file=sys.stderr)
+    return count, broken + absent + boxless
 
 
-def choose(options: argparse.Namespace) -> dict[str, str]:
-    """Image names of the wanted pictures, by the pictures' file names without folder and suffix."""
-    if options.captions is not None:
-        entries = select(read_captions(options.captions), options.split)
-    elif options.split:
+def description(options: argparse.Namespace) -> dict[str, Any]:
+    """What the store's meta.json says of its regions."""
+    meta = {"features": "histogram-pca", "source": options.input.name, "whitener": whitener_hash(options)}
+    meta |= {name: getattr(options, name) for name in ("split", "image_naming", "max_regions", "img_dim")}
+    if options.annotated_boxes:
+        files = (options.captions, options.entities, options.images)
+        meta |= {"boxes": "annotated", "annotations": [path.name for path in files if path]}
+    return meta
+
+
+def listed(options: argparse.Namespace) -> list[Entry]:
+    """The images that the flags name: of a captions file, of an annotation folder, or all pictures."""
+    if options.captions and options.entities:
+        raise ConfigError("give either --captions FILE or --entities FOLDER")
+    if options.images and not options.entities:
+        raise ConfigError("--images needs --entities, the folder that it lists images of")
+    if options.annotated_boxes and not options.keep_all:
+        raise ConfigError("--annotated_boxes needs --keep_all: annotated boxes have no confidence to choose by")
+    if options.captions:
+        return select(read_captions(options.captions), options.split)
+    if options.entities:
+        return select(read_entities(options.entities, options.images), options.split)
+    if options.annotated_boxes:
+        raise ConfigError("--annotated_boxes needs --captions FILE or --entities FOLDER, which say where the boxes are")
+    if options.split:
         raise ConfigError("--split needs --captions, the file that says which picture is in which split")
-    else:
-        entries = [Entry(PurePosixPath(path).stem, "", ()) for path, _ in iterate_pictures(options.input)]
-    return {entry.image: entry.image_name(options.image_naming) for entry in entries}
-
-
-def pictures(source: Path, wanted: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:
-    """Image name and bytes of each wanted picture.
-
-    Raises:
-        DataError: two pictures would have one name.
-    """
-    seen: dict[str, str] = {}
-    for path, data in iterate_pictures(source):
-        stem = PurePosixPath(path).stem
-        if stem not in wanted:
-            continue
-        if stem in seen:
-            raise DataError(f"{source}: {seen[stem]} and {path} would both be {wanted[stem]}; rename one")
-        seen[stem] = path
-        yield wanted[stem], data
+    return every_picture(options.input)
 
 
 def whitener_hash(options: argparse.Namespace) -> str:
@@ -180,12 +196,12 @@ def whitener_hash(options: argparse.Namespace) -> str:
     return hashlib.sha256(options.whitener.read_bytes()).hexdigest()
 
 
-def whitener(options: argparse.Namespace, wanted: Mapping[str, str]) -> Whitener:
+def whitener(options: argparse.Namespace, wanted: Mapping[str, Wanted]) -> Whitener:
     """The given whitener, or one fitted on pictures spread evenly over the wanted ones."""
     if options.whitener:
         return Whitener.load(options.whitener)
     stems = list(wanted)[:: -(-len(wanted) // options.fit_on)]
-    chosen = pictures(options.input, {stem: wanted[stem] for stem in stems})
+    chosen = read_wanted(options.input, {stem: wanted[stem] for stem in stems})
     found = in_order(partial(describe_or_none, max_regions=options.max_regions), chosen, options.workers)
     described = progress(found, len(stems), " pictures looked at")
     return Whitener.fit(stacked(raw for raw in described if raw is not None), options.img_dim)
@@ -197,7 +213,7 @@ def stacked(parts: Iterator[NDArray[np.float32]], size: int = 64) -> Iterator[ND
         yield np.concatenate(some)
 
 
-def describe_or_none(picture: tuple[str, bytes], max_regions: int) -> NDArray[np.float32] | None:
+def describe_or_none(picture: Picture, max_regions: int) -> NDArray[np.float32] | None:
     """Raw features of a picture's regions; None for a broken picture, which is reported when it is packed."""
     try:
         return describe_picture(picture, max_regions)[0]
@@ -205,17 +221,19 @@ def describe_or_none(picture: tuple[str, bytes], max_regions: int) -> NDArray[np
         return None
 
 
-def describe_picture(picture: tuple[str, bytes], max_regions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def describe_picture(picture: Picture, max_regions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Raw features [n, raw_dim] and norm_bb [n, 6] of a picture's regions."""
-    name, data = picture
-    pixels = read_picture(data, name, max_side=EDGE_SIDE)
+    pixels = read_picture(picture.data, picture.name, max_side=EDGE_SIDE)
     height, width = pixels.shape[:2]
+    if picture.annotated is not None:
+        boxes = picture.annotated.pixels(width, height, picture.name)
+        return describe(pixels, boxes), picture.annotated.norm_bb
     boxes = propose(width, height, max_regions)
     return describe(pixels, boxes), normalise_boxes(boxes, width, height)
 
 
 def encode_picture(
-    picture: tuple[str, bytes],
+    picture: Picture,
     whitener: Whitener,
     rule: RegionRule,
     codec: Codec,
@@ -223,7 +241,7 @@ def encode_picture(
     max_regions: int,
 ) -> Packed:
     """One picture as a record."""
-    name = picture[0]
+    name = picture.name
     try:
         raw, boxes = describe_picture(picture, max_regions)
         arrays = {

@@ -4,8 +4,11 @@
         --image_naming "flickr30k_{id:012d}.npz" --output txt_db/itm_flickr30k_train.db
     python scripts/build_txtdb.py --annotations captions.jsonl --split train --make_vocab 4000 --output train.db
     python scripts/build_txtdb.py --ids test_ids.txt.gz --captions test_caps.txt.gz --vocab vocab.txt --output test.db
+    python scripts/build_txtdb.py --entities Flickr30kEntities --images test.txt --vocab vocab.txt --output test.db
 
-The store keeps a copy of the vocabulary as vocab.txt; pack the other splits with `--vocab train.db/vocab.txt`.
+Captions whose source marks phrases and their boxes (Flickr30k Entities, JSON lines) keep them as `objects`, which ISDa
+is measured on. The store keeps a copy of the vocabulary as vocab.txt; pack the other splits with
+`--vocab train.db/vocab.txt`.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any
 
 from config.errors import ConfigError, DataError
 from data.source.captions import Caption, Entry, read_caption_files, read_captions, select
+from data.source.entities import read_entities
 from data.texts import TextWriter, caption_record
 from data.words import WordPiece, make_vocabulary
 from scripts._program import batches, cores, in_order, progress, run
@@ -35,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--ids", type=Path, help="text file of image ids, one a line (plain or .gz)")
     flags.add_argument("--captions", type=Path, help="text file of captions, one a line (plain or .gz)")
     flags.add_argument("--id_names", type=Path, help="JSON map from id to picture file, for --ids (plain or .gz)")
+    flags.add_argument("--entities", type=Path, help="Flickr30k Entities folder with Sentences and Annotations")
+    flags.add_argument("--images", type=Path, help="text file of image ids, one a line: a split, for --entities")
     flags.add_argument("--split", nargs="+", help="take only entries of these splits")
     flags.add_argument("--vocab", type=Path, help="WordPiece vocabulary file, one piece a line")
     flags.add_argument("--make_vocab", type=int, metavar="SIZE", help="learn a vocabulary from these captions")
@@ -54,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     entries = select(read(options), options.split)
     with tempfile.TemporaryDirectory() as folder:
         words = WordPiece(vocabulary(options, entries, Path(folder)), options.lower_case)
-        source = [path.name for path in (options.annotations, options.ids, options.captions) if path]
+        files = (options.annotations, options.ids, options.captions, options.entities, options.images)
+        source = [path.name for path in files if path]
         meta = {"annotations": source, "split": options.split, "image_naming": options.image_naming}
         packed, empty = pack(entries, words, options.output, options.image_naming, meta, options.workers)
     print(f"{packed} captions of {len(entries)} images in {options.output}, {len(empty)} left out")
@@ -63,11 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def read(options: argparse.Namespace) -> list[Entry]:
     """The entries of whichever kind of source the flags name."""
-    if options.annotations and not (options.ids or options.captions):
+    if options.images and not options.entities:
+        raise ConfigError("--images needs --entities, the folder that it lists images of")
+    given = [name for name in ("annotations", "ids", "captions", "entities") if getattr(options, name)]
+    if given == ["annotations"]:
         return read_captions(options.annotations)
-    if options.ids and options.captions and not options.annotations:
+    if given == ["ids", "captions"]:
         return read_caption_files(options.ids, options.captions, options.id_names)
-    raise ConfigError("give either --annotations FILE or both --ids FILE and --captions FILE")
+    if given == ["entities"]:
+        return read_entities(options.entities, options.images)
+    raise ConfigError("give either --annotations FILE, or both --ids FILE and --captions FILE, or --entities FOLDER")
 
 
 def vocabulary(options: argparse.Namespace, entries: list[Entry], folder: Path) -> Path:
@@ -104,7 +116,7 @@ def pack(
                 empty.append(caption)
                 print(f"caption {caption} of {record['img_fname']} has no word, left out", file=sys.stderr)
         if not len(writer):
-            raise DataError("there is no caption to pack; check --annotations and --split")
+            raise DataError("there is no caption to pack; check the source and --split")
     return len(writer), empty
 
 

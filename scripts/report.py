@@ -25,6 +25,7 @@ from scripts.page.checks import Check, check_run, check_split
 from scripts.page.measures import found_within, other_charts, score_histogram, training_charts
 from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
+from train.isda import one_line
 from train.recall import TOP, chance
 
 WAYS = (("txt", "image → text"), ("img", "text → image"))
@@ -105,6 +106,7 @@ def write_report(args: argparse.Namespace) -> Path:
         args.output_dir / "report.html", "report.html.j2", outcome=outcome, facts=facts(outcome),
         settings=settings(outcome), config=json.dumps(outcome.config, indent=2, ensure_ascii=False),
         splits=[tell_split(outcome, name, args) for name in outcome.results], checks=check_run(outcome),
+        isda=one_line(outcome.isda) if outcome.isda else "",
         charts=training_charts(outcome), others=other_charts(outcome),
         written=time.strftime("%-d %B %Y, %H:%M"))
 

@@ -13,11 +13,11 @@ from config import load
 from config.cli import Extra, parse
 from config.errors import FAILED, REQUEUE, ConfigError, DataError, Failure
 from config.schema import Run
+from data.files import write_json
 from model.matcher import find
 from model.objective import find_objective
 from train.comm import Comm, Roll, detect
 from train.host import keep_freed_memory, share_cores
-from train.measure import write_json
 
 KINDS = {"matcher": lambda name: find(name).settings, "objective": lambda name: find_objective(name).settings}
 Work = Callable[[Run, Namespace, Comm], int]
@@ -102,18 +102,8 @@ def claim(run: Run, comm: Comm) -> Path:
     if comm.rank == 0 and not config.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(config, run.dump())
+            write_json(config, run.dump(), indent=1)
         except OSError as error:
             raise ConfigError(f"output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
     comm.barrier("claimed")
     return folder
-
-
-def table(recalls: dict[str, float]) -> str:
-    """The recalls as published tables print them, in percent."""
-    rows = [("image to text", "txt"), ("text to image", "img")]
-    lines = [f"{'':14}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'median rank':>13}"]
-    for title, short in rows:
-        values = "".join(f"{100 * recalls[f'{short}_r{k}']:7.1f}" for k in (1, 5, 10))
-        lines.append(f"{title:14}{values}{recalls[f'{short}_medr']:13.0f}")
-    return "\n".join([*lines, f"rsum {recalls['rsum']:.1f}", ""])

@@ -1,4 +1,4 @@
-"""Measure a trained model on its splits, or count the recalls of a score file again."""
+"""Measure a trained model on its splits, or count the recalls of a score file again; ISDa where phrases have boxes."""
 
 import sys
 from pathlib import Path
@@ -6,17 +6,22 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from config.errors import ConfigError, DataError
 from config.schema import Run
+from data.files import read_json
 from train.checkpoint import Checkpoints
 from train.comm import Comm
-from train.entry import leave, main, table
+from train.entry import leave, main
+from train.isda import measure_isda, one_line
 from train.journal import Journal
-from train.measure import judged, measure, read_json, write_json
+from train.measure import judged, measure
 from train.recipe import build_parts
+from train.results import REMEDY, keep, table
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -24,6 +29,12 @@ def flags(parser: ArgumentParser) -> None:
     parser.add_argument("--split", default="test", choices=("val", "test"), help="which split (default: test)")
     parser.add_argument(
         "--which", default="best", help="best, latest, or a checkpoint's path (default: best of output_dir)"
+    )
+    parser.add_argument(
+        "--isda",
+        action="store_true",
+        help="measure ISDa instead: how far words and regions disagree on the relations of annotated objects; give the "
+        "stores with --test_txt_db and --test_img_db (regions are the annotated boxes)",
     )
     parser.add_argument("--scores", default="", help="count this folder's matrix.npy and ids.json instead of scoring")
 
@@ -33,6 +44,8 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     if not run.output.output_dir:
         raise ConfigError("output_dir is not set; give --output_dir FOLDER (a training run's, or a new one)")
     folder = Path(run.output.output_dir)
+    if args.scores and args.isda:
+        raise ConfigError("--scores and --isda exclude each other: a score matrix says nothing of attention")
     if args.scores:
         return recount(run, Path(args.scores), args.split, folder)
     checkpoint = chosen(args.which, folder, run.weights.checkpoint)
@@ -44,10 +57,25 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         sys.stderr.write(f"ready: {len(split.index.images)} images x {len(split.index.texts)} texts\n")
         return 0
     with Journal(folder, comm.rank, tensorboard=False) as journal:
-        found = measure(parts, split, args.split, folder, journal)
-    if found is not None:
-        report(folder, args.split, found | {"checkpoint": str(checkpoint)})
+        if args.isda:
+            found = measure_isda(parts, split, journal)
+            finish(folder, "isda", found and found | {"split": args.split, "checkpoint": str(checkpoint)}, one_line)
+        else:
+            found = measure(parts, split, args.split, folder, journal)
+            finish(folder, args.split, found and found | {"checkpoint": str(checkpoint)}, table_of)
     return 0
+
+
+def finish(folder: Path, name: str, found: dict[str, Any] | None, shown: Callable[[dict[str, Any]], str]) -> None:
+    """On the rank that found something: keep it in results.json and print it."""
+    if found is not None:
+        keep(folder, name, found)
+        sys.stdout.write(shown(found))
+
+
+def table_of(found: dict[str, Any]) -> str:
+    """The recalls of a split's entry."""
+    return table(found["recalls"])
 
 
 def chosen(which: str, folder: Path, start: str) -> Path:
@@ -72,18 +100,10 @@ def recount(run: Run, scores: Path, split: str, folder: Path) -> int:
     try:
         matrix = np.load(scores / "matrix.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{scores / 'matrix.npy'}: {error}; name a folder that an evaluation wrote") from error
-    owner = np.asarray(read_json(scores / "ids.json")["owner"])
-    report(folder, split, judged(run.eval, matrix, owner) | {"scores": str(scores)})
+        raise DataError(f"{scores / 'matrix.npy'}: {error}; {REMEDY}") from error
+    owner = np.asarray(read_json(scores / "ids.json", REMEDY)["owner"])
+    finish(folder, split, judged(run.eval, matrix, owner) | {"scores": str(scores)}, table_of)
     return 0
-
-
-def report(folder: Path, split: str, found: dict[str, object]) -> None:
-    """Put a split's entry into results.json, keep the others, and print its table."""
-    path = folder / "results.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, (read_json(path) if path.exists() else {}) | {split: found})
-    sys.stdout.write(table(found["recalls"]))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -6,12 +6,24 @@ the authors published none. Lower is better.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from config.errors import ConfigError, DataError
+from data.draws import generator
+from data.pairs import Array, PairIndex
+from data.phrases import Objects, read_objects
+from train.journal import Journal
+from train.recipe import Parts
+from train.scorer import read_images, read_texts
+from train.splits import Split
+
 EPS = 1e-12
+CONFIDENCE, RESAMPLES = 0.95, 1000
 
 
 class ObjectAttention(NamedTuple):
@@ -42,3 +54,93 @@ def isda(attention: ObjectAttention) -> Tensor:
     """Symmetric KL divergence of the two, summed over objects: `[p]` float64. Padding adds nothing."""
     words, regions = attention
     return ((words - regions) * (torch.log(words + EPS) - torch.log(regions + EPS))).sum((1, 2))
+
+
+def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any] | None:
+    """ISDa over the captions of a split that name at least two objects, each with its own image; ranks share them.
+
+    Returns:
+        On rank 0 the entry for results.json, None elsewhere: the mean over pairs and its bootstrap interval, the mean
+        of the same divided by each pair's objects, how many pairs there were and how many named too few objects.
+
+    Raises:
+        ConfigError: the matcher offers no attention.
+        DataError: no caption has annotated objects, or one names what its image does not have.
+    """
+    if "attention" not in parts.matcher.offers:
+        raise ConfigError(f"matcher {parts.run.matcher.name} with these settings offers no attention; ISDa needs it")
+    index, comm = split.index, parts.comm
+    journal.say(f"ISDa of {len(index.texts)} captions")
+    of_all: list[tuple[int, int, float]] = []
+    few = 0
+    parts.matcher.eval()
+    for texts in blocks_of(index, np.arange(len(index.texts))[comm.rank :: comm.size], parts.run.eval.tokens_per_block):
+        objects = [objects_of(index, text) for text in texts]
+        chosen = [at for at, found in enumerate(objects) if found is not None and len(found.words) > 1]
+        few += sum(found is not None and len(found.words) < 2 for found in objects)
+        if chosen:
+            values = isda(attend(parts, index, texts[chosen], [objects[at] for at in chosen]))  # type: ignore[misc]
+            counts = [len(objects[at].words) for at in chosen]  # type: ignore[union-attr]
+            of_all += zip(texts[chosen].tolist(), counts, values.tolist(), strict=True)
+    shared = comm.share((of_all, few))
+    if comm.rank:
+        return None
+    together = sorted(item for found, _ in shared for item in found)
+    if not together:
+        folder = index.sources[0].texts.folder
+        raise DataError(f"{folder}: no caption names two annotated objects; pack it from phrases with boxes")
+    _, objects_each, each = map(np.array, zip(*together, strict=True))
+    return summary(each, objects_each, sum(few for _, few in shared), parts.run.seed)
+
+
+def blocks_of(index: PairIndex, texts: Array, tokens: int) -> Iterator[Array]:
+    """The captions, so many at a time as fit into `tokens` with their images."""
+    count = max(1, int(tokens / (index.words.mean() + index.regions.mean())))
+    for start in range(0, len(texts), count):
+        yield texts[start : start + count]
+
+
+def objects_of(index: PairIndex, text: int) -> Objects | None:
+    """The annotated objects of a caption among the regions of its image; None where its source had no phrases."""
+    image = int(index.owner[text])
+    boxes = read_images(index, [image]).boxes.numpy()
+    return read_objects(index.record(text), boxes, f"caption {index.texts[text]} of {index.images[image]}")
+
+
+@torch.inference_mode()
+def attend(parts: Parts, index: PairIndex, texts: Array, objects: Sequence[Objects]) -> ObjectAttention:
+    """Attention among the objects of some captions with their own images."""
+    owners, image = np.unique(index.owner[texts], return_inverse=True)
+    matcher, everything = parts.matcher, torch.arange(len(texts))
+    with parts.precision.autocast():
+        images = matcher.encode_image(read_images(index, owners).to(parts.device))
+        sides = images, matcher.encode_text(read_texts(index, texts).to(parts.device))
+        _, attention = matcher.score_watched(*sides, torch.from_numpy(image), everything, everything)
+    blocks = attention.blocks()
+    words, regions = (stacked(lists).to(parts.device) for lists in zip(*objects, strict=True))
+    return ObjectAttention(object_attention(blocks.own, words), object_attention(blocks.other, regions))
+
+
+def stacked(lists: Sequence[Array]) -> Tensor:
+    """Index lists `[k, m]` of several pairs as one tensor, padded with -1."""
+    shape = np.max([part.shape for part in lists], 0)
+    out = np.full((len(lists), *shape), -1)
+    for row, part in zip(out, lists, strict=True):
+        row[: part.shape[0], : part.shape[1]] = part
+    return torch.from_numpy(out)
+
+
+def summary(each: Array, objects: Array, few: int, seed: int) -> dict[str, Any]:
+    """Means over pairs; the interval is that of the means of pairs drawn again with replacement."""
+    rng = generator(seed, "isda-bootstrap")
+    means = np.array([each[rng.integers(0, len(each), len(each))].mean() for _ in range(RESAMPLES)])
+    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    found = {"mean": each.mean(), "low": low, "high": high, "rowmean": (each / objects).mean()}
+    counted = {"pairs": len(each), "with_fewer_objects": few, "confidence": CONFIDENCE, "resamples": RESAMPLES}
+    return {name: float(value) for name, value in found.items()} | counted
+
+
+def one_line(found: dict[str, Any]) -> str:
+    """The result in one line."""
+    span = f"{100 * found['confidence']:.0f} % {found['low']:.4f} to {found['high']:.4f}"
+    return f"ISDa {found['mean']:.4f} ({span}) over {found['pairs']} pairs; lower is better\n"

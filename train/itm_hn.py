@@ -10,10 +10,11 @@ from argparse import Namespace
 from config.errors import DataError
 from config.schema import Run
 from train.comm import Comm
-from train.entry import claim, leave, main, table
+from train.entry import claim, leave, main
 from train.journal import Journal
-from train.measure import measure, write_json
+from train.measure import measure
 from train.recipe import Recipe, build_recipe
+from train.results import keep, table
 from train.splits import write_quarantine
 from train.trainer import Trainer
 
@@ -43,7 +44,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         found = measure(recipe, test, "test", folder, journal)
         if found is not None:
             journal.event("valid", step=trainer.step, split="test", recalls=found["recalls"])
-            write_json(folder / "results.json", {"test": found | {"checkpoint": best.name if best else ""}})
+            keep(folder, "test", found | {"checkpoint": best.name if best else ""})
             sys.stdout.write(table(found["recalls"]))
     return code
 

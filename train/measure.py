@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from config.errors import DataError
 from config.schema import Eval
+from data.files import read_json, write_array, write_json
 from data.negatives import following
 from data.pairs import Array, PairIndex
 from train.journal import Journal
 from train.recall import recalls
 from train.recipe import Parts
+from train.results import REMEDY
 from train.scorer import fingerprint
 from train.splits import Split
 
@@ -31,24 +32,26 @@ def measure(parts: Parts, split: Split, name: str, folder: Path, journal: Journa
     """
     place = folder / "scores" / name
     place.mkdir(parents=True, exist_ok=True)
-    origin = fingerprint(parts.matcher, split.index) + parts.run.eval.score_dtype + parts.run.optim.precision
+    stripes = f"{fingerprint(parts.matcher, split.index)}-{parts.run.optim.precision}"
+    origin = f"{stripes}-{parts.run.eval.score_dtype}"
     if parts.comm.share(kept_origin(place) == origin)[0]:
         journal.say(f"{name}: scored before by these weights")
         matrix = np.load(place / "matrix.npy", mmap_mode="r", allow_pickle=False) if parts.comm.rank == 0 else None
     else:
-        matrix = scored(parts, split, name, place, journal)
+        matrix = scored(parts, split, name, place / "parts" / stripes, journal)
         if matrix is not None:
+            shutil.rmtree(place / "parts")  # what an evaluation of other weights left unfinished goes too
             keep_scores(place, matrix, split.index, origin)
     if matrix is None:
         return None
     return judged(parts.run.eval, matrix, split.index.owner) | {"left_out": list(split.left_out)}
 
 
-def scored(parts: Parts, split: Split, name: str, place: Path, journal: Journal) -> Array | None:
+def scored(parts: Parts, split: Split, name: str, stripes: Path, journal: Journal) -> Array | None:
     """The score matrix on rank 0, in the type that scores are kept in."""
     total = len(split.index.images) * len(split.index.texts)
     journal.say(f"{name}: scoring {len(split.index.images)} images x {len(split.index.texts)} texts = {total} pairs")
-    matrix = parts.scorer.matrix(split.index, place, tenths(name, journal))
+    matrix = parts.scorer.matrix(split.index, stripes, tenths(name, journal))
     return None if matrix is None else matrix.astype(parts.run.eval.score_dtype, copy=False)
 
 
@@ -77,16 +80,13 @@ def judged(options: Eval, matrix: Array, owner: Array) -> dict[str, Any]:
 def kept_origin(place: Path) -> str | None:
     """Which weights and pairs the matrix kept in `place` came from; None without one."""
     whole = (place / "matrix.npy").exists() and (place / "ids.json").exists()
-    return read_json(place / "ids.json").get("origin") if whole else None
+    return read_json(place / "ids.json", REMEDY).get("origin") if whole else None
 
 
 def keep_scores(place: Path, matrix: Array, index: PairIndex, origin: str) -> None:
     """Write `matrix.npy` and `ids.json`, each whole or not at all, the latter last."""
     (place / "ids.json").unlink(missing_ok=True)
-    beside = place / "matrix.partial"
-    with beside.open("wb") as file:
-        np.save(file, matrix)
-    beside.replace(place / "matrix.npy")
+    write_array(place / "matrix.npy", matrix)
     ids = {"images": index.images, "texts": index.texts, "owner": index.owner.tolist(), "origin": origin}
     write_json(place / "ids.json", ids)
 
@@ -117,18 +117,3 @@ def quick_check(parts: Parts, split: Split) -> dict[str, float]:
     r1, r5, r10, _ = (comm.mean(hits, "quick") / comm.mean(hits[3], "quick.count")).tolist()
     total = r1 + r5 + r10
     return {"img_r1": r1, "img_r5": r5, "img_r10": r10, "img_r_mean": total / 3, "rsum": 100 * total}
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that the file is there whole or not at all."""
-    beside = path.with_suffix(".partial")
-    beside.write_text(json.dumps(value, indent=1))
-    beside.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Raises DataError for a file that is missing or not JSON."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: {error}; name a folder that an evaluation wrote") from error

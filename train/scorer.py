@@ -1,7 +1,7 @@
 """All images x all texts to one score matrix: encoded once, scored in length-sorted tiles, shared out over ranks.
 
 The unit of work is a stripe: some texts against every image. A finished stripe is a file, so that a killed evaluation
-goes on where it was; the files are named after the weights, so that no stripe of other weights is ever used.
+goes on where it was; their folder is named after the weights, so that no stripe of other weights is ever used.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from data.batch import Images, Ragged
+from data.files import write_array
 from data.pairs import Array, PairIndex
 from model.matcher import Matcher, Side
 from train.comm import Comm
@@ -43,21 +44,21 @@ class Scorer:
         """`[images, texts]` float32 on rank 0, None elsewhere.
 
         Args:
-            folder: where stripes are kept until the matrix is whole; the same for all ranks.
+            folder: where stripes are kept until the matrix is whole; the same for all ranks, and named after all
+                that decides a score (see `fingerprint`): what lies there already is used as it is.
             said: called with (stripes done, stripes in all) of this rank.
         """
         self.matcher.eval()
-        parts = folder / "parts" / fingerprint(self.matcher, index)
-        parts.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         by_regions, by_words = (np.argsort(lengths, kind="stable") for lengths in (index.regions, index.words))
         stripes = list(self._stripes(index, by_words))
         mine = stripes[self.comm.rank :: self.comm.size]
-        left = [stripe for stripe in mine if not (parts / name_of(stripe)).exists()]
+        left = [stripe for stripe in mine if not (folder / name_of(stripe)).exists()]
         if left:
             with self.autocast():
                 images, texts = self.encode_images(index, by_regions), self.encode_texts(index, by_words)
                 for done, (start, end) in enumerate(left, len(mine) - len(left) + 1):
-                    write(parts / name_of((start, end)), self._score_stripe(images, texts.slice(start, end)))
+                    write_array(folder / name_of((start, end)), self._score_stripe(images, texts.slice(start, end)))
                     said(done, len(mine))
         self.comm.barrier("scores")
         values = None
@@ -65,8 +66,8 @@ class Scorer:
             values = np.empty((len(index.images), len(index.texts)), np.float32)
             for start, end in stripes:
                 columns = by_words[start:end]
-                values[by_regions[:, None], columns] = np.load(parts / name_of((start, end)), allow_pickle=False)
-            shutil.rmtree(folder / "parts")
+                values[by_regions[:, None], columns] = np.load(folder / name_of((start, end)), allow_pickle=False)
+            shutil.rmtree(folder)
         self.comm.barrier("matrix")
         return values
 
@@ -111,9 +112,7 @@ def read_images(index: PairIndex, chosen: Sequence[int] | Array) -> Images:
     lengths = index.regions[chosen]
     features = np.empty((lengths.sum(), index.image_dim), np.float16)
     boxes = np.empty((lengths.sum(), 7), np.float32)
-    ends = np.cumsum(lengths)
-    for image, start, end in zip(chosen, ends - lengths, ends, strict=True):
-        index.read_image(image, features[start:end], boxes[start:end])
+    index.read_images(chosen, features, boxes)
     return Images(Ragged.of(torch.from_numpy(features), torch.from_numpy(lengths)), torch.from_numpy(boxes))
 
 
@@ -121,9 +120,7 @@ def read_texts(index: PairIndex, chosen: Sequence[int] | Array) -> Ragged:
     """The ids of these texts in one allocation."""
     lengths = index.words[chosen]
     ids = np.empty(lengths.sum(), np.int64)
-    ends = np.cumsum(lengths)
-    for text, start, end in zip(chosen, ends - lengths, ends, strict=True):
-        index.read_text(text, ids[start:end])
+    index.read_texts(chosen, ids)
     return Ragged.of(torch.from_numpy(ids), torch.from_numpy(lengths))
 
 
@@ -156,10 +153,3 @@ def chunks(order: Array) -> Iterator[Array]:
 def name_of(stripe: tuple[int, int]) -> str:
     return f"texts-{stripe[0]:07d}-{stripe[1]:07d}.npy"
 
-
-def write(path: Path, values: Array) -> None:
-    """Save an array so that it is there whole or not at all."""
-    beside = path.with_suffix(".partial")
-    with beside.open("wb") as file:
-        np.save(file, values)
-    beside.replace(path)

@@ -87,7 +87,7 @@ def read_captions(path: str | Path) -> list[Entry]:
 
 
 def _karpathy(path: Path) -> Iterator[Entry]:
-    content = _json(path, _text(path))
+    content = _json(path, read_text(path))
     images = content.get("images") if isinstance(content, dict) else content
     if not isinstance(images, list):
         raise DataError(f"{path} is neither a list of images nor a map with one under 'images'")
@@ -107,17 +107,20 @@ def _karpathy(path: Path) -> Iterator[Entry]:
 def _json_lines(path: Path) -> Iterator[Entry]:
     """Ids count the captions of the whole file, so they are the same whichever split is packed."""
     number = count()
-    for at, line in enumerate(_lines(path), start=1):
+    for at, line in enumerate(read_lines(path), start=1):
         where = f"{path}, line {at}"
         image = _json(where, line)
         texts, phrases = _get(image, "captions", where), image.get("phrases")
+        if phrases is not None and not (isinstance(phrases, list) and all(isinstance(of, list) for of in phrases)):
+            raise DataError(f"{where}: 'phrases' is not a list of phrases for each caption")
         if phrases is not None and len(phrases) != len(texts):
             raise DataError(f"{where}: {len(phrases)} lists of phrases for {len(texts)} captions")
+        size = {"image_size": [image["width"], image["height"]]} if {"width", "height"} <= image.keys() else {}
         captions = []
         for index, text in enumerate(texts):
             sentence = {"raw": text, "imgid": at - 1, "sentid": next(number)}
             if phrases is not None:
-                sentence["phrases"] = phrases[index]
+                sentence |= {"phrases": phrases[index], **size}
             captions.append(Caption(str(sentence["sentid"]), text, sentence))
         yield Entry(str(_get(image, "image_id", where)), image.get("split", ""), tuple(captions))
 
@@ -134,12 +137,12 @@ def read_caption_files(ids: str | Path, captions: str | Path, names: str | Path 
     Raises:
         DataError: the numbers of lines do not fit, or `names` lacks an id.
     """
-    image_ids, texts = _lines(Path(ids)), _lines(Path(captions))
+    image_ids, texts = read_lines(Path(ids)), read_lines(Path(captions))
     if len(texts) == 5 * len(image_ids):
         image_ids = [id for id in image_ids for _ in range(5)]
     elif len(texts) != len(image_ids):
         raise DataError(f"{captions} has {len(texts)} lines, {ids} {len(image_ids)}: give as many or five times")
-    named = _json(names, _text(Path(names))) if names else None
+    named = _json(names, read_text(Path(names))) if names else None
     of_image: dict[str, list[Caption]] = {}
     for at, (id, text) in enumerate(zip(image_ids, texts, strict=True)):
         sentence = {"raw": text, "sentid": at}
@@ -155,7 +158,12 @@ def _name(id: str, named: Mapping[str, str] | None, path: Any) -> str:
     return Path(named[id]).stem
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A UTF-8 text file, plain or gzipped.
+
+    Raises:
+        DataError: it is missing, or no such text.
+    """
     try:
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8")
@@ -165,9 +173,9 @@ def _text(path: Path) -> str:
         raise DataError(f"{path} cannot be read as text ({error})") from error
 
 
-def _lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """Lines as editors count them: a caption may hold characters that Python's splitlines() breaks at."""
-    lines = _text(path).split("\n")
+    lines = read_text(path).split("\n")
     if not lines[-1]:
         lines.pop()
     return [line.removesuffix("\r") for line in lines]

@@ -98,7 +98,7 @@ class Plain:
     def column(self, text: int) -> Tensor:
         """A caption with every image."""
         ids = np.empty(self.index.words[text], np.int64)
-        self.index.read_text(text, ids)
+        self.index.read_texts([text], ids)
         calls = range(0, self.shape.images, CALL)
         return torch.cat(
             [self.call(torch.from_numpy(ids), start, min(start + CALL, self.shape.images)) for start in calls]

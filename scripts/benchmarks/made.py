@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data.files import write_json
 from data.image_writer import ImageWriter
 from data.images import ImageStore
 from data.pairs import PairIndex, Source
 from data.regions import Codec, RegionRule
-from data.store import write_json
 from data.texts import TextStore, TextWriter
 
 FIRST_WORD = 106

@@ -29,12 +29,18 @@ class Scores:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An output folder: config.json, the events that count, results.json; empty where a file is absent."""
+    """An output folder: config.json, the events that count, results.json; empty where a file is absent.
+
+    Attributes:
+        results: the entry of each split, with its recalls.
+        isda: the entry of ISDa; None where it was not measured.
+    """
 
     folder: Path
     config: dict[str, Any]
     events: list[dict[str, Any]]
     results: dict[str, dict[str, Any]]
+    isda: dict[str, Any] | None
 
     @property
     def name(self) -> str:
@@ -73,9 +79,10 @@ def open_outcome(folder: str | Path) -> Outcome:
     if not metrics.is_file() and not results.is_file():
         raise DataError(f"{folder}: neither {METRICS} nor results.json is here; give a run's output folder")
     config = folder / "config.json"
+    entries = _read_json(results) if results.is_file() else {}
+    isda = entries.pop("isda", None)
     outcome = Outcome(folder, _read_json(config) if config.is_file() else {},
-                      read_events(metrics) if metrics.is_file() else [],
-                      _read_json(results) if results.is_file() else {})
+                      read_events(metrics) if metrics.is_file() else [], entries, isda)
     for split, entry in outcome.results.items():
         found = entry.get("recalls") if isinstance(entry, dict) else None
         lacking = [name for name in RECALLS if name not in found] if isinstance(found, dict) else ["recalls"]

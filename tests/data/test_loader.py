@@ -53,8 +53,8 @@ class Broken(PairIndex):
     def __init__(self, index: PairIndex) -> None:
         self.__dict__.update(vars(index))
 
-    def read_image(self, image: int, features: object, boxes: object) -> None:
-        raise DataError(f"image {image}: damaged")
+    def read_images(self, images: object, features: object, boxes: object) -> None:
+        raise DataError(f"image {images[0]}: damaged")  # type: ignore[index]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -27,12 +27,12 @@ def test_owner_says_which_image_a_caption_names(index: PairIndex, stores: tuple[
 def test_reading_gives_what_the_stores_hold(index: PairIndex, stores: tuple[Path, Path]) -> None:
     count = index.regions[3]
     features, boxes = np.empty((count, index.image_dim), np.float16), np.empty((count, 7), np.float32)
-    index.read_image(3, features, boxes)
+    index.read_images([3], features, boxes)
     image = ImageStore(stores[1], RULE).read(index.images[3])
     assert np.array_equal(features, image.features)
     assert np.array_equal(boxes, image.boxes)
     ids = np.empty(index.words[5], np.int64)
-    index.read_text(5, ids)
+    index.read_texts([5], ids)
     assert ids.tolist() == [2, *TextStore(stores[0]).tokens(index.texts[5]).tolist(), 3]
 
 
@@ -43,7 +43,7 @@ def test_several_sources_follow_each_other(stores: tuple[Path, Path], tmp_path: 
     assert both.image_source.tolist() == [0] * 24 + [1] * 5
     assert (both.owner[len(first.texts) :] >= 24).all()
     features = np.empty((both.regions[-1], 16), np.float16)
-    both.read_image(len(both.images) - 1, features, np.empty((both.regions[-1], 7), np.float32))
+    both.read_images([len(both.images) - 1], features, np.empty((both.regions[-1], 7), np.float32))
     assert np.array_equal(features, ImageStore(other[1], RULE).read("b_000004.npz").features)
 
 

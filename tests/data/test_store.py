@@ -17,7 +17,7 @@ import lmdb
 import pytest
 
 from config.errors import DataError
-from data.store import LmdbStore, LmdbWriter, nearest, read_json, write_json
+from data.store import LmdbStore, LmdbWriter, nearest
 
 
 def filled(folder: Path, records: int = 30) -> Path:
@@ -273,20 +273,3 @@ def test_a_killed_writer_loses_only_what_was_not_committed(tmp_path: Path) -> No
 def test_a_copied_store_can_be_read(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     assert read_all(LmdbStore(tmp_path / "copy")) == read_all(LmdbStore(folder))
-
-
-# ---------------------------------------------------------------- side files
-
-
-def test_json_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
-    write_json(tmp_path / "a.json", {"café": [1, 2]})
-    assert read_json(tmp_path / "a.json") == {"café": [1, 2]}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_json_errors_name_the_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.json is missing"):
-        read_json(tmp_path / "a.json")
-    (tmp_path / "a.json").write_text('{"half": ')
-    with pytest.raises(DataError, match=r"a\.json is not JSON"):
-        read_json(tmp_path / "a.json")

@@ -112,7 +112,7 @@ def test_side_files_that_disagree_are_named(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["meta.json", "id2len.json", "txt2img.json", "img2txts.json"])
 def test_missing_side_files_are_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(DataError, match=f"{name} is missing"):
+    with pytest.raises(DataError, match=f"{name} cannot be read"):
         TextStore(folder)
 
 
@@ -176,3 +176,18 @@ def test_caption_records_have_the_published_fields(tmp_path: Path) -> None:
         "sentid": 4, "raw": "A dog.", "toked_caption": ["A", "dog", "@@."], "input_ids": [5, 6, 7],
         "img_fname": "a.npz",
     }  # fmt: skip
+
+
+def test_records_of_annotated_captions_have_objects(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("\n".join([*SPECIAL_TOKENS, "A", "dog", "."]))
+    words = WordPiece(tmp_path / "vocab.txt")
+    phrases = [{"start": 0, "end": 2, "boxes": [[5, 0, 10, 5]]}]
+    fields = {"sentid": 4, "phrases": phrases, "image_size": [10, 20]}
+    record = caption_record(words, "A dog. A", "a.npz", fields)
+    assert record["objects"] == [{"words": [0, 1, 2], "boxes": [[0.5, 0, 1, 0.25]]}]
+    assert fields.items() <= record.items()
+    assert caption_record(words, "A dog.", "a.npz", {"phrases": []})["objects"] == []
+    with pytest.raises(DataError, match=r"caption 4 of a\.npz, phrase 0: words 0 to 2 of a caption of 1 words"):
+        caption_record(words, "A", "a.npz", fields)
+    with pytest.raises(DataError, match=r"caption 'A' of a\.npz, phrase 0"):
+        caption_record(words, "A", "a.npz", {"phrases": phrases, "image_size": [10, 20]})

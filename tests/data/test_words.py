@@ -93,6 +93,17 @@ def test_any_text_gives_pieces_of_the_vocabulary(caption: str) -> None:
         assert [PIECES[id] for id in ids] == [piece.removeprefix("@@") for piece in pieces]
 
 
+@pytest.mark.parametrize("caption", ["unaffable dog-dog, \u200b Dog's dog.", " \u200b ", "", "a\u2028b\x1cdog 日本"])
+def test_offsets_say_which_pieces_are_of_which_word(vocab: Path, caption: str) -> None:
+    words = WordPiece(vocab)
+    pieces, ids = words.encode(caption)
+    offsets = words.word_offsets(caption)
+    assert len(offsets) == len(caption.split()) + 1
+    for word, start, end in zip(caption.split(), offsets, offsets[1:], strict=False):
+        assert (pieces[start:end], ids[start:end]) == words.encode(word)
+    assert (offsets[0], offsets[-1]) == (0, len(ids))
+
+
 def test_special_tokens_and_the_range_of_ordinary_ones(vocab: Path) -> None:
     words = WordPiece(vocab)
     assert (words.special.cls, words.special.sep, words.special.mask) == (2, 3, 4)

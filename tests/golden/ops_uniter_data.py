@@ -71,7 +71,7 @@ def store_read_texts(case: Any) -> tuple[Tensors, dict[str, Any]]:
     kept = index.anchors(config["max_txt_len"])
     ids = [texts.ids[at] for at in kept]
     first = np.empty(index.words[kept[0]], np.int64)
-    index.read_text(int(kept[0]), first)
+    index.read_texts(kept[:1], first)
     lengths = torch.from_numpy(texts.lengths[kept])
     special, numbers = texts.special, as_numbers(ids)
     out = {

@@ -18,7 +18,10 @@ from PIL import Image
 
 from config.errors import ConfigError, DataError
 from data.images import ImageStore, RegionRule
+from data.phrases import read_objects
 from data.store import LmdbStore
+from data.texts import TextStore
+from scripts import build_txtdb
 from scripts.build_imgdb import main
 from tests.arrays import extracted, write_npz_folder
 
@@ -120,10 +123,10 @@ def test_the_images_are_those_of_the_extractor(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def picture(seed: int) -> bytes:
+def picture(seed: int, size: tuple[int, int] = (96, 72)) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 255, (24, 32, 3), dtype=np.uint8)
     out = io.BytesIO()
-    Image.fromarray(pixels).resize((96, 72)).save(out, "JPEG")
+    Image.fromarray(pixels).resize(size).save(out, "JPEG")
     return out.getvalue()
 
 
@@ -194,3 +197,127 @@ def test_pictures_of_one_name_are_refused(pictures: Path, tmp_path: Path) -> Non
 def test_a_split_needs_the_captions(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--split needs --captions"):
         main(["jpeg", str(pictures), "--output", str(tmp_path / "x"), "--split", "train"])
+
+
+# ---------------------------------------------------------------- annotated boxes
+
+WHOLE, CORNER, SIDE = [0, 0, 96, 72], [0, 0, 24, 18], [48, 9, 96, 63]
+
+
+def annotate(pictures: Path, phrases: dict[str, list[list[list[float]]]]) -> Path:
+    """A captions file with one caption a phrase, each phrase with its boxes; pictures are 96 x 72."""
+    path = pictures.parent / "annotated.jsonl"
+    with path.open("w") as file:
+        for name, boxes in phrases.items():
+            row = {
+                "image_id": name, "split": "test", "width": 96, "height": 72, "captions": ["A dog ."] * len(boxes),
+                "phrases": [[{"start": 0, "end": 2, "boxes": of_phrase}] for of_phrase in boxes],
+            }  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+def pack_boxes(pictures: Path, captions: Path, name: str, *flags: str) -> Path:
+    output = pictures.parent / name
+    given = ["--captions", str(captions), "--annotated_boxes", "--keep_all", "--img_dim", "6", "--workers", "1"]
+    main(["jpeg", str(pictures), *given, "--output", str(output), *flags])
+    return output
+
+
+def test_annotated_boxes_are_the_regions(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = {name: [[WHOLE]] for name in ("p2", "p4", "p9")}
+    captions = annotate(pictures, {"p0": [[SIDE, CORNER], [], [WHOLE, SIDE]], "p1": [[]], **alone})
+    store = ImageStore(pack_boxes(pictures, captions, "boxes"))
+    said = capsys.readouterr()
+    assert store.names == ["p0.npz", "p2.npz"]
+    assert store.counts(store.names).tolist() == [3, 1]
+    expected = np.array([[0.5, 0.125, 1, 0.875], [0, 0, 0.25, 0.25], [0, 0, 1, 1]])
+    assert np.array_equal(store.read("p0.npz").boxes[:, :4], expected)
+    assert store.meta["boxes"] == "annotated"
+    assert store.meta["annotations"] == ["annotated.jsonl"]
+    assert "p1.npz left out: no phrase of its captions has a box" in said.err
+    assert "p4.npz left out: " in said.err
+    assert "p9.npz left out: " in said.err
+    assert said.out == f"2 images in {pictures.parent / 'boxes'}, 3 left out\n"
+
+
+def test_a_region_is_described_as_on_the_grid(pictures: Path) -> None:
+    """The whole picture is the first box of the grid: the same whitener gives the same features."""
+    train = ImageStore(pack(pictures, "train"))
+    captions = annotate(pictures, {"p0": [[CORNER, WHOLE]]})
+    store = ImageStore(pack_boxes(pictures, captions, "boxes", "--whitener", str(train.path / "whitener.npz")))
+    assert np.array_equal(store.read("p0.npz").features[1], train.read("p0.npz").features[0])
+
+
+def test_captions_find_their_objects_in_the_store(pictures: Path) -> None:
+    captions = annotate(pictures, {"p0": [[SIDE], [CORNER, [3, 3, 4, 5]]], "p3": [[[1.5, 7.1, 2.2, 8.3]]]})
+    images = ImageStore(pack_boxes(pictures, captions, "boxes"))
+    texts = pictures.parent / "texts.db"
+    flags = ["--annotations", str(captions), "--make_vocab", "400", "--output", str(texts), "--workers", "1"]
+    build_txtdb.main(flags)
+    store = TextStore(texts)
+    found = [
+        read_objects(store.record(id), images.read(name).boxes, f"caption {id}")
+        for id, name in zip(store.ids, store.images, strict=True)
+    ]
+    assert [objects.regions.tolist() for objects in found if objects] == [[[0]], [[1, 2]], [[0]]]
+
+
+def test_entities_give_the_same_store_as_json_lines(pictures: Path, tmp_path: Path) -> None:
+    captions = annotate(pictures, {"p0": [[SIDE], [CORNER]], "p2": [[SIDE], [CORNER]]})
+    folder = tmp_path / "entities"
+    boxes = "".join(
+        f"<object><name>{number}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>"
+        "</bndbox></object>"
+        for number, (x1, y1, x2, y2) in enumerate([SIDE, CORNER], start=1)
+    )
+    for name in ("Sentences", "Annotations"):
+        (folder / name).mkdir(parents=True)
+    for name in ("p0", "p2", "p3"):
+        (folder / "Sentences" / f"{name}.txt").write_text("[/EN#1/a A dog] .\n[/EN#2/a A dog] .\n")
+        xml = f"<annotation><size><width>96</width><height>72</height></size>{boxes}</annotation>"
+        (folder / "Annotations" / f"{name}.xml").write_text(xml)
+    (tmp_path / "list.txt").write_text("p0\np2\n")
+    flags = ["--annotated_boxes", "--keep_all", "--img_dim", "2", "--workers", "2", "--output", str(tmp_path / "two")]
+    main(["jpeg", str(pictures), "--entities", str(folder), "--images", str(tmp_path / "list.txt"), *flags])
+    one, two = ImageStore(pack_boxes(pictures, captions, "one", "--img_dim", "2")), ImageStore(tmp_path / "two")
+    assert contents(one.path) == contents(two.path)
+    assert two.meta["annotations"] == ["entities", "list.txt"]
+
+
+def test_pictures_that_were_not_annotated_so_are_named(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captions = annotate(pictures, {"p0": [[SIDE]], "p2": [[CORNER, SIDE]]})
+    (pictures / "p2.jpg").write_bytes(picture(2, (72, 96)))
+    assert ImageStore(pack_boxes(pictures, captions, "boxes", "--img_dim", "2", *fitted(pictures))).names == ["p0.npz"]
+    assert "p2.npz left out: p2.npz is 72 x 96 here and 96 x 72 in its annotation; give" in capsys.readouterr().err
+
+
+def fitted(pictures: Path) -> list[str]:
+    return ["--whitener", str(ImageStore(pack(pictures, "train")).path / "whitener.npz")]
+
+
+def test_annotated_boxes_that_do_not_fit_stop_the_packing(pictures: Path) -> None:
+    captions = annotate(pictures, {"p0": [[SIDE], [[0, 0, 97, 5]]]})
+    with pytest.raises(DataError, match=r"caption 1 of p0, phrase 0: box .* outside the picture of 96 x 72"):
+        pack_boxes(pictures, captions, "boxes")
+    assert not (pictures.parent / "boxes").exists()
+
+
+def test_captions_without_any_box_are_refused(pictures: Path) -> None:
+    with pytest.raises(DataError, match=r"captions\.jsonl: no caption has a phrase with a box; give annotated"):
+        pack_boxes(pictures, pictures.parent / "captions.jsonl", "boxes")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--annotated_boxes", "--captions", "x"], "--annotated_boxes needs --keep_all"),
+        (["--annotated_boxes", "--keep_all"], "--annotated_boxes needs --captions FILE or --entities FOLDER"),
+        (["--captions", "x", "--entities", "y"], "give either --captions FILE or --entities FOLDER"),
+        (["--images", "x"], "--images needs --entities"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(pictures: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        main(["jpeg", str(pictures), "--output", str(pictures.parent / "x"), *flags])
+    assert not (pictures.parent / "x").exists()

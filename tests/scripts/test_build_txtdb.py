@@ -99,10 +99,60 @@ def test_text_files(tmp_path: Path) -> None:
     assert TextStore(tmp_path / "toy.db").images == ["3.npz", "4.npz"]
 
 
+ANNOTATION = """<annotation><size><width>100</width><height>50</height></size><object><name>3</name><bndbox>
+<xmin>0</xmin><ymin>0</ymin><xmax>50</xmax><ymax>50</ymax></bndbox></object></annotation>"""
+
+
+@pytest.fixture
+def entities(tmp_path: Path) -> Path:
+    """Two images in the form of Flickr30k Entities, and a list of one of them."""
+    folder = tmp_path / "entities"
+    for name in ("Sentences", "Annotations"):
+        (folder / name).mkdir(parents=True)
+    for number in ("11", "22"):
+        (folder / "Sentences" / f"{number}.txt").write_text(f"[/EN#3/animals Dog {number}] runs .\nA cat .\n")
+        (folder / "Annotations" / f"{number}.xml").write_text(ANNOTATION)
+    (folder / "test.txt").write_text("22\n")
+    return folder
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_annotated_captions_have_objects(entities: Path, tmp_path: Path, workers: str) -> None:
+    flags = ["--entities", str(entities), "--images", str(entities / "test.txt"), "--make_vocab", "400"]
+    main([*flags, "--image_naming", "f_{id:04d}.npz", "--output", str(tmp_path / "toy.db"), "--workers", workers])
+    store = TextStore(tmp_path / "toy.db")
+    assert store.images == ["f_0022.npz", "f_0022.npz"]
+    first, second = map(store.record, store.ids)
+    pieces = [piece.removeprefix("@@").removeprefix("##") for piece in first["toked_caption"]]
+    (found,) = first["objects"]
+    assert "".join(pieces[at] for at in found["words"]) == "Dog22"
+    assert found["boxes"] == [[0, 0, 0.5, 1]]
+    assert (first["raw"], second["objects"]) == ("Dog 22 runs .", [])
+    assert store.meta["annotations"] == ["entities", "test.txt"]
+
+
+def test_captions_without_annotation_have_no_objects(captions: Path, tmp_path: Path) -> None:
+    main(["--annotations", str(captions), "--make_vocab", "400", "--output", str(tmp_path / "toy.db")])
+    assert not any("objects" in record for record in stored(tmp_path / "toy.db").values())
+
+
+def test_annotation_that_does_not_fit_stops_the_packing(entities: Path, tmp_path: Path) -> None:
+    path = entities / "Annotations" / "22.xml"
+    path.write_text(ANNOTATION.replace("<xmax>50<", "<xmax>150<"))
+    flags = ["--entities", str(entities), "--make_vocab", "400", "--output", str(tmp_path / "toy.db"), "--workers", "2"]
+    with pytest.raises(DataError, match=r"caption 2 of 22\.npz, phrase 0: box \[0, 0, 150, 50\] reaches outside"):
+        main(flags)
+    assert not (tmp_path / "toy.db").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "error", "message"),
     [
         (["--make_vocab", "400"], ConfigError, "give either --annotations"),
+        (["--entities", "e", "--ids", "x", "--make_vocab", "400"], ConfigError, "give either --annotations"),
+        (["--entities", "e", "--annotations", "{}", "--make_vocab", "400"], ConfigError, "give either --annotations"),
+        (["--annotations", "{}", "--images", "x", "--make_vocab", "400"], ConfigError, "--images needs --entities"),
+        (["--entities", "nowhere", "--make_vocab", "400"], DataError, "nowhere has no folder Sentences"),
         (["--ids", "x", "--make_vocab", "400"], ConfigError, "give either --annotations"),
         (["--annotations", "{}"], ConfigError, "either --vocab FILE or --make_vocab"),
         (["--annotations", "{}", "--make_vocab", "400", "--vocab", "v"], ConfigError, "either --vocab"),

@@ -42,6 +42,14 @@ def test_the_page_is_whole_and_needs_nothing_else(make_run, tmp_path, write):
     assert not list(folder.glob("*.partial"))
 
 
+def test_isda_stands_below_the_recalls_where_it_was_measured(make_run, write, change):
+    folder = make_run()
+    assert "ISDa" not in write(folder).text
+    entry = {"mean": 1.25, "low": 1.0, "high": 1.5, "pairs": 2500, "confidence": 0.95}
+    change(folder / "results.json", lambda content: content.update(isda=entry))
+    assert "ISDa 1.2500 (95 % 1.0000 to 1.5000) over 2500 pairs" in write(folder).text
+
+
 def test_numbers_checks_and_settings_are_told(make_run, write):
     folder = make_run()
     told = json.loads((folder / "results.json").read_text())["test"]["recalls"]

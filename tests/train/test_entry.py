@@ -18,7 +18,7 @@ from tests.support import config_of, write_config
 from tests.train.conftest import MakeRun
 from train import entry
 from train.comm import Comm, Solo
-from train.entry import claim, main, table, tell
+from train.entry import claim, main, tell
 
 
 @pytest.fixture(autouse=True)
@@ -178,11 +178,3 @@ def test_a_folder_must_be_named_and_possible(make_run: MakeRun, tmp_path: Path) 
 def test_a_line_is_told_and_its_code_returned(capsys: pytest.CaptureFixture[str]) -> None:
     assert tell("who", "what", 3) == 3
     assert capsys.readouterr().err == "who: what\n"
-
-
-def test_the_table_is_in_percent() -> None:
-    values = {f"{side}_r{k}": k / 100 for side in ("txt", "img") for k in (1, 5, 10)}
-    text = table(values | {"txt_medr": 3.0, "img_medr": 4.0, "rsum": 32.0})
-    assert text.splitlines()[1].split() == ["image", "to", "text", "1.0", "5.0", "10.0", "3"]
-    assert text.splitlines()[2].split() == ["text", "to", "image", "1.0", "5.0", "10.0", "4"]
-    assert text.splitlines()[3] == "rsum 32.0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from config.errors import ConfigError, DataError
+from config.errors import ConfigError
 from config.schema import Eval
 from tests.samples import lively
 from tests.support import write_stores
 from tests.train.conftest import MakeRun, Pretended
+from train import measure as measuring
 from train.comm import Comm, Solo
 from train.journal import Journal
-from train.measure import judged, keep_scores, kept_origin, measure, quick_check, read_json, tenths, write_json
+from train.measure import judged, keep_scores, kept_origin, measure, quick_check, tenths
+from train.precision import Precision
 from train.recall import recalls
 from train.recipe import Parts, build_parts
 from train.scorer import read_images, read_texts
@@ -62,6 +65,36 @@ def test_scores_of_the_same_weights_are_counted_again_not_computed_again(
     assert other is not None
     assert first is not None
     assert other["recalls"] != first["recalls"]
+
+
+@pytest.mark.parametrize("other", ["weights", "precision"])
+def test_what_an_evaluation_left_unfinished_serves_the_same_one_only(
+    other: str, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def die(done: int, of: int) -> None:
+        if done == 3:
+            raise Killed
+
+    parts, split = opened(make_run, tokens_per_block=300)
+    with monkeypatch.context() as patch:
+        patch.setattr(measuring, "tenths", lambda *_: die)
+        with pytest.raises(Killed):
+            measure(parts, split, "test", tmp_path / "cut", Journal(None))
+    assert len(list((tmp_path / "cut").rglob("texts-*.npy"))) == 3
+    if other == "weights":
+        with torch.no_grad():
+            parts.matcher.rank.weight.neg_()  # type: ignore[union-attr, operator]
+    else:
+        run = make_run(eval={"tokens_per_block": 300}, optim={"precision": "bf16"})
+        parts = replace(parts, run=run, precision=Precision("bf16", parts.device))
+    for place in ("cut", "clean"):
+        measure(parts, split, "test", tmp_path / place, Journal(None))
+    again, clean = ((tmp_path / place / "scores/test/matrix.npy").read_bytes() for place in ("cut", "clean"))
+    assert again == clean
+    assert not (tmp_path / "cut/scores/test/parts").exists()
 
 
 def test_scores_of_a_store_that_was_packed_again_are_not_used(make_run: MakeRun, tmp_path: Path) -> None:
@@ -157,22 +190,6 @@ def test_tenths_are_said_once_each(tmp_path: Path) -> None:
     assert lines[-1].endswith("val: 100 % scored")
 
 
-def test_json_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "a.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert read_json(path) == {"a": 1}
-
-    def dies(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", dies)
-    with pytest.raises(KeyboardInterrupt):
-        write_json(path, {"a": 2})
-    assert read_json(path) == {"a": 1}
-
-
 def test_a_matrix_is_there_whole_or_not_at_all(make_run: MakeRun, tmp_path: Path,
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     _, split = opened(make_run)
@@ -186,12 +203,3 @@ def test_a_matrix_is_there_whole_or_not_at_all(make_run: MakeRun, tmp_path: Path
         keep_scores(tmp_path, np.ones((24, 48)), split.index, "after")
     assert not np.load(tmp_path / "matrix.npy", allow_pickle=False).any()
     assert kept_origin(tmp_path) is None, "what is half replaced is not used again"
-
-
-@pytest.mark.parametrize("content", [None, "{", "\xff"])
-def test_a_missing_or_broken_file_is_named(content: str | None, tmp_path: Path) -> None:
-    path = tmp_path / "ids.json"
-    if content is not None:
-        path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(DataError, match=r"ids\.json"):
-        read_json(path)

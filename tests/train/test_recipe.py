@@ -51,8 +51,8 @@ def test_building_reads_no_record_and_writes_nothing(make_run: MakeRun, monkeypa
                                                       tmp_path: Path) -> None:
     run = make_run()
     before = sorted(tmp_path.rglob("*"))
-    monkeypatch.setattr("data.pairs.PairIndex.read_image", lambda *_: pytest.fail("read an image"))
-    monkeypatch.setattr("data.pairs.PairIndex.read_text", lambda *_: pytest.fail("read a text"))
+    monkeypatch.setattr("data.pairs.PairIndex.read_images", lambda *_: pytest.fail("read an image"))
+    monkeypatch.setattr("data.pairs.PairIndex.read_texts", lambda *_: pytest.fail("read a text"))
     recipe = build_recipe(run, Solo())
     assert isinstance(recipe.optimizer, AdamW)
     assert sorted(tmp_path.rglob("*")) == before

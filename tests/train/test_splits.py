@@ -126,7 +126,7 @@ def test_a_damaged_record_stops_the_run_when_it_is_met(stores: Stores, tmp_path:
     image = index.images.index(IMAGE)
     count = int(index.regions[image])
     with pytest.raises(DamagedRecord, match=f"{IMAGE} is damaged"):
-        index.read_image(image, np.empty((count, DIM), np.float16), np.empty((count, 7), np.float32))
+        index.read_images([image], np.empty((count, DIM), np.float16), np.empty((count, 7), np.float32))
 
 
 @pytest.mark.parametrize("policy", ["skip", "quarantine"])

@@ -56,6 +56,20 @@ def test_json_lines_number_the_captions_of_the_whole_file(tmp_path: Path) -> Non
     assert (first.image, first.number, second.image, second.split) == ("abc_17", 17, "5", "")
 
 
+def test_phrases_come_with_the_size_of_their_picture(tmp_path: Path) -> None:
+    size = {"width": 200, "height": 100}
+    lines = [
+        {"image_id": "a", **size, "captions": ["one", "two"], "phrases": [[{"start": 0}], []]},
+        {"image_id": "b", **size, "captions": ["three"]},
+        {"image_id": "c", "width": 3, "captions": ["four"], "phrases": [[]]},
+    ]
+    path = tmp_path / "captions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    fields = [caption.fields for entry in read_captions(path) for caption in entry.captions]
+    assert [of_caption.get("image_size") for of_caption in fields] == [[200, 100], [200, 100], None, None]
+    assert ["phrases" in of_caption for of_caption in fields] == [True, True, False, True]
+
+
 def write_lines(path: Path, lines: list[str]) -> Path:
     data = "".join(f"{line}\n" for line in lines).encode()
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
@@ -106,6 +120,8 @@ def test_ids_without_a_name_are_named(tmp_path: Path) -> None:
         ("a.jsonl", '{"image_id": 1, "captions": []}\n{', r"a\.jsonl, line 2 is not JSON"),
         ("a.jsonl", '{"captions": []}', "line 1 lacks 'image_id'"),
         ("a.jsonl", '{"image_id": 1, "captions": ["x"], "phrases": []}', "0 lists of phrases for 1 captions"),
+        ("a.jsonl", '{"image_id": 1, "captions": ["x"], "phrases": [null]}', "line 1: 'phrases' is not a list"),
+        ("a.jsonl", '{"image_id": 1, "captions": ["x"], "phrases": "a"}', "line 1: 'phrases' is not a list"),
         ("a.csv", "", "ends in neither"),
         ("a.json.gz", "no gzip", "cannot be read"),
     ],
