@@ -1,0 +1,140 @@
+"""Which runs there are: configs times seeds, all checked before the first one starts, and told from others before."""
+
+from __future__ import annotations
+
+import shlex
+from argparse import ArgumentParser
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from config import load
+from config.cli import parse
+from config.errors import ConfigError
+from config.schema import Run
+from data.files import read_json
+from scripts.ablation.rows import Row
+from scripts.compare_runs import flattened
+from train.entry import KINDS
+from train.evaluate import flags as evaluate_flags
+from train.journal import METRICS, read_events
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One config with one seed: a training run and its output folder."""
+
+    config: Path
+    seed: int
+    folder: Path
+    words: tuple[str, ...]
+    """what the training entry is called with"""
+    run: Run
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.config.stem, self.seed
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.name}.log")
+
+
+def plan(configs: Sequence[Path], seeds: Sequence[int], output: Path, flags: Sequence[str]) -> list[Cell]:
+    """The runs of a grid, one seed of all configs after the other, so that a table is fair from early on.
+
+    Raises:
+        ConfigError: two configs would share a name, a seed stands there twice, or `flags` hold what the grid decides.
+        SystemExit: a config or flag is wrong; it was told in one line, as the training entry tells it.
+    """
+    for place, path in enumerate(configs):
+        twin = next((other for other in configs[:place] if other.stem == path.stem), None)
+        if twin:
+            raise ConfigError(f"--configs {twin} {path}: both would be called {path.stem!r}; copy one to another name")
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: a seed stands there twice; remove one")
+    return [make_cell(config, seed, output, flags) for seed in seeds for config in configs]
+
+
+def make_cell(config: Path, seed: int, output: Path, flags: Sequence[str]) -> Cell:
+    """One run, as `plan` makes it."""
+    folder = output / f"{config.stem}-seed{seed}"
+    words = ("--config", str(config), "--seed", str(seed), "--output_dir", str(folder), *flags)
+    return Cell(config, seed, folder, words, _understood("--flags", words))
+
+
+def check_evaluations(cells: Sequence[Cell], evaluations: Sequence[Sequence[str]]) -> None:
+    """Find a wrong flag of an evaluation before the hours of training, and a grid that would measure nothing.
+
+    Raises:
+        ConfigError: `evaluations` hold what the grid decides, or a run has no test set and no evaluation.
+        SystemExit: a flag is wrong; it was told in one line, as the evaluation entry tells it.
+    """
+    for cell in cells:
+        if not evaluations and not cell.run.data.test_txt_db:
+            raise ConfigError(f"{cell.config}: test_txt_db is not set, nothing would be measured; name a test set, "
+                              "or another split with --evaluate \"--split val\"")
+        for flags in evaluations:
+            _understood("--evaluate", (*cell.words, *flags), evaluate_flags)
+
+
+def _understood(given_by: str, words: Sequence[str], extra: Callable[[ArgumentParser], object] | None = None) -> Run:
+    """The run that an entry would make of its words, the first six of which are the grid's own."""
+    run, args = parse(words, "ablate.py", KINDS, "", extra)
+    kept = {"config": args.config == words[1], "seed": str(run.seed) == words[3],
+            "output_dir": run.output.output_dir == words[5], "dry_run": not args.dry_run}
+    for name, is_kept in kept.items():
+        if not is_kept:
+            raise ConfigError(f"{given_by}: --{name} is for the grid to say; leave it out")
+    return run
+
+
+def split_words(flag: str, text: str) -> list[str]:
+    """The words of flags that were given as one text, as a shell splits them."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"{flag} {text!r}: {error}; close it") from None
+
+
+def refuse_mixture(cells: Sequence[Cell], rows: Mapping[tuple[str, int], Row], ranks: int) -> None:
+    """Let no other run hide under the name of one of these, neither in the table nor in a half-trained folder.
+
+    Raises:
+        ConfigError: a row or folder is of another run, or of another number of ranks.
+    """
+    for cell in cells:
+        row, folder = rows.get(cell.key), cell.folder
+        if row:
+            theirs, worlds = row.hash, {row.ranks}
+        elif (folder / "config.json").exists():
+            theirs, worlds = load(folder / "config.json", {}, KINDS).hash(), _worlds(folder)
+        else:
+            continue
+        if theirs != cell.run.hash():
+            raise ConfigError(f"{cell.name}: {folder.parent} holds run {theirs}, {cell.config} now makes run "
+                              f"{cell.run.hash()}{_difference(cell)}; name another --output_dir or rename the config")
+        for other in worlds - {ranks}:
+            raise ConfigError(f"{cell.name}: was trained with --ranks {other}, now --ranks {ranks}: its batches "
+                              f"would differ; use --ranks {other} or another --output_dir")
+
+
+def _worlds(folder: Path) -> set[int]:
+    """The numbers of ranks that a folder's run was started with."""
+    events = read_events(folder / METRICS) if (folder / METRICS).exists() else []
+    return {event["world"] for event in events if event["event"] == "start"}
+
+
+def _difference(cell: Cell) -> str:
+    """In brackets, the settings by which a run differs from the one in its folder."""
+    path = cell.folder / "config.json"
+    ours: dict[str, Any] = dict(flattened(cell.run.dump()))
+    theirs: dict[str, Any] = dict(flattened(read_json(path, "remove its folder"))) if path.exists() else ours
+    names = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and not key.startswith("output.")]
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f" (changed: {shown})" if names else ""
