@@ -8,8 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from data.batch import offsets_of
 from model.transformer import EncoderLayer
+
+NEVER = -1e30
+"""A logit that no softmax notices."""
 
 
 @dataclass(frozen=True)
@@ -66,23 +68,24 @@ class Attention:
         """All four blocks of all pairs from one product."""
         # A block may not be empty: a pair without words gets a column of padding, which is zero.
         n, k = max(1, int(self.words.max())), max(1, int(self.regions.max()))
-        start = offsets_of(self.words + self.regions)[:-1]
-        word, region = torch.arange(n), torch.arange(k)
-        place = torch.cat([start[:, None] + word, (start + self.words)[:, None] + region], 1)
-        real = torch.cat([word < self.words[:, None], region < self.regions[:, None]], 1)
-        device = self.query.device
-        rows = torch.where(real, place, 0).flatten().to(device, non_blocking=True)
-        real = real.to(device, non_blocking=True)
-        query, key = (x[rows].view(len(start), n + k, *x.shape[1:]).transpose(1, 2) for x in (self.query, self.key))
-        with torch.autocast(device.type, enabled=False):
-            logits = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
-            to_words = normalised(logits[..., :n], real, real[:, :n])
-            to_regions = normalised(logits[..., n:], real, real[:, n:])
-        counts = (count.to(device, non_blocking=True) for count in (self.words, self.regions))
-        return Blocks(to_words[:, :n], to_regions[:, :n], to_words[:, n:], to_regions[:, n:], *counts)
+        real = torch.cat([torch.arange(n) < self.words[:, None], torch.arange(k) < self.regions[:, None]], 1)
+        # The padded grid, row by row, has its real places in the order in which the tokens lie packed.
+        place = real.flatten().nonzero().squeeze(1).to(self.query.device, non_blocking=True)
+        real, words, regions = (x.to(place.device, non_blocking=True) for x in (real, self.words, self.regions))
+        with torch.autocast(place.device.type, enabled=False):
+            query = padded(self.query * self.query.shape[2] ** -0.5, place, real.shape)
+            # Columns before rows: a softmax along rows of memory is slow where they are short.
+            logits = padded(self.key, place, real.shape).transpose(1, 2) @ query.permute(0, 2, 3, 1)
+            with torch.no_grad():  # no copy is kept: what softmax gives to padding is zero, and so is its gradient
+                logits.masked_fill_(~real[:, None, :, None], NEVER)
+            to_words, to_regions = (
+                part.softmax(2).mean(1).transpose(1, 2) * (real[:, :, None] & columns[:, None])
+                for part, columns in zip(logits.split([n, k], 2), real.split([n, k], 1), strict=True)
+            )
+        return Blocks(to_words[:, :n], to_regions[:, :n], to_words[:, n:], to_regions[:, n:], words, regions)
 
 
-def normalised(logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Softmax of `logits [p, heads, r, c]` over the real ones of the `columns [p, c]`, averaged over heads."""
-    weights = logits.masked_fill(~columns[:, None, None], torch.finfo(logits.dtype).min).softmax(3).mean(1)
-    return weights * (rows[:, :, None] & columns[:, None])
+def padded(packed: Tensor, place: Tensor, shape: torch.Size) -> Tensor:
+    """`packed [total, heads, d]` at `place [total]` of a grid of `shape` (p, l): `[p, l, heads, d]`, else zero."""
+    grid = packed.new_zeros(shape.numel(), *packed.shape[1:])
+    return grid.index_copy_(0, place, packed).view(*shape, *packed.shape[1:])

@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from data.batch import Batch
-from model.attention import Blocks
+from model.attention import NEVER, Blocks
 from model.matcher import MatchOut
 from model.objective import Objective, Term
 from model.objective.hinge import Margin, hinge_of_pools
@@ -42,11 +43,11 @@ def singular(blocks: Blocks) -> Tensor:
     alike); a pair without rows or without columns has no alignment and counts 0.
     """
     with torch.autocast(blocks.own.device.type, enabled=False):
-        nearest = most_attended(blocks)
-        pair = torch.arange(len(nearest), device=nearest.device)[:, None, None]
-        seen = blocks.other[pair, nearest[:, :, None], nearest[:, None, :]]
-        seen = seen.masked_fill(~blocks.inside, torch.finfo(seen.dtype).min).softmax(2) * blocks.inside
-        divergence = (blocks.own - seen) * (log(blocks.own) - log(seen))
+        # A product with zeros and ones gathers exactly, and its gradient is summed in a fixed order on any device.
+        chosen = F.one_hot(most_attended(blocks), blocks.out.shape[2]).to(blocks.own.dtype)
+        gathered = chosen @ blocks.other @ chosen.transpose(1, 2)
+        log_seen = gathered.masked_fill(~blocks.inside, NEVER).log_softmax(2)
+        divergence = (blocks.own - log_seen.exp() * blocks.inside) * (log(blocks.own) - log_seen)
         return of_pairs(divergence, blocks)
 
 
@@ -70,9 +71,9 @@ def log(x: Tensor) -> Tensor:
 
 
 def of_pairs(divergence: Tensor, blocks: Blocks) -> Tensor:
-    """The sum over entries `[p, n, n]` of each pair, divided by its rows."""
-    exists = (blocks.rows > 0) & (blocks.columns > 0)
-    return torch.where(exists, divergence.sum((1, 2)) / blocks.rows.clamp(min=1), 0.0)
+    """The sum over entries `[p, n, n]` of each pair, divided by its rows; 0 without rows or columns."""
+    exists = (blocks.columns > 0).to(divergence.dtype)
+    return divergence.sum((1, 2)) * (exists / blocks.rows.clamp(min=1))
 
 
 FORMS: dict[str, Callable[[Blocks], Tensor]] = {"singular": singular, "distributed": distributed}

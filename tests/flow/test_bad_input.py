@@ -65,6 +65,10 @@ def refused(config: Path, folder: Path, code: int, *flags: str | Path) -> str:
     (("--checkpoint", "/nowhere/model.pt"), 3, r"/nowhere/model\.pt: no such checkpoint"),
     (("--resume", "/nowhere/step-1"), 3, r"/nowhere/step-1: no such checkpoint"),
     (("--use_apex",), 2, r"apex is not installed"),
+    (("--IAIS", "singluar"), 2, r"objective\.IAIS = 'singluar' .*'off', 'singular' or 'distributed'"),
+    (("--IAIS", "singular", "--objective", "infonce"), 2, r"objective\.IAIS \(--IAIS\) is not a known key"),
+    (("--IAIS", "singular", "--hn_image_gather_offset", "last_caption"), 2,
+     r"objective\.name = iais: needs attention, which matcher uniter with these settings does not offer"),
 ], ids=lambda value: value[0].lstrip("-") + "_" + value[-1].split("=")[0] if isinstance(value, tuple) else "")
 def test_a_wrong_setting(flags: tuple[str, ...], code: int, told: str, config: Path, tmp_path: Path) -> None:
     assert re.search(told, refused(config, tmp_path / "out", code, *flags))

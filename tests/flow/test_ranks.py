@@ -17,10 +17,11 @@ UPDATES = 20
 COMPARED = ("loss", "hinge_i", "hinge_t", "pool_r1_i", "pool_r1_t", "grad_norm", "lr")
 
 
-def train(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "horovodrun", **optim: Any) -> Path:
+def train(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "horovodrun",
+          objective: dict[str, Any] | None = None, **optim: Any) -> Path:
     """Twenty updates of eight anchors a direction, shared out over the ranks; the output folder."""
     config = config_of(stores, optim={"num_train_steps": UPDATES, "train_batch_size": 8 // ranks, **optim},
-                       eval={"valid_steps": UPDATES}, matcher={"initializer_range": 0.3})
+                       eval={"valid_steps": UPDATES}, matcher={"initializer_range": 0.3}, objective=objective or {})
     out = folder / f"{launcher}-{ranks}"
     path = write_config(folder / f"{out.name}.json", config)
     words = entry("train/itm_hn.py", "--config", path, "--output_dir", out, ranks=ranks, launcher=launcher)
@@ -51,6 +52,16 @@ def test_two_ranks_train_as_one(alone: Path, launcher: str, stores: tuple[Path, 
     assert events(two, "start")[0]["world"] == 2
     matrices = [np.load(folder / "scores/test/matrix.npy", allow_pickle=False) for folder in (alone, two)]
     np.testing.assert_allclose(*matrices, atol=1e-3)
+
+
+def test_the_alignment_is_shared_out_like_the_rest(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    """Averaged over anchors, IAIS too is the same for one rank and two; summed it grows with a rank's anchors."""
+    objective = {"IAIS": "distributed", "iais_reduction": "mean", "iais_weight": 5.0}
+    one, two = (train(tmp_path, stores, ranks, objective=objective) for ranks in (1, 2))
+    names = ("loss", "hinge_t", "iais_i", "iais_t", "iais_weighted_i", "iais_weighted_t", "grad_norm")
+    found = [np.array([[event[name] for name in names] for event in events(folder, "train")]) for folder in (one, two)]
+    assert found[0][:, 2:4].min() > 1e-4, "there is something to align"
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=1e-5)
 
 
 def test_ranks_differ_where_the_samples_differ(alone: Path, stores: tuple[Path, Path], tmp_path: Path) -> None:

@@ -93,6 +93,31 @@ def test_a_split_is_added_to_the_results(config: Path, trained: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert results(trained)["val"]["images"] == 16
     assert results(trained)["test"] == before["test"]
+    done = run("train/itm_hn.py", "--config", config, "--output_dir", trained, "--save_steps", "4", ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert results(trained).keys() == {"val", "test"}, "a finished run called again harms no entry"
+
+
+def test_isda_of_annotated_scenes(trained: Path, scenes: Path, tmp_path: Path) -> None:
+    """The drawn captions name objects; with their true boxes as regions the relations among them are compared."""
+    whitener = next((scenes / "img_db" / "train").glob("*/whitener.npz"))
+    words = ["--captions", scenes / "captions.jsonl", "--split", "test", "--annotated_boxes", "--keep_all"]
+    done = run("scripts/build_imgdb.py", "jpeg", scenes / "pictures", *words, "--whitener", whitener,
+               "--output", tmp_path / "boxes")
+    assert done.returncode == 0, done.stderr
+    measure = ["train/evaluate.py", "--config", trained / "config.json", "--which", trained / "ckpt" / "best", "--isda"]
+    found = []
+    for ranks in (1, 2):
+        out = tmp_path / f"ranks-{ranks}"
+        done = run(*measure, "--test_img_db", tmp_path / "boxes", "--output_dir", out, ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        assert "ISDa " in done.stdout
+        found.append(results(out)["isda"])
+    assert found[0].pop("mean") == pytest.approx(found[1].pop("mean"), rel=1e-4)
+    assert found[0]["pairs"] == found[1]["pairs"] > 50
+    done = run(*measure, "--output_dir", tmp_path / "detected")
+    assert done.returncode == 3
+    assert "build the image store from the annotated boxes" in done.stderr.splitlines()[-1]
 
 
 def test_a_score_file_is_counted_again_with_other_options(config: Path, trained: Path, tmp_path: Path) -> None:

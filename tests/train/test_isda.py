@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from train.isda import ObjectAttention, isda, object_attention
+from config.errors import ConfigError, DataError
+from data.image_writer import ImageWriter
+from data.texts import TextWriter
+from tests.alignment import plain_pairs
+from tests.samples import lively
+from tests.support import DIM, VOCAB
+from tests.train.conftest import MakeRun, Pretended
+from train.comm import Comm, Solo
+from train.isda import ObjectAttention, isda, measure_isda, object_attention, one_line, summary
+from train.journal import Journal
+from train.recipe import Parts, build_parts
+from train.scorer import read_images, read_texts
+from train.splits import Split
 
 WORDS = torch.tensor([[0, 1, -1], [3, -1, -1], [2, 4, 5]])
 REGIONS = torch.tensor([[1, -1], [0, 2], [3, -1]])
@@ -56,3 +71,126 @@ def test_equal_relations_have_no_distance_and_opposite_ones_a_large_one() -> Non
     same = object_attention(near[None], members)
     assert isda(ObjectAttention(same, same)).item() == 0
     assert isda(ObjectAttention(same, object_attention(far[None], members))).item() > 10
+
+
+# ---------------------------------------------------------------- on a split
+
+BOXES = np.array([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.25, 0.25, 0.75, 1]])
+Objects = list[dict[str, Any]]
+
+
+def named(*objects: tuple[list[int], list[int]]) -> Objects:
+    """Objects given as (word positions, box numbers)."""
+    return [{"words": words, "boxes": BOXES[boxes].tolist()} for words, boxes in objects]
+
+
+CAPTIONS: list[Objects | None] = [
+    named(([0, 1], [0]), ([3], [1, 2])),
+    named(([2], [3]), ([0], [1]), ([1, 4], [0, 2])),
+    named(([0], [1])),
+    [],
+]
+"""Of the first image two captions, one of either other; the last two name too few objects."""
+
+
+def write_annotated(folder: Path, captions: list[Objects | None], regions: int = 4) -> tuple[Path, Path]:
+    rng = np.random.default_rng(0)
+    special = {"UNK": 1, "CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, VOCAB]}
+    owner = ["a.npz", "a.npz", "b.npz", "c.npz"]
+    with ImageWriter(folder / "img", keep_all=True) as images, TextWriter(folder / "txt.db", special) as texts:
+        for name in sorted(set(owner)):
+            boxes = BOXES[:regions]
+            norm_bb = np.concatenate([boxes, boxes[:, 2:] - boxes[:, :2]], 1)
+            images.add(name, rng.standard_normal((regions, DIM)), norm_bb, np.ones(regions))
+        for number, (name, objects) in enumerate(zip(owner, captions, strict=True)):
+            record = {"input_ids": [10 + number, 20, 30, 40 + number, 50], "img_fname": name}
+            texts.add(str(number), record | ({} if objects is None else {"objects": objects}))
+    return folder / "txt.db", folder / "img"
+
+
+def opened(make_run: MakeRun, folder: Path, captions: list[Objects | None], comm: Comm | None = None,
+           **sections: Any) -> tuple[Parts, Split]:
+    parts = build_parts(make_run(on=write_annotated(folder, captions), **sections), comm or Solo())
+    lively(parts.matcher)
+    split = parts.split("test")
+    assert split is not None
+    return parts, split
+
+
+def one_by_one(parts: Parts, split: Split, text: int, objects: Objects) -> float:
+    """ISDa of a caption and its image alone, in loops."""
+    index, matcher = split.index, parts.matcher
+    with torch.no_grad():
+        image = matcher.encode_image(read_images(index, [int(index.owner[text])]))
+        one = torch.tensor([0])
+        _, attention = matcher.score_watched(image, matcher.encode_text(read_texts(index, [text])), one, one, one)
+    pair = plain_pairs(attention)[0]
+    boxes = BOXES.tolist()
+    words = [found["words"] for found in objects]
+    regions = [[boxes.index(box) for box in found["boxes"]] for found in objects]
+    width = max(map(len, words + regions))
+    members = [torch.tensor([row + [-1] * (width - len(row)) for row in rows]) for rows in (words, regions)]
+    return distance(plain(torch.tensor(pair.own), members[0]), plain(torch.tensor(pair.other), members[1]))
+
+
+@pytest.mark.parametrize("tokens", [1, 65536])
+def test_it_is_the_mean_over_pairs_of_two_objects_or_more(tokens: int, make_run: MakeRun, tmp_path: Path) -> None:
+    parts, split = opened(make_run, tmp_path, CAPTIONS, eval={"tokens_per_block": tokens})
+    found = measure_isda(parts, split, Journal(None))
+    assert found is not None
+    each = [one_by_one(parts, split, text, objects) for text, objects in enumerate(CAPTIONS[:2]) if objects]
+    assert found["mean"] == pytest.approx(sum(each) / 2, rel=1e-4)
+    assert found["rowmean"] == pytest.approx((each[0] / 2 + each[1] / 3) / 2, rel=1e-4)
+    assert (found["pairs"], found["with_fewer_objects"]) == (2, 2)
+    assert one_line(found).startswith(f"ISDa {found['mean']:.4f} (95 % ")
+
+
+def test_ranks_measure_their_share_and_the_first_tells_all(make_run: MakeRun, tmp_path: Path) -> None:
+    class Sharing(Pretended):
+        """The first of two ranks, told what the second found."""
+
+        def share(self, value: Any) -> list[Any]:
+            return [value, ([(1, 3, 7.0)], 1)]
+
+    parts, split = opened(make_run, tmp_path, CAPTIONS, Sharing(0, 2))
+    found = measure_isda(parts, split, Journal(None))
+    assert found is not None
+    first = one_by_one(parts, split, 0, CAPTIONS[0] or [])
+    assert found["mean"] == pytest.approx((first + 7.0) / 2, rel=1e-4)
+    assert (found["pairs"], found["with_fewer_objects"]) == (2, 2)
+    other = Parts(parts.run, Pretended(1, 2), parts.device, parts.matcher, parts.precision, None)
+    assert measure_isda(other, split, Journal(None)) is None
+
+
+def test_the_interval_is_drawn_with_the_seed_and_holds_the_mean() -> None:
+    each = np.random.default_rng(0).exponential(1.0, 200)
+    found = summary(each, np.full(200, 2), 5, seed=1)
+    assert found == summary(each, np.full(200, 2), 5, seed=1)
+    assert found["low"] < found["mean"] < found["high"]
+    half = 1.96 * each.std() / 200**0.5
+    assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.15)
+    assert found["rowmean"] == pytest.approx(found["mean"] / 2)
+
+
+def test_a_store_without_annotation_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    parts, split = opened(make_run, tmp_path, [None] * 4)
+    with pytest.raises(DataError, match=r"txt\.db: no caption names two annotated objects; pack it from phrases"):
+        measure_isda(parts, split, Journal(None))
+
+
+@pytest.mark.parametrize(("objects", "told"), [
+    (named(([0], [0]), ([5], [1])), "caption 0 of a.npz: its objects name words that are not among its 5 ids"),
+    ([{"words": [0], "boxes": [[0, 0, 0.2, 0.2]]}, *named(([1], [1]))], "caption 0 of a.npz: box .* is none of the"),
+])
+def test_an_annotation_that_names_what_is_not_there_is_told(
+    objects: Objects, told: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    parts, split = opened(make_run, tmp_path, [objects, *CAPTIONS[1:]])
+    with pytest.raises(DataError, match=told):
+        measure_isda(parts, split, Journal(None))
+
+
+def test_a_matcher_without_attention_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    parts, split = opened(make_run, tmp_path, CAPTIONS, matcher={"hn_image_gather_offset": "last_caption"})
+    with pytest.raises(ConfigError, match="matcher uniter with these settings offers no attention; ISDa needs it"):
+        measure_isda(parts, split, Journal(None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,13 @@ def test_every_rank_builds_the_same_weights_and_its_own_share(make_run: MakeRun)
     assert ranks[0].anchors_per_update == 8
     slots = [[plan.slot for plan, _ in islice(recipe.loader(0), 8)] for recipe in ranks]
     assert slots == [[0, 0, 4, 4, 8, 8, 12, 12], [2, 2, 6, 6, 10, 10, 14, 14]]
+
+
+def test_an_objective_is_refused_what_the_matcher_does_not_offer(make_run: MakeRun) -> None:
+    aligned: dict[str, Any] = {"objective": {"IAIS": "singular"}}
+    assert build_recipe(make_run(**aligned), Solo()).objective.needs == {"attention"}
+    with pytest.raises(ConfigError, match=r"objective\.name = iais: needs attention, which matcher uniter .*--obj"):
+        build_recipe(make_run(**aligned, matcher={"hn_image_gather_offset": "last_caption"}), Solo())
 
 
 def test_building_reads_no_record_and_writes_nothing(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch,
