@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. The rest is for those who work on the code.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint bench clean
+.PHONY: help setup demo evidence test quick lint bench clean
 bin := .venv/bin
 
 help:  ## what there is
@@ -11,6 +11,9 @@ setup:  ## .venv with torch, the pinned packages and Horovod, proven by a two-ra
 
 demo: setup  ## scenes -> stores -> two-rank training -> recalls -> .demo/run/report.html
 	@bash scripts/demo.sh
+
+evidence: setup  ## the README's ablation: nine training runs, most of an hour on two cores
+	@bash scripts/evidence.sh
 
 test: setup lint  ## all tests
 	$(bin)/pytest -n 2 --dist worksteal

@@ -77,24 +77,29 @@ class Trainer:
         facts = {"hash": self.run.hash(), "world": self.comm.size}
         parameters = sum(p.numel() for p in self.matcher.parameters() if p.requires_grad)
         self.journal.event("start", step=self.step, parameters=parameters, **facts)
-        loader = self.recipe.loader(self.slot)
-        batches = iter(loader)
-        try:
-            with self._signals():
-                while self.step < total and self.stopped_by is None:
-                    self._update(batches)
-                    self._log(total)
-                    if self._due(total):
-                        with self.clock.paused():
-                            self._validate_and_save(val)
-                if self.stopped_by is None:
-                    self._ask_to_stop()()
-        finally:
-            loader.close()
+        with self._signals():
+            if self.step < total:
+                self._updates(total, val)
+            if self.stopped_by is None:
+                self._ask_to_stop()()
         if self.stopped_by is None:
             return 0
         self.journal.say(f"told to stop by {signal.Signals(self.stopped_by).name}: saved at step {self.step}")
         return INTERRUPTED if self.stopped_by == signal.SIGINT else REQUEUE
+
+    def _updates(self, total: int, val: Split | None) -> None:
+        """Update after update, with whatever is due in between."""
+        loader = self.recipe.loader(self.slot)
+        batches = iter(loader)
+        try:
+            while self.step < total and self.stopped_by is None:
+                self._update(batches)
+                self._log(total)
+                if self._due(total):
+                    with self.clock.paused():
+                        self._validate_and_save(val)
+        finally:
+            loader.close()
 
     def load_best(self) -> Path | None:
         """Put the best weights (the last ones where none was measured) into the model."""

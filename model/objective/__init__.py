@@ -50,6 +50,13 @@ class Objective(ABC):
         """Named parts of the loss; `progress` in 0..1 carries every warm-up and annealing."""
 
 
+def pool_scores(out: MatchOut, batch: Batch) -> Tensor:
+    """Scores `[anchors, candidates]` of the pools; raises ValueError for a batch that has none."""
+    if batch.pool is None:
+        raise ValueError("this objective compares the candidates of pools; the batch has none")
+    return out.scores["match"]
+
+
 def find_objective(name: str) -> type[Objective]:
     """The objective class of `model/objective/<name>.py`; raises ConfigError where there is none."""
     return find_class("model.objective", name, Objective)  # type: ignore[type-abstract]

@@ -11,7 +11,7 @@ from torch import Tensor
 from config.schema import Named
 from data.batch import Batch
 from model.matcher import MatchOut
-from model.objective import Objective, Term
+from model.objective import Objective, Term, pool_scores
 
 
 class Margin(Named):
@@ -39,10 +39,8 @@ def ranking_hinge(scores: Tensor, margin: float) -> Tensor:
 
 
 def hinge_of_pools(out: MatchOut, batch: Batch, margin: float) -> Term:
-    """The mean hinge over a batch's anchors and their negatives; raises ValueError for a batch without pools."""
-    if batch.pool is None:
-        raise ValueError("the ranking hinge needs a batch with pools")
-    return Term(ranking_hinge(out.scores["match"], margin).mean())
+    """The mean hinge over a batch's anchors and their negatives."""
+    return Term(ranking_hinge(pool_scores(out, batch), margin).mean())
 
 
 class Hinge(Objective):

@@ -12,7 +12,7 @@ from torch import Tensor
 from config.schema import Named
 from data.batch import Batch
 from model.matcher import MatchOut
-from model.objective import Objective, Term
+from model.objective import Objective, Term, pool_scores
 
 
 class Config(Named):
@@ -35,9 +35,7 @@ class InfoNCE(Objective):
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """The mean over anchors; `progress` changes nothing here."""
         del progress
-        if batch.pool is None:
-            raise ValueError("infonce here works on a batch with pools")
-        return {"infonce": Term(pool_cross_entropy(out.scores["match"] / self.temperature))}
+        return {"infonce": Term(pool_cross_entropy(pool_scores(out, batch) / self.temperature))}
 
 
 def pool_cross_entropy(scores: Tensor) -> Tensor:

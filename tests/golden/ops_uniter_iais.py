@@ -43,7 +43,8 @@ def iais_hn_step(case: Any) -> Tensors:
     config = case.config
     model, rows = uniter.build(case), uniter.Rows(case.inputs)
     hard, scores = mine(model, rows.batch(), config["hard_neg_size"], uniter.no_cast)
-    objective = Iais(Config(IAIS=config["mode"], margin=config["margin"]))
+    options = {name: config[name] for name in ("tsa", "iais_reduction", "margin") if name in config}
+    objective = Iais(Config(IAIS=config["mode"], **options))
     progress = config["global_step"] / config["num_train_steps"]
     model.eval()
     out = model(hard, objective.needs)

@@ -1,0 +1,228 @@
+"""What a matcher's last layer looks at: words and regions of chosen pairs, on one page.
+
+    python scripts/attention.py RUN_DIR --pictures PLACE [--pairs IMAGE:CAPTION_ID ... | --count 4 --seed 0]
+
+writes RUN_DIR/attention.html, one file that needs no network. Pairs are named, or drawn from the split by the seed.
+The weights are those that IAIS aligns: of the last layer, averaged over heads, each block of words and regions
+normalised by itself. WordPieces of one word are merged: the mean over those that look, the sum over those seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from config import load
+from config.errors import ConfigError, DataError
+from config.schema import Run
+from data.draws import generator
+from data.pairs import PairIndex
+from data.store import missing
+from scripts._program import run
+from scripts.page.attention import WIDTH, Blocks, Picture, Places, View, drawn, looks, words_of
+from scripts.page.outcome import Scores
+from scripts.page.render import write_page
+from scripts.page.sources import Captions, Pictures, bare
+from train.checkpoint import Checkpoints
+from train.comm import Solo
+from train.entry import KINDS
+from train.recipe import Parts, build_parts
+from train.scorer import read_images, read_texts
+from train.splits import Split
+
+Pair = tuple[int, int]
+"""Numbers of an image and a text."""
+
+SIDE = 640  # pixels of an embedded picture
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the model makes of a pair: its score, its attention piece by piece, and the boxes `[k, 4]` it was given."""
+
+    score: float
+    blocks: Blocks
+    boxes: NDArray[np.float32]
+
+
+def open_run(args: argparse.Namespace) -> tuple[Run, Path]:
+    """The run of an output folder, with the stores of the flags, and the weights to watch.
+
+    Raises:
+        ConfigError: the folder holds no run.
+        DataError: it holds no checkpoint.
+    """
+    config = args.run_dir / "config.json"
+    if not config.is_file():
+        raise ConfigError(f"{config} is not here; give the output folder of a training run")
+    given = {f"data.{args.split}_{kind}_db": getattr(args, f"{kind}_db") for kind in ("txt", "img")}
+    run_of_folder = load(config, {key: path for key, path in given.items() if path}, KINDS)
+    checkpoints = Checkpoints(args.run_dir, keep=1)
+    checkpoint = args.checkpoint or checkpoints.best() or checkpoints.latest()
+    if checkpoint is None:
+        raise DataError(f"{args.run_dir}: holds no checkpoint; name one with --checkpoint PATH")
+    return run_of_folder, checkpoint
+
+
+def open_parts(run_of_folder: Run, checkpoint: Path, split: str) -> tuple[Parts, Split]:
+    """The model and the split.
+
+    Raises:
+        ConfigError: the matcher offers no attention, or no stores are named.
+        DataError: checkpoint and stores do not fit each other.
+    """
+    parts = build_parts(run_of_folder, Solo(), str(checkpoint))
+    if "attention" not in parts.matcher.offers:
+        raise ConfigError(f"matcher {run_of_folder.matcher.name} with these settings offers no attention; "
+                          "give a run of another matcher, or one without its parity switches")
+    opened = parts.split(split)
+    if opened is None:
+        raise ConfigError(f"config.json names no stores of {split}; give --txt_db and --img_db")
+    return parts, opened
+
+
+def find_pairs(named: Sequence[str], index: PairIndex) -> list[Pair]:
+    """The pairs written as IMAGE:CAPTION_ID, the image with or without its `.npz`.
+
+    Raises:
+        ConfigError: one is not written so.
+        DataError: the stores hold no such image or caption.
+    """
+    images = {bare(name): number for number, name in enumerate(index.images)}
+    texts = {name: number for number, name in enumerate(index.texts)}
+    source, pairs = index.sources[0], []
+    for pair in named:
+        image, colon, text = pair.rpartition(":")
+        if not (image and colon and text):
+            example = f"{bare(index.images[index.owner[0]])}:{index.texts[0]}"
+            raise ConfigError(f"--pairs {pair}: should be IMAGE:CAPTION_ID, such as {example}")
+        if bare(image) not in images:
+            raise missing(source.images.path, bare(image), images)
+        if text not in texts:
+            raise missing(source.texts.folder, text, texts)
+        pairs.append((images[bare(image)], texts[text]))
+    return pairs
+
+
+def draw_pairs(count: int, seed: int, index: PairIndex) -> list[Pair]:
+    """`count` captions with their own images; the same for the same seed and stores."""
+    total = len(index.texts)
+    if not 1 <= count <= total:
+        raise ConfigError(f"--count {count}: the split has {total} captions; give 1 to {total}")
+    texts = generator(seed, "attention").choice(total, count, replace=False)
+    return [(int(index.owner[text]), text) for text in sorted(texts.tolist())]
+
+
+@torch.inference_mode()
+def watch(parts: Parts, index: PairIndex, pairs: Sequence[Pair]) -> list[Seen]:
+    """Score the pairs and look at their attention."""
+    (images, image), (texts, text) = (np.unique(side, return_inverse=True) for side in zip(*pairs, strict=True))
+    regions = read_images(index, images)
+    parts.matcher.eval()
+    with parts.precision.autocast():
+        sides = (parts.matcher.encode_image(regions.to(parts.device)),
+                 parts.matcher.encode_text(read_texts(index, texts).to(parts.device)))
+        scores, attention = parts.matcher.score_watched(
+            *sides, torch.from_numpy(image), torch.from_numpy(text), torch.arange(len(pairs)))
+    blocks = attention.blocks()
+    own, out, back, other = (block.cpu().double().numpy() for block in (blocks.own, blocks.out, blocks.back,
+                                                                        blocks.other))
+    counts = zip(image, blocks.rows.tolist(), blocks.columns.tolist(), scores.float().tolist(), strict=True)
+    start, boxes = regions.features.offsets.tolist(), regions.boxes.numpy()
+    return [Seen(score, Blocks(own[at, :n, :n], out[at, :n, :k], back[at, :k, :n], other[at, :k, :k]),
+                 boxes[start[row] : start[row + 1], :4])
+            for at, (row, n, k, score) in enumerate(counts)]
+
+
+def picture_of(pictures: Pictures, image: str, number: int) -> Picture:
+    """The picture of an image; DataError where it is missing or damaged."""
+    source = pictures.thumbnail(image)
+    if source is None:
+        raise DataError(f"{pictures.place}: holds no readable picture of {bare(image)}; name its folder or tar with "
+                        "--pictures")
+    with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as opened:
+        width, height = opened.size
+    return Picture(f"picture-{number}", source, round(WIDTH * height / width, 1))
+
+
+def view_of(index: PairIndex, pair: Pair, seen: Seen, picture: Picture, captions: Captions | None,
+            places: Places) -> View:
+    """A pair as the page shows it."""
+    image, text = pair
+    record = index.record(text)
+    words = words_of(record, f"caption {index.texts[text]} of {index.images[index.owner[text]]}")
+    blocks = seen.blocks.merged(words.owner)
+    caption = captions[index.texts[text]] if captions else record.get("raw") or " ".join(words.labels)
+    label, own = bare(index.images[image]), index.owner[text]
+    facts = [f"picture {label}", f"caption {index.texts[text]}", f"score {seen.score:.3g}"]
+    facts += [f"a wrong pair: the caption is of {bare(index.images[own])}"] if own != image else []
+    facts += [told] if (told := places.of(index, text)) else []
+    numbers = [str(number) for number in range(1, len(seen.boxes) + 1)]
+    return View(caption, facts, label, picture, drawn(seen.boxes, picture.height), words.labels,
+                looks(words.labels, blocks.own, each=False), looks(words.labels, blocks.out, each=True),
+                looks(numbers, blocks.back, each=True), looks(numbers, blocks.other, each=False))
+
+
+def write_attention(args: argparse.Namespace) -> Path:
+    """Open the run, watch the pairs, and write the page."""
+    output = args.output or args.run_dir / "attention.html"
+    if not output.resolve().parent.is_dir():
+        raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or name another")
+    run_of_folder, checkpoint = open_run(args)
+    pictures = Pictures(args.pictures, SIDE)
+    parts, split = open_parts(run_of_folder, checkpoint, args.split)
+    index = split.index
+    pairs = find_pairs(args.pairs, index) if args.pairs else draw_pairs(args.count, args.seed, index)
+    shown = {image: picture_of(pictures, index.images[image], image) for image, _ in pairs}
+    places = Places.find(args.run_dir, args.split, parts, index)
+    scores = Scores(np.empty((0, 0)), index.images, index.texts, index.owner)
+    captions = Captions.from_file(args.captions, scores) if args.captions else None
+    views = [view_of(index, pair, seen, shown[pair[0]], captions, places)
+             for pair, seen in zip(pairs, watch(parts, index, pairs), strict=True)]
+    source = index.sources[0]
+    facts = [f"{args.split} split", f"checkpoint {checkpoint.name}", f"texts {source.texts.folder}",
+             f"images {source.images.path}"]
+    return write_page(output, "attention.html.j2", name=args.run_dir.resolve().name, facts=facts, why=places.why,
+                      pictures=list(shown.values()), views=views, drawn_width=WIDTH)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="output folder of a training run")
+    parser.add_argument("--checkpoint", type=Path, metavar="PATH", help="weights (the run's best, else its latest)")
+    parser.add_argument("--split", default="test", choices=("val", "test"), help="where pairs are from (%(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--pairs", nargs="+", metavar="IMAGE:CAPTION_ID", help="these pairs, right or wrong")
+    which.add_argument("--count", type=int, default=4, metavar="N", help="or so many right ones (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="which right ones are drawn (%(default)s)")
+    parser.add_argument("--txt_db", metavar="STORE", help="another text store than the run's")
+    parser.add_argument("--img_db", metavar="STORE", help="another image store than the run's")
+    parser.add_argument("--pictures", type=Path, required=True, metavar="PLACE",
+                        help="folder, searched with those in it, or tar of IMAGE.jpg, .jpeg or .png")
+    parser.add_argument("--captions", type=Path, metavar="FILE",
+                        help="captions .jsonl or Karpathy .json; else those of the text store are shown")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN_DIR/attention.html)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page and say where it is."""
+    print(write_attention(parse(argv)))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
