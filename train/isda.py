@@ -61,7 +61,8 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
 
     Returns:
         On rank 0 the entry for results.json, None elsewhere: the mean over pairs and its bootstrap interval, the mean
-        of the same divided by each pair's objects, how many pairs there were and how many named too few objects.
+        of the same divided by each pair's objects, what attention that looks everywhere alike would have (a low value
+        may mean no more than that), how many pairs there were and how many named too few objects.
 
     Raises:
         ConfigError: the matcher offers no attention.
@@ -71,7 +72,7 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
         raise ConfigError(f"matcher {parts.run.matcher.name} with these settings offers no attention; ISDa needs it")
     index, comm = split.index, parts.comm
     journal.say(f"ISDa of {len(index.texts)} captions")
-    of_all: list[tuple[int, int, float]] = []
+    of_all: list[tuple[int, int, float, float]] = []
     few = 0
     parts.matcher.eval()
     for texts in blocks_of(index, np.arange(len(index.texts))[comm.rank :: comm.size], parts.run.eval.tokens_per_block):
@@ -79,9 +80,10 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
         chosen = [at for at, found in enumerate(objects) if found is not None and len(found.words) > 1]
         few += sum(found is not None and len(found.words) < 2 for found in objects)
         if chosen:
-            values = isda(attend(parts, index, texts[chosen], [objects[at] for at in chosen]))  # type: ignore[misc]
-            counts = [len(objects[at].words) for at in chosen]  # type: ignore[union-attr]
-            of_all += zip(texts[chosen].tolist(), counts, values.tolist(), strict=True)
+            given = [found for at in chosen if (found := objects[at]) is not None]
+            seen, flat = attend(parts, index, texts[chosen], given)
+            counts = [len(found.words) for found in given]
+            of_all += zip(texts[chosen].tolist(), counts, isda(seen).tolist(), isda(flat).tolist(), strict=True)
     shared = comm.share((of_all, few))
     if comm.rank:
         return None
@@ -89,8 +91,9 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
     if not together:
         folder = index.sources[0].texts.folder
         raise DataError(f"{folder}: no caption names two annotated objects; pack it from phrases with boxes")
-    _, objects_each, each = map(np.array, zip(*together, strict=True))
-    return summary(each, objects_each, sum(few for _, few in shared), parts.run.seed)
+    _, objects_each, each, flat_each = map(np.array, zip(*together, strict=True))
+    counted = {"flat": float(flat_each.mean()), "with_fewer_objects": sum(few for _, few in shared)}
+    return summary(each, objects_each, parts.run.seed) | counted
 
 
 def blocks_of(index: PairIndex, texts: Array, tokens: int) -> Iterator[Array]:
@@ -108,17 +111,21 @@ def objects_of(index: PairIndex, text: int) -> Objects | None:
 
 
 @torch.inference_mode()
-def attend(parts: Parts, index: PairIndex, texts: Array, objects: Sequence[Objects]) -> ObjectAttention:
-    """Attention among the objects of some captions with their own images."""
+def attend(
+    parts: Parts, index: PairIndex, texts: Array, objects: Sequence[Objects]
+) -> tuple[ObjectAttention, ObjectAttention]:
+    """Attention among the objects of some captions with their own images; and what it were, were it the same to all."""
     owners, image = np.unique(index.owner[texts], return_inverse=True)
     matcher, everything = parts.matcher, torch.arange(len(texts))
     with parts.precision.autocast():
         images = matcher.encode_image(read_images(index, owners).to(parts.device))
-        sides = images, matcher.encode_text(read_texts(index, texts).to(parts.device))
-        _, attention = matcher.score_watched(*sides, torch.from_numpy(image), everything, everything)
+        encoded = matcher.encode_text(read_texts(index, texts).to(parts.device))
+        _, attention = matcher.score_watched(images, encoded, torch.from_numpy(image), everything, everything)
     blocks = attention.blocks()
     words, regions = (stacked(lists).to(parts.device) for lists in zip(*objects, strict=True))
-    return ObjectAttention(object_attention(blocks.own, words), object_attention(blocks.other, regions))
+    sides = (blocks.own, words), (blocks.other, regions)
+    seen = ObjectAttention(*(object_attention(block, members) for block, members in sides))
+    return seen, ObjectAttention(*(object_attention(torch.ones_like(block), members) for block, members in sides))
 
 
 def stacked(lists: Sequence[Array]) -> Tensor:
@@ -130,17 +137,18 @@ def stacked(lists: Sequence[Array]) -> Tensor:
     return torch.from_numpy(out)
 
 
-def summary(each: Array, objects: Array, few: int, seed: int) -> dict[str, Any]:
+def summary(each: Array, objects: Array, seed: int) -> dict[str, Any]:
     """Means over pairs; the interval is that of the means of pairs drawn again with replacement."""
     rng = generator(seed, "isda-bootstrap")
     means = np.array([each[rng.integers(0, len(each), len(each))].mean() for _ in range(RESAMPLES)])
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     found = {"mean": each.mean(), "low": low, "high": high, "rowmean": (each / objects).mean()}
-    counted = {"pairs": len(each), "with_fewer_objects": few, "confidence": CONFIDENCE, "resamples": RESAMPLES}
+    counted = {"pairs": len(each), "confidence": CONFIDENCE, "resamples": RESAMPLES}
     return {name: float(value) for name, value in found.items()} | counted
 
 
 def one_line(found: dict[str, Any]) -> str:
     """The result in one line."""
     span = f"{100 * found['confidence']:.0f} % {found['low']:.4f} to {found['high']:.4f}"
-    return f"ISDa {found['mean']:.4f} ({span}) over {found['pairs']} pairs; lower is better\n"
+    flat = f"attention that looks everywhere alike has {found['flat']:.4f}"
+    return f"ISDa {found['mean']:.4f} ({span}) over {found['pairs']} pairs, lower is better; {flat}\n"

@@ -133,6 +133,13 @@ def one_by_one(parts: Parts, split: Split, text: int, objects: Objects) -> float
     return distance(plain(torch.tensor(pair.own), members[0]), plain(torch.tensor(pair.other), members[1]))
 
 
+def even(objects: Objects) -> float:
+    """ISDa where every token looks everywhere alike: an object is seen by the number of its tokens."""
+    words, regions = ([len(found[side]) for found in objects] for side in ("words", "boxes"))
+    rows = [[[size / sum(side) for size in side]] * len(objects) for side in (words, regions)]
+    return distance(*rows)
+
+
 @pytest.mark.parametrize("tokens", [1, 65536])
 def test_it_is_the_mean_over_pairs_of_two_objects_or_more(tokens: int, make_run: MakeRun, tmp_path: Path) -> None:
     parts, split = opened(make_run, tmp_path, CAPTIONS, eval={"tokens_per_block": tokens})
@@ -143,6 +150,8 @@ def test_it_is_the_mean_over_pairs_of_two_objects_or_more(tokens: int, make_run:
     assert found["rowmean"] == pytest.approx((each[0] / 2 + each[1] / 3) / 2, rel=1e-4)
     assert (found["pairs"], found["with_fewer_objects"]) == (2, 2)
     assert one_line(found).startswith(f"ISDa {found['mean']:.4f} (95 % ")
+    flat = [even(found) for found in CAPTIONS[:2] if found]
+    assert found["flat"] == pytest.approx(sum(flat) / 2, rel=1e-6)
 
 
 def test_ranks_measure_their_share_and_the_first_tells_all(make_run: MakeRun, tmp_path: Path) -> None:
@@ -150,7 +159,7 @@ def test_ranks_measure_their_share_and_the_first_tells_all(make_run: MakeRun, tm
         """The first of two ranks, told what the second found."""
 
         def share(self, value: Any) -> list[Any]:
-            return [value, ([(1, 3, 7.0)], 1)]
+            return [value, ([(1, 3, 7.0, 0.5)], 1)]
 
     parts, split = opened(make_run, tmp_path, CAPTIONS, Sharing(0, 2))
     found = measure_isda(parts, split, Journal(None))
@@ -164,8 +173,8 @@ def test_ranks_measure_their_share_and_the_first_tells_all(make_run: MakeRun, tm
 
 def test_the_interval_is_drawn_with_the_seed_and_holds_the_mean() -> None:
     each = np.random.default_rng(0).exponential(1.0, 200)
-    found = summary(each, np.full(200, 2), 5, seed=1)
-    assert found == summary(each, np.full(200, 2), 5, seed=1)
+    found = summary(each, np.full(200, 2), seed=1)
+    assert found == summary(each, np.full(200, 2), seed=1)
     assert found["low"] < found["mean"] < found["high"]
     half = 1.96 * each.std() / 200**0.5
     assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.15)
