@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from config.complaint import complaint
 from config.errors import ConfigError
 from config.files import Reader
-from config.leaves import DEFAULT_KINDS, Given, Leaves, chosen, expand, flatten, merge, nest, with_implied
+from config.kinds import Kinds, refuse_contradiction, with_implied
+from config.leaves import DEFAULT_KINDS, Given, Leaves, chosen, expand, flatten, merge, nest
 from config.schema import Named, Run, Section
 
 COMMON: dict[str, type[Section]] = {
@@ -24,9 +25,6 @@ COMMON: dict[str, type[Section]] = {
     and issubclass(field.annotation, Section)
 }
 """The sections that every run has; the matcher's and the objective's are found by their names."""
-
-Kinds = Mapping[str, Callable[[str], type[Named]]]
-"""Finds a `matcher` and an `objective` by name; a KeyError or ConfigError lists the known names."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,8 @@ def load(path: str | Path | None, overrides: Mapping[str, Any], kinds: Kinds) ->
 
 def resolve(written: Leaves, kinds: Kinds) -> Resolved:
     """Lay what was written over the defaults, check it, and keep the origin of every leaf."""
-    written = with_implied(written)
+    refuse_contradiction(written)
+    written = with_implied(written, kinds)
     types = section_types(written, kinds)
     leaves = expand(merge(_defaults(types), written))
     run = _build(leaves, types)

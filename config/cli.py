@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
-from config.assemble import Kinds, Resolved, resolve, section_types
+from config.assemble import Resolved, resolve, section_types
 from config.errors import ConfigError, DataError, Failure
 from config.files import NOTE, Reader
 from config.flags import add_commands, add_leaves, choosing
+from config.kinds import Kinds
 from config.leaves import merge
 from config.schema import Run
 
@@ -30,11 +31,11 @@ def parse(
     wrong flag, key or value leaves with 2 and one line on stderr.
     """
     with leaving(program):
-        first = choosing(program, description).read_known(argv)
+        first = choosing(program, description, kinds).read_known(argv)
         reader = Reader()
         in_files = reader.read(first.config) if first.config else {}
 
-        parser = choosing(program, description)
+        parser = choosing(program, description, kinds)
         add_commands(parser, _version())
         if extra:
             extra(parser)

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from config.errors import ConfigError
 from config.hints import did_you_mean
+from config.kinds import Kinds, comes_with
 from config.leaves import DEFAULT_KINDS, IMPLIED, Given, flatten
 from config.legacy import MEANING, ONLY, WITHOUT_EFFECT
 from config.schema import Run, Section
@@ -28,7 +29,7 @@ class Parser(ArgumentParser):
     The Namespace it returns holds `given`: the leaves named on the command line.
     """
 
-    def __init__(self, program: str, description: str = "") -> None:
+    def __init__(self, program: str, description: str = "", elsewhere: Mapping[str, str] | None = None) -> None:
         super().__init__(
             prog=program,
             usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
@@ -37,13 +38,15 @@ class Parser(ArgumentParser):
             allow_abbrev=False,
             formatter_class=lambda prog: HelpFormatter(prog, max_help_position=34, width=110),
         )
+        self._elsewhere = elsewhere or {}
 
     def read(self, argv: Sequence[str]) -> Namespace:
         """Return what a command line says; ConfigError for a flag that is unknown or lacks its value."""
         known = self._options()
         for word in argv:
             if word.startswith("--") and _canonical(word) not in known:
-                raise ConfigError(_unknown(word.partition("=")[0], known))
+                flag = word.partition("=")[0]
+                raise ConfigError(self._elsewhere.get(_canonical(flag)[2:]) or _unknown(flag, known))
         return self.parse_args(self._spelled(argv), Namespace(given={}))
 
     def read_known(self, argv: Sequence[str]) -> Namespace:
@@ -63,9 +66,9 @@ class Parser(ArgumentParser):
         return [option + word[len(option) :] for option, word in zip(options, argv, strict=True)]
 
 
-def choosing(program: str, description: str) -> Parser:
+def choosing(program: str, description: str, kinds: Kinds) -> Parser:
     """Return a parser of the flags that decide which fields there are: the file and the kinds' names."""
-    parser = Parser(program, description)
+    parser = Parser(program, description, comes_with(kinds))
     parser.add_argument(
         "--config", metavar="FILE", help="JSON settings, in sections or in the published flat form"
     )
@@ -76,7 +79,9 @@ def choosing(program: str, description: str) -> Parser:
         parser.add_argument(f"--{kind}", action=_Leaf, key=f"{kind}.name", kind=str, **form)
     for key, name in IMPLIED.items():
         kind, _, leaf = key.partition(".")
-        form = {"metavar": "VALUE", "help": f"chooses the {kind} {name}; --{kind} {name} --help says more"}
+        field = kinds[kind](name).model_fields[leaf]
+        text = f"{field.description} (chooses --{kind} {name}; off takes it out)"
+        form = {"metavar": _metavar(field.annotation), "help": text}
         parser.add_argument(f"--{leaf}", action=_Leaf, key=key, kind=str, **form)
     return parser
 

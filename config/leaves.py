@@ -18,7 +18,9 @@ DEFAULT_KINDS = {"matcher": "uniter", "objective": "hinge"}
 
 
 IMPLIED = {"objective.IAIS": "iais"}
-"""A setting that only one kind has, and that chooses it where nothing but the default is chosen: `--IAIS singular`."""
+"""A setting that only one kind has, and that chooses it over the default one, as `--IAIS singular` does."""
+OFF = ("off", "none", "", False, None)
+"""Values of an implying setting that take its kind out again: the default one is chosen then."""
 
 
 class Given(NamedTuple):
@@ -68,16 +70,21 @@ def merge(below: Leaves, above: Leaves) -> Leaves:
 
 def chosen(leaves: Leaves, kind: str) -> Given:
     """Return the name of the matcher or objective (`kind`) that the leaves choose."""
-    said = leaves.get(f"{kind}.name", Given(DEFAULT_KINDS[kind], "default"))
+    default = DEFAULT_KINDS[kind]
+    said = leaves.get(f"{kind}.name", Given(default, "default"))
     for key, name in IMPLIED.items():
-        if key in leaves and key.startswith(f"{kind}.") and said.value == DEFAULT_KINDS[kind]:
-            return Given(name, leaves[key].where)
+        if key in leaves and key.startswith(f"{kind}."):
+            value, where = leaves[key]
+            if is_off(value):
+                said = Given(default, where) if said.value == name else said
+            elif said.value == default:
+                said = Given(name, where)
     return said
 
 
-def with_implied(leaves: Leaves) -> Leaves:
-    """Return the leaves with the names that `IMPLIED` settings choose written out."""
-    return leaves | {f"{kind}.name": chosen(leaves, kind) for kind in DEFAULT_KINDS if f"{kind}.name" in leaves}
+def is_off(value: Any) -> bool:
+    """Say whether an `IMPLIED` setting's value takes its kind out."""
+    return any(value is off or (isinstance(off, str) and value == off) for off in OFF)
 
 
 def _is_displaced(key: str, below: Leaves, above: Leaves) -> bool:

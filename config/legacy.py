@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 
 from config.errors import ConfigError
 from config.hints import did_you_mean
+from config.leaves import is_off
 from config.schema import Run
-
-UNSAID = object()
-"""Written for a value that says nothing: the key is passed over."""
 
 
 class Meaning(NamedTuple):
@@ -43,10 +41,6 @@ def _listed(value: Any) -> Any:
 
 def _precision(fp16: Any) -> Any:
     return {"True": "fp16", "False": "off"}.get(str(fp16), fp16)
-
-
-def _alignment(value: Any) -> Any:
-    return UNSAID if value in (None, False, "", "off", "none") else value
 
 
 MEANING: dict[str, Meaning] = {
@@ -88,8 +82,8 @@ MEANING: dict[str, Meaning] = {
     "model_config": _to("matcher.extends"),
     "dropout": _to("matcher.hidden_dropout_prob", "matcher.attention_probs_dropout_prob"),
     "margin": _to("objective.margin"),
-    "IAIS": _to("objective.IAIS", write=_alignment),
-    "tsa": _to("objective.tsa", write=_alignment),
+    "IAIS": _to("objective.IAIS"),
+    "tsa": _to("objective.tsa"),
     "seed": _to("seed"),
 }
 
@@ -107,6 +101,9 @@ WITHOUT_EFFECT: dict[str, str] = {
     "steps_per_hard_neg": _HARDEST,
     "itm_rank": "ranking is the only task of this recipe",
 }
+
+BESIDE = {"tsa": "IAIS"}
+"""Keys that mean something only beside another one that is on."""
 
 ONLY: dict[str, Allowed] = {
     "decay": Allowed(("linear",), "the learning rate falls linearly; leave it out"),
@@ -135,13 +132,13 @@ def translate(tree: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[st
     for key, value in tree.items():
         if key in ("extends", "_note"):
             sections[key] = value
+        elif key in BESIDE and is_off(tree.get(BESIDE[key])):
+            notes.append(f"{path}: {key} has no effect: {BESIDE[key]} is off in this file")
         elif key in MEANING:
             for dotted in MEANING[key].keys:
                 section, _, leaf = dotted.rpartition(".")
-                written = _found(value, path) if leaf == "extends" else MEANING[key].write(value)
-                if written is not UNSAID:
-                    place = sections.setdefault(section, {}) if section else sections
-                    place[leaf] = written
+                place = sections.setdefault(section, {}) if section else sections
+                place[leaf] = _found(value, path) if leaf == "extends" else MEANING[key].write(value)
         elif key in WITHOUT_EFFECT:
             notes.append(f"{path}: {key} has no effect: {WITHOUT_EFFECT[key]}")
         elif key not in ONLY:

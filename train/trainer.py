@@ -169,7 +169,7 @@ class Trainer:
             recipe.precision.backward(losses.total)
         for name, term in losses.terms.items():
             self.sums[f"{name}_{plan.direction}"] += term.value.detach() * share
-            if not term.is_plain:
+            if term.weight is not None:
                 self.sums[f"{name}_weighted_{plan.direction}"] += term.share(len(scores), anchors).detach()
         self.sums["loss"] += losses.total.detach()
         ahead = scores[:, 0] > scores[:, 1:].amax(1)

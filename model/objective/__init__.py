@@ -16,23 +16,19 @@ from model.matcher import MatchOut
 
 @dataclass(frozen=True)
 class Term:
-    """A part of the loss: its mean over anchors (a scalar), and what it weighs.
+    """A part of the loss: its mean over anchors (a scalar), and what it weighs; without a weight it is as it is.
 
     An update averages over its anchors; a term that is `summed` is not divided by their number.
     """
 
     value: Tensor
-    weight: float = 1.0
+    weight: float | None = None
     summed: bool = False
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it enters the loss as it is."""
-        return self.weight == 1.0 and not self.summed
 
     def share(self, anchors: int, of: int) -> Tensor:
         """What it adds to the loss of an update, being the mean over `anchors` of its `of` anchors."""
-        return self.value * (self.weight * (anchors if self.summed else anchors / of))
+        weight = 1.0 if self.weight is None else self.weight
+        return self.value * (weight * (anchors if self.summed else anchors / of))
 
 
 class Objective(ABC):

@@ -22,12 +22,14 @@ from model.objective import Objective, Term
 from model.objective.hinge import Margin, hinge_of_pools
 
 EPS = 1e-6
+FLOOR = 1e-30
+"""Below any weight that matters; its inverse may still be scaled up by a loss scale."""
 
 
 class Config(Margin):
     name: Literal["iais"] = "iais"
-    IAIS: Literal["off", "singular", "distributed"] = "singular"
-    """how the other modality speaks: by the most attended token, by all of them, or not at all"""
+    IAIS: Literal["singular", "distributed"] = "singular"
+    """how the other modality speaks: by the most attended token, or by all of them"""
     tsa: Literal["exp", "linear", "log"] = "exp"
     """how the weight of the alignment grows from the first update to the last"""
     iais_reduction: Literal["sum", "mean"] = "sum"
@@ -66,8 +68,8 @@ def most_attended(blocks: Blocks) -> Tensor:
 
 
 def log(x: Tensor) -> Tensor:
-    """Logarithm of weights; an underflowed one counts as the smallest number, so that 0 log 0 is 0."""
-    return torch.log(x.clamp(min=torch.finfo(x.dtype).tiny))
+    """Logarithm of weights; an underflowed one counts as FLOOR, so that 0 log 0 is 0 and every slope is finite."""
+    return torch.log(x.clamp(min=FLOOR))
 
 
 def of_pairs(divergence: Tensor, blocks: Blocks) -> Tensor:
@@ -93,11 +95,10 @@ class Iais(Objective):
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.form = FORMS.get(config.IAIS)
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset() if self.form is None else frozenset({"attention"})
+        return frozenset({"attention"})
 
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """`hinge`, and `iais` as the mean over anchors.
@@ -105,12 +106,10 @@ class Iais(Objective):
         Raises:
             ValueError: the batch has no pools, or the matcher handed over no attention.
         """
-        terms = {"hinge": hinge_of_pools(out, batch, self.config.margin)}
-        if self.form is None:
-            return terms
+        hinge = hinge_of_pools(out, batch, self.config.margin)
         if out.attention is None or batch.pool is None:
             raise ValueError("the alignment needs the attention of the matching pairs")
         blocks = out.attention.blocks()
-        aligned = self.form(blocks if batch.pool.direction == "t" else blocks.turned).mean()
+        aligned = FORMS[self.config.IAIS](blocks if batch.pool.direction == "t" else blocks.turned).mean()
         weight = self.config.iais_weight * ANNEALING[self.config.tsa](progress)
-        return terms | {"iais": Term(aligned, weight, self.config.iais_reduction == "sum")}
+        return {"hinge": hinge, "iais": Term(aligned, weight, self.config.iais_reduction == "sum")}

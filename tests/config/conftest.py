@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field, model_validator
 
-from config.assemble import Kinds
+from config.kinds import Kinds
 from config.schema import Named, Section
 
 
@@ -63,7 +63,8 @@ class Iais(Named):
 
     name: Literal["iais"] = "iais"
     margin: float = Field(0.2, ge=0)
-    IAIS: Literal["off", "singular", "distributed"] = "singular"
+    IAIS: Literal["singular", "distributed"] = "singular"
+    """which alignment"""
     tsa: Literal["exp", "linear", "log"] = "exp"
 
 

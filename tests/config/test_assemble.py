@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from config import load
-from config.assemble import Kinds, resolve
+from config.assemble import resolve
 from config.errors import ConfigError
 from config.files import Reader
+from config.kinds import Kinds
 from config.leaves import flatten, merge
 
 Write = Callable[..., Path]

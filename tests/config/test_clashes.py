@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from config import load
-from config.assemble import Kinds
 from config.errors import ConfigError
+from config.kinds import Kinds
 
 
 @pytest.mark.parametrize(

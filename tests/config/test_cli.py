@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from config import load
-from config.assemble import Kinds
 from config.cli import leaving, parse
 from config.errors import ConfigError, DataError, Failure
+from config.kinds import Kinds
 
 Write = Callable[..., Path]
 

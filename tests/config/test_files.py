@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from config import load
-from config.assemble import Kinds
 from config.errors import ConfigError
 from config.files import Reader
+from config.kinds import Kinds
 
 Write = Callable[..., Path]
 SHIPPED = Path(__file__).parents[2] / "config"

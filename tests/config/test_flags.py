@@ -11,7 +11,7 @@ from config.leaves import DEFAULT_KINDS, flatten
 
 
 def parser_for(kinds: Kinds, **choice: str) -> Parser:
-    parser = choosing("program", "what it does")
+    parser = choosing("program", "what it does", kinds)
     add_leaves(
         parser, section_types(flatten({kind: {"name": name} for kind, name in choice.items()}, ""), kinds)
     )
@@ -84,6 +84,7 @@ def test_the_flags_of_a_matcher_are_those_of_the_chosen_one(kinds: Kinds) -> Non
         ("--fp16", "--fp16 is a published flag; here it is --precision"),
         ("--dropout=0", "here it is --hidden_dropout_prob and --attention_probs_dropout_prob"),
         ("--local-rank=1", "leave it out: ranks are read from the launcher"),
+        ("--tsa linear", r"--tsa comes with --IAIS; give that too"),
         ("--mlp 2", "is a published flag that cannot be honoured: the ranking head is one linear layer"),
         ("--learning_rate", "expected one argument"),
         ("--betas 0.9", "expected 2 arguments"),
@@ -98,8 +99,8 @@ def test_wrong_flags_are_refused(line: str, message: str, kinds: Kinds) -> None:
         read(kinds, line)
 
 
-def test_the_first_reading_leaves_other_flags_alone() -> None:
-    args = choosing("program", "").read_known(
+def test_the_first_reading_leaves_other_flags_alone(kinds: Kinds) -> None:
+    args = choosing("program", "", kinds).read_known(
         ["--split", "val", "--config", "a.json", "--objective=hinge", "--grad_norm", "-1"]
     )
     assert args.config == "a.json"

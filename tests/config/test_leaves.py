@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import ConfigError
-from config.leaves import Given, chosen, expand, flatten, merge, nest, with_implied
+from config.leaves import Given, chosen, expand, flatten, is_off, merge, nest
 
 names = st.text("abc", min_size=1, max_size=3)
 values = st.integers() | st.lists(names, max_size=2) | st.booleans()
@@ -42,8 +42,19 @@ def test_a_setting_of_one_kind_only_chooses_it_over_the_default_one() -> None:
     below = flatten({"objective": {"name": "hinge", "margin": 0.3}}, "x")
     merged = merge(below, flatten({"objective.IAIS": "singular"}, "--IAIS"))
     assert chosen(merged, "objective") == Given("iais", "--IAIS")
-    assert nest(with_implied(merged))["objective"] == {"name": "iais", "margin": 0.3, "IAIS": "singular"}
     assert chosen(merge(merged, flatten({"objective.name": "infonce"}, "y")), "objective").value == "infonce"
+
+
+@pytest.mark.parametrize("value", ["off", "none", "", False, None])
+def test_a_setting_that_is_off_chooses_the_default_kind(value: object) -> None:
+    assert is_off(value)
+    below = flatten({"objective": {"name": "iais", "IAIS": "singular"}}, "x")
+    assert chosen(merge(below, {"objective.IAIS": Given(value, "y")}), "objective") == Given("hinge", "y")
+
+
+@pytest.mark.parametrize("value", ["singular", "False", 0, True])
+def test_other_values_are_judged_and_not_taken_for_off(value: object) -> None:
+    assert not is_off(value)
 
 
 def test_going_back_to_the_default_kind_drops_what_chose_another() -> None:

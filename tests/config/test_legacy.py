@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from config import load
-from config.assemble import Kinds
 from config.errors import ConfigError
 from config.files import Reader
+from config.kinds import Kinds
 from config.leaves import flatten
 from config.legacy import MEANING, ONLY, WITHOUT_EFFECT, is_flat
 
@@ -58,10 +58,8 @@ PUBLISHED: list[tuple[str, Any, dict[str, Any]]] = [
     ("dropout", 0.2, {"matcher.hidden_dropout_prob": 0.2, "matcher.attention_probs_dropout_prob": 0.2}),
     ("margin", 0.3, {"objective.margin": 0.3}),
     ("IAIS", "distributed", {"objective.IAIS": "distributed"}),
-    ("IAIS", False, {}),
-    ("IAIS", None, {}),
-    ("tsa", "linear", {"objective.tsa": "linear"}),
-    ("tsa", "", {}),
+    ("IAIS", False, {"objective.IAIS": False}),
+    ("IAIS", "off", {"objective.IAIS": "off"}),
 ]
 
 
@@ -75,7 +73,8 @@ def test_a_published_key_keeps_its_meaning(
 
 def test_every_published_key_has_an_example_here() -> None:
     # The seed is the same in both forms; the model config is a file.
-    assert MEANING.keys() == {key for key, _, _ in PUBLISHED} | {"seed", "model_config"}
+    # tsa means something only beside IAIS.
+    assert MEANING.keys() == {key for key, _, _ in PUBLISHED} | {"seed", "model_config", "tsa"}
     assert not MEANING.keys() & (WITHOUT_EFFECT.keys() | ONLY.keys())
 
 
@@ -116,9 +115,19 @@ def test_iais_chooses_its_objective_and_keeps_the_margin(write: Write, kinds: Ki
     assert run.dump()["objective"] == expected
 
 
-def test_a_schedule_without_iais_is_refused(write: Write, kinds: Kinds) -> None:
-    with pytest.raises(ConfigError, match=r"objective\.tsa .*is not a known key"):
-        load(write("run.json", {"tsa": "log"}), {}, kinds)
+@pytest.mark.parametrize("beside", [{}, {"IAIS": None}, {"IAIS": False}, {"IAIS": "off"}])
+def test_a_schedule_without_iais_has_no_effect_and_says_so(beside: dict[str, Any], write: Write, kinds: Kinds) -> None:
+    path = write("run.json", {"tsa": "exp", "margin": 0.2, **beside})
+    assert load(path, {}, kinds).dump()["objective"] == {"name": "hinge", "margin": 0.2}
+    reader = Reader()
+    reader.read(path)
+    assert reader.notes == [f"{path}: tsa has no effect: IAIS is off in this file"]
+
+
+@pytest.mark.parametrize("value", ["off", False, "cosine"])
+def test_a_schedule_that_is_none_is_refused(value: Any, write: Write, kinds: Kinds) -> None:
+    with pytest.raises(ConfigError, match=r"objective\.tsa = .* should be"):
+        load(write("run.json", {"IAIS": "singular", "tsa": value}), {}, kinds)
 
 
 def test_an_unknown_key_is_refused_with_the_nearest(write: Write) -> None:

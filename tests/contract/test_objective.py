@@ -86,7 +86,7 @@ def batch() -> Batch:
 def total(objective: Objective, out: MatchOut, scores: Tensor) -> Tensor:
     """The loss, were these the scores of every head."""
     terms = objective(replace(out, scores=dict.fromkeys(out.scores, scores)), batch(), 0.5)
-    return torch.stack([term.value * term.weight for term in terms.values()]).sum()
+    return torch.stack([term.value * (1.0 if term.weight is None else term.weight) for term in terms.values()]).sum()
 
 
 def some_scores(dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
