@@ -148,7 +148,8 @@ def read_objects(record: Mapping[str, Any], boxes: NDArray[np.float32], where: s
         where: the caption, for errors.
 
     Returns:
-        None for a record without `objects`: its source had no phrases. The list may also be empty.
+        None for a record without `objects`: its source had no phrases. There may also be none. Objects whose boxes
+        are the same regions are one.
 
     Raises:
         DataError: a box is not among the regions, or a word not in the caption.
@@ -168,7 +169,18 @@ def read_objects(record: Mapping[str, Any], boxes: NDArray[np.float32], where: s
         raise DataError(f"{where}: the boxes of its objects are not four numbers each; {PACK_AGAIN}")
     sees = np.zeros((len(objects), len(boxes)), dtype=bool)
     sees[owner, _find(wanted, boxes[:, :4], owner, where)] = True
-    return Objects(_listed(belongs), _listed(sees))
+    return Objects(*map(_listed, _distinct(belongs, sees)))
+
+
+def _distinct(belongs: NDArray[np.bool_], sees: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Objects that are the same regions are one, with the words of all, in order of first appearance."""
+    if not len(sees):
+        return belongs, sees
+    _, first, group = np.unique(sees, axis=0, return_index=True, return_inverse=True)
+    words = np.zeros((len(first), belongs.shape[1]), dtype=bool)
+    np.logical_or.at(words, group.reshape(-1), belongs)
+    order = np.argsort(first)
+    return words[order], sees[first[order]]
 
 
 def _flat(objects: Any, name: str, where: str) -> tuple[NDArray[np.int64], NDArray[Any]]:

@@ -14,4 +14,4 @@ if [ ! -d .demo/boxes ]; then
 fi
 $python scripts/ablate.py --configs config/demo-uniter.json config/demo-iais-{singular,distributed}.json \
     --seeds 1 2 3 --ranks 2 --output_dir .demo/ablation --evaluate "--isda --test_img_db .demo/boxes" \
-    --report txt_r1 txt_r10 img_r1 img_r10 rsum isda/mean
+    --report txt_r1 txt_r10 img_r1 img_r10 rsum isda-test/mean

@@ -106,7 +106,7 @@ def write_report(args: argparse.Namespace) -> Path:
         args.output_dir / "report.html", "report.html.j2", outcome=outcome, facts=facts(outcome),
         settings=settings(outcome), config=json.dumps(outcome.config, indent=2, ensure_ascii=False),
         splits=[tell_split(outcome, name, args) for name in outcome.results], checks=check_run(outcome),
-        isda=one_line(outcome.isda) if outcome.isda else "",
+        isda=[f"{split}, {Path(entry['checkpoint']).name}: {one_line(entry)}" for split, entry in outcome.isda.items()],
         charts=training_charts(outcome), others=other_charts(outcome),
         written=time.strftime("%-d %B %Y, %H:%M"))
 

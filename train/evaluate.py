@@ -17,7 +17,7 @@ from data.files import read_json
 from train.checkpoint import Checkpoints
 from train.comm import Comm
 from train.entry import leave, main
-from train.isda import measure_isda, one_line
+from train.isda import check_offers_attention, measure_isda, one_line
 from train.journal import Journal
 from train.measure import judged, measure
 from train.recipe import build_parts
@@ -50,7 +50,10 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         return recount(run, Path(args.scores), args.split, folder)
     checkpoint = chosen(args.which, folder, run.weights.checkpoint)
     parts = build_parts(run, comm, str(checkpoint))
-    split = parts.split(args.split)
+    if args.isda:
+        check_offers_attention(parts)
+    # A picture without annotated boxes is not in a store of such boxes, and nothing can be measured on it.
+    split = parts.split(args.split, leave_out_absent=args.isda)
     if split is None:
         raise ConfigError(f"{args.split}_txt_db and {args.split}_img_db are not set; name the stores of this split")
     if args.dry_run:
@@ -59,7 +62,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     with Journal(folder, comm.rank, tensorboard=False) as journal:
         if args.isda:
             found = measure_isda(parts, split, journal)
-            finish(folder, "isda", found and found | {"split": args.split, "checkpoint": str(checkpoint)}, one_line)
+            finish(folder, f"isda-{args.split}", found and found | {"checkpoint": str(checkpoint)}, one_line)
         else:
             found = measure(parts, split, args.split, folder, journal)
             finish(folder, args.split, found and found | {"checkpoint": str(checkpoint)}, table_of)

@@ -6,7 +6,7 @@ the authors published none. Lower is better.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,8 @@ from train.splits import Split
 
 EPS = 1e-12
 CONFIDENCE, RESAMPLES = 0.95, 1000
+PAIRS = 64
+"""Pairs at a time: their attention is padded to the longest of them."""
 
 
 class ObjectAttention(NamedTuple):
@@ -56,8 +58,19 @@ def isda(attention: ObjectAttention) -> Tensor:
     return ((words - regions) * (torch.log(words + EPS) - torch.log(regions + EPS))).sum((1, 2))
 
 
+def check_offers_attention(parts: Parts) -> None:
+    """Raise ConfigError where the matcher cannot be measured."""
+    if "attention" not in parts.matcher.offers:
+        raise ConfigError(
+            f"matcher {parts.run.matcher.name} with these settings offers no attention; measure without its parity "
+            "switches (for uniter: --hn_image_gather_offset correct)"
+        )
+
+
 def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any] | None:
     """ISDa over the captions of a split that name at least two objects, each with its own image; ranks share them.
+
+    The matcher offers attention (see `check_offers_attention`).
 
     Returns:
         On rank 0 the entry for results.json, None elsewhere: the mean over pairs and its bootstrap interval, the mean
@@ -65,42 +78,35 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
         may mean no more than that), how many pairs there were and how many named too few objects.
 
     Raises:
-        ConfigError: the matcher offers no attention.
         DataError: no caption has annotated objects, or one names what its image does not have.
     """
-    if "attention" not in parts.matcher.offers:
-        raise ConfigError(f"matcher {parts.run.matcher.name} with these settings offers no attention; ISDa needs it")
     index, comm = split.index, parts.comm
-    journal.say(f"ISDa of {len(index.texts)} captions")
+    journal.say(f"ISDa of {len(index.texts)} captions; {len(split.left_out)} images or captions left out")
     of_all: list[tuple[int, int, float, float]] = []
-    few = 0
+    few = unknown = 0
     parts.matcher.eval()
-    for texts in blocks_of(index, np.arange(len(index.texts))[comm.rank :: comm.size], parts.run.eval.tokens_per_block):
+    mine = np.arange(len(index.texts))[comm.rank :: comm.size]
+    for texts in (mine[start : start + PAIRS] for start in range(0, len(mine), PAIRS)):
         objects = [objects_of(index, text) for text in texts]
         chosen = [at for at, found in enumerate(objects) if found is not None and len(found.words) > 1]
         few += sum(found is not None and len(found.words) < 2 for found in objects)
+        unknown += objects.count(None)
         if chosen:
             given = [found for at in chosen if (found := objects[at]) is not None]
             seen, flat = attend(parts, index, texts[chosen], given)
             counts = [len(found.words) for found in given]
             of_all += zip(texts[chosen].tolist(), counts, isda(seen).tolist(), isda(flat).tolist(), strict=True)
-    shared = comm.share((of_all, few))
+    shared = comm.share((of_all, few, unknown))
     if comm.rank:
         return None
-    together = sorted(item for found, _ in shared for item in found)
+    together = sorted(item for found, _, _ in shared for item in found)
     if not together:
         folder = index.sources[0].texts.folder
         raise DataError(f"{folder}: no caption names two annotated objects; pack it from phrases with boxes")
-    _, objects_each, each, flat_each = map(np.array, zip(*together, strict=True))
-    counted = {"flat": float(flat_each.mean()), "with_fewer_objects": sum(few for _, few in shared)}
-    return summary(each, objects_each, parts.run.seed) | counted
-
-
-def blocks_of(index: PairIndex, texts: Array, tokens: int) -> Iterator[Array]:
-    """The captions, so many at a time as fit into `tokens` with their images."""
-    count = max(1, int(tokens / (index.words.mean() + index.regions.mean())))
-    for start in range(0, len(texts), count):
-        yield texts[start : start + count]
+    texts, objects_each, each, flat_each = map(np.array, zip(*together, strict=True))
+    counted = {"with_fewer_objects": sum(one for _, one, _ in shared), "unannotated": sum(one for *_, one in shared)}
+    counted |= {"flat": float(flat_each.mean()), "left_out": list(split.left_out)}
+    return summary(each, objects_each, index.owner[texts], parts.run.seed) | counted
 
 
 def objects_of(index: PairIndex, text: int) -> Objects | None:
@@ -137,14 +143,24 @@ def stacked(lists: Sequence[Array]) -> Tensor:
     return torch.from_numpy(out)
 
 
-def summary(each: Array, objects: Array, seed: int) -> dict[str, Any]:
-    """Means over pairs; the interval is that of the means of pairs drawn again with replacement."""
+def summary(each: Array, objects: Array, owner: Array, seed: int) -> dict[str, Any]:
+    """Means over pairs, and the interval of the means of as many images drawn again with all their captions.
+
+    Captions of one image share its regions: drawn one by one they would seem to say more than they do.
+    """
     rng = generator(seed, "isda-bootstrap")
-    means = np.array([each[rng.integers(0, len(each), len(each))].mean() for _ in range(RESAMPLES)])
+    _, image = np.unique(owner, return_inverse=True)
+    sums, counts = np.bincount(image, each), np.bincount(image)
+    drawn = (rng.integers(0, len(sums), len(sums)) for _ in range(RESAMPLES))
+    means = np.array([sums[images].sum() / counts[images].sum() for images in drawn])
     low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     found = {"mean": each.mean(), "low": low, "high": high, "rowmean": (each / objects).mean()}
     counted = {"pairs": len(each), "confidence": CONFIDENCE, "resamples": RESAMPLES}
     return {name: float(value) for name, value in found.items()} | counted
+
+
+SHOWN = ("mean", "low", "high", "confidence", "pairs", "flat", "checkpoint")
+"""What a kept entry needs to be shown."""
 
 
 def one_line(found: dict[str, Any]) -> str:

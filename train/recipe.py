@@ -38,11 +38,11 @@ class Parts:
     def scorer(self) -> Scorer:
         return Scorer(self.matcher, self.comm, self.device, self.precision.autocast, self.run.eval.tokens_per_block)
 
-    def split(self, name: str) -> Split | None:
-        """A split for evaluation, fitting the model; None where the run has none of that name."""
+    def split(self, name: str, leave_out_absent: bool = False) -> Split | None:
+        """A split for evaluation (see `open_split`), fitting the model; None where the run has none of that name."""
         if not store_folders(name, self.run.data):
             return None
-        split = open_split(name, self.run.data, self.comm)
+        split = open_split(name, self.run.data, self.comm, leave_out_absent)
         check_against_model(split, self.matcher.image_dim, self.matcher.vocab_size, self.vocab_hash)
         check_lengths(split.index, np.arange(len(split.index.texts)), self.matcher.longest_text)
         return split

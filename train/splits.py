@@ -25,8 +25,8 @@ class Split:
     listed: bool
 
 
-def open_split(name: str, data: Data, comm: Comm) -> Split:
-    """Open "train", "val" or "test".
+def open_split(name: str, data: Data, comm: Comm, leave_out_absent: bool = False) -> Split:
+    """Open "train", "val" or "test"; with `leave_out_absent` without the images that the image store does not hold.
 
     Damaged records are looked for up front where the policy is to go on without them: ranks share the reading and
     all leave out the same ones. With the policy "fail" a damaged record stops the run when it is met.
@@ -41,8 +41,15 @@ def open_split(name: str, data: Data, comm: Comm) -> Split:
     rule = RegionRule(data.conf_th, data.max_bb, data.min_bb, data.num_bb, data.compressed_db)
     sources = [Source(TextStore(texts), ImageStore(images, rule)) for texts, images in pairs]
     damaged = () if data.damaged == "fail" else find_damaged(sources, comm)
-    index = PairIndex(sources, frozenset(damaged))
-    return Split(index, one_vocabulary(sources), damaged, data.damaged == "quarantine")
+    absent = {name for source in sources for name in absent_from(source)} if leave_out_absent else set()
+    left_out = tuple(sorted({*damaged, *absent}))
+    index = PairIndex(sources, frozenset(left_out))
+    return Split(index, one_vocabulary(sources), left_out, data.damaged == "quarantine")
+
+
+def absent_from(source: Source) -> set[str]:
+    """The images that captions of a source speak of and its image store does not hold."""
+    return set(source.texts.image_order) - set(source.images.names)
 
 
 def store_folders(name: str, data: Data) -> list[tuple[str, str]]:

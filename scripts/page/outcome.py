@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 
 from config.errors import DataError
+from train.isda import SHOWN
 from train.journal import METRICS, read_events
 from train.recall import Array, Ints, IrCount, Ties
 
 RECALLS = (*(f"{way}_{name}" for way in ("txt", "img") for name in ("r1", "r5", "r10", "r_mean", "medr")),
            "r_mean", "rsum")
+
+
+ISDA = "isda-"  # before the split's name
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,14 @@ class Outcome:
 
     Attributes:
         results: the entry of each split, with its recalls.
-        isda: the entry of ISDa; None where it was not measured.
+        isda: the entry of each split that ISDa was measured on.
     """
 
     folder: Path
     config: dict[str, Any]
     events: list[dict[str, Any]]
     results: dict[str, dict[str, Any]]
-    isda: dict[str, Any] | None
+    isda: dict[str, dict[str, Any]]
 
     @property
     def name(self) -> str:
@@ -80,9 +84,13 @@ def open_outcome(folder: str | Path) -> Outcome:
         raise DataError(f"{folder}: neither {METRICS} nor results.json is here; give a run's output folder")
     config = folder / "config.json"
     entries = _read_json(results) if results.is_file() else {}
-    isda = entries.pop("isda", None)
+    isda = {name.removeprefix(ISDA): entries.pop(name) for name in list(entries) if name.startswith(ISDA)}
     outcome = Outcome(folder, _read_json(config) if config.is_file() else {},
                       read_events(metrics) if metrics.is_file() else [], entries, isda)
+    for split, entry in isda.items():
+        lacking = [name for name in SHOWN if not isinstance(entry, dict) or name not in entry]
+        if lacking:
+            raise DataError(f"{results}: the ISDa of {split!r} lacks {lacking[0]}; evaluate again with --isda")
     for split, entry in outcome.results.items():
         found = entry.get("recalls") if isinstance(entry, dict) else None
         lacking = [name for name in RECALLS if name not in found] if isinstance(found, dict) else ["recalls"]

@@ -137,6 +137,18 @@ def test_objects_are_found_among_the_regions() -> None:
     assert found.words.dtype == found.regions.dtype == np.int64
 
 
+def test_objects_of_the_same_regions_are_one_object() -> None:
+    """Two annotators drew one thing a little differently, and the store holds one of their boxes."""
+    near = [LEFT[0], LEFT[1], LEFT[2] - 1, LEFT[3]]
+    packed = pack(phrase(0, 1, RIGHT), phrase(2, 3, LEFT), phrase(4, 5, near))
+    assert len(packed) == 3
+    found = read_objects(record(*packed), stored(LEFT, RIGHT), "x")
+    assert found is not None
+    assert found.regions.tolist() == [[1], [0]]
+    assert found.words.tolist() == [packed[0]["words"] + [-1] * (2 - len(packed[0]["words"])),
+                                    packed[1]["words"] + packed[2]["words"]]
+
+
 def test_records_without_objects_and_without_any() -> None:
     assert read_objects({"input_ids": [5]}, stored(LEFT), "x") is None
     found = read_objects(record(), stored(LEFT), "x")

@@ -112,7 +112,7 @@ def test_isda_of_annotated_scenes(trained: Path, scenes: Path, tmp_path: Path) -
         done = run(*measure, "--test_img_db", tmp_path / "boxes", "--output_dir", out, ranks=ranks)
         assert done.returncode == 0, done.stderr
         assert "ISDa " in done.stdout
-        found.append(results(out)["isda"])
+        found.append(results(out)["isda-test"])
     assert found[0].pop("mean") == pytest.approx(found[1].pop("mean"), rel=1e-4)
     assert found[0]["pairs"] == found[1]["pairs"] > 50
     done = run(*measure, "--output_dir", tmp_path / "detected")

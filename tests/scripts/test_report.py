@@ -45,9 +45,13 @@ def test_the_page_is_whole_and_needs_nothing_else(make_run, tmp_path, write):
 def test_isda_stands_below_the_recalls_where_it_was_measured(make_run, write, change):
     folder = make_run()
     assert "ISDa" not in write(folder).text
-    entry = {"mean": 1.25, "low": 1.0, "high": 1.5, "pairs": 2500, "confidence": 0.95, "flat": 1.0}
-    change(folder / "results.json", lambda content: content.update(isda=entry))
-    assert "ISDa 1.2500 (95 % 1.0000 to 1.5000) over 2500 pairs" in write(folder).text
+    entry = {"mean": 1.25, "low": 1.0, "high": 1.5, "pairs": 2500, "confidence": 0.95, "flat": 1.0,
+             "checkpoint": "a/ckpt/step-800"}
+    change(folder / "results.json", lambda content: content.update({"isda-test": entry}))
+    assert "test, step-800: ISDa 1.2500 (95 % 1.0000 to 1.5000) over 2500 pairs" in write(folder).text
+    change(folder / "results.json", lambda content: content["isda-test"].pop("flat"))
+    with pytest.raises(DataError, match="the ISDa of 'test' lacks flat; evaluate again with --isda"):
+        write(folder)
 
 
 def test_numbers_checks_and_settings_are_told(make_run, write):

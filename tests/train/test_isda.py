@@ -19,7 +19,7 @@ from tests.samples import lively
 from tests.support import DIM, VOCAB
 from tests.train.conftest import MakeRun, Pretended
 from train.comm import Comm, Solo
-from train.isda import ObjectAttention, isda, measure_isda, object_attention, one_line, summary
+from train.isda import ObjectAttention, check_offers_attention, isda, measure_isda, object_attention, one_line, summary
 from train.journal import Journal
 from train.recipe import Parts, build_parts
 from train.scorer import read_images, read_texts
@@ -93,15 +93,16 @@ CAPTIONS: list[Objects | None] = [
 """Of the first image two captions, one of either other; the last two name too few objects."""
 
 
-def write_annotated(folder: Path, captions: list[Objects | None], regions: int = 4) -> tuple[Path, Path]:
+def write_annotated(folder: Path, captions: list[Objects | None],
+                    images: tuple[str, ...] = ("a.npz", "b.npz", "c.npz")) -> tuple[Path, Path]:
     rng = np.random.default_rng(0)
     special = {"UNK": 1, "CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, VOCAB]}
     owner = ["a.npz", "a.npz", "b.npz", "c.npz"]
-    with ImageWriter(folder / "img", keep_all=True) as images, TextWriter(folder / "txt.db", special) as texts:
-        for name in sorted(set(owner)):
-            boxes = BOXES[:regions]
-            norm_bb = np.concatenate([boxes, boxes[:, 2:] - boxes[:, :2]], 1)
-            images.add(name, rng.standard_normal((regions, DIM)), norm_bb, np.ones(regions))
+    folder.mkdir(parents=True, exist_ok=True)
+    norm_bb = np.concatenate([BOXES, BOXES[:, 2:] - BOXES[:, :2]], 1)
+    with ImageWriter(folder / "img", keep_all=True) as pictures, TextWriter(folder / "txt.db", special) as texts:
+        for name in images:
+            pictures.add(name, rng.standard_normal((len(BOXES), DIM)), norm_bb, np.ones(len(BOXES)))
         for number, (name, objects) in enumerate(zip(owner, captions, strict=True)):
             record = {"input_ids": [10 + number, 20, 30, 40 + number, 50], "img_fname": name}
             texts.add(str(number), record | ({} if objects is None else {"objects": objects}))
@@ -140,15 +141,18 @@ def even(objects: Objects) -> float:
     return distance(*rows)
 
 
-@pytest.mark.parametrize("tokens", [1, 65536])
-def test_it_is_the_mean_over_pairs_of_two_objects_or_more(tokens: int, make_run: MakeRun, tmp_path: Path) -> None:
-    parts, split = opened(make_run, tmp_path, CAPTIONS, eval={"tokens_per_block": tokens})
+@pytest.mark.parametrize("pairs", [1, 64])
+def test_it_is_the_mean_over_pairs_of_two_objects_or_more(
+    pairs: int, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.isda.PAIRS", pairs)
+    parts, split = opened(make_run, tmp_path, CAPTIONS)
     found = measure_isda(parts, split, Journal(None))
     assert found is not None
     each = [one_by_one(parts, split, text, objects) for text, objects in enumerate(CAPTIONS[:2]) if objects]
     assert found["mean"] == pytest.approx(sum(each) / 2, rel=1e-4)
     assert found["rowmean"] == pytest.approx((each[0] / 2 + each[1] / 3) / 2, rel=1e-4)
-    assert (found["pairs"], found["with_fewer_objects"]) == (2, 2)
+    assert (found["pairs"], found["with_fewer_objects"], found["unannotated"]) == (2, 2, 0)
     assert one_line(found).startswith(f"ISDa {found['mean']:.4f} (95 % ")
     flat = [even(found) for found in CAPTIONS[:2] if found]
     assert found["flat"] == pytest.approx(sum(flat) / 2, rel=1e-6)
@@ -159,7 +163,7 @@ def test_ranks_measure_their_share_and_the_first_tells_all(make_run: MakeRun, tm
         """The first of two ranks, told what the second found."""
 
         def share(self, value: Any) -> list[Any]:
-            return [value, ([(1, 3, 7.0, 0.5)], 1)]
+            return [value, ([(1, 3, 7.0, 0.5)], 1, 0)]
 
     parts, split = opened(make_run, tmp_path, CAPTIONS, Sharing(0, 2))
     found = measure_isda(parts, split, Journal(None))
@@ -171,14 +175,40 @@ def test_ranks_measure_their_share_and_the_first_tells_all(make_run: MakeRun, tm
     assert measure_isda(other, split, Journal(None)) is None
 
 
-def test_the_interval_is_drawn_with_the_seed_and_holds_the_mean() -> None:
-    each = np.random.default_rng(0).exponential(1.0, 200)
-    found = summary(each, np.full(200, 2), seed=1)
-    assert found == summary(each, np.full(200, 2), seed=1)
+@pytest.mark.parametrize("captions", [1, 5])
+def test_the_interval_is_that_of_images_not_of_their_captions(captions: int) -> None:
+    """Five captions of an image that all say the same tell no more than one does."""
+    images = np.random.default_rng(0).exponential(1.0, 200)
+    each, owner = images.repeat(captions), np.arange(200).repeat(captions)
+    found = summary(each, np.full(len(each), 2), owner, seed=1)
+    assert found == summary(each, np.full(len(each), 2), owner, seed=1)
     assert found["low"] < found["mean"] < found["high"]
-    half = 1.96 * each.std() / 200**0.5
+    half = 1.96 * images.std() / 200**0.5
     assert found["high"] - found["low"] == pytest.approx(2 * half, rel=0.15)
     assert found["rowmean"] == pytest.approx(found["mean"] / 2)
+
+
+def test_dropout_has_no_part_in_it(make_run: MakeRun, tmp_path: Path) -> None:
+    dropout = {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+    parts, split = opened(make_run, tmp_path, CAPTIONS, matcher=dropout)
+    found = []
+    for _ in range(2):
+        parts.matcher.train()
+        found.append(measure_isda(parts, split, Journal(None)))
+    assert found[0] == found[1]
+
+
+def test_images_without_annotated_boxes_are_left_out_and_told(make_run: MakeRun, tmp_path: Path) -> None:
+    stores = write_annotated(tmp_path / "whole", CAPTIONS)
+    _, fewer = write_annotated(tmp_path / "fewer", CAPTIONS, images=("a.npz",))
+    parts = build_parts(make_run(on=(stores[0], fewer)), Solo())
+    with pytest.raises(DataError, match=r"holds no 'b\.npz'"):
+        parts.split("test")
+    split = parts.split("test", leave_out_absent=True)
+    assert split is not None
+    found = measure_isda(parts, split, Journal(None))
+    assert found is not None
+    assert (found["pairs"], found["left_out"]) == (2, ["b.npz", "c.npz"])
 
 
 def test_a_store_without_annotation_is_named(make_run: MakeRun, tmp_path: Path) -> None:
@@ -200,6 +230,6 @@ def test_an_annotation_that_names_what_is_not_there_is_told(
 
 
 def test_a_matcher_without_attention_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
-    parts, split = opened(make_run, tmp_path, CAPTIONS, matcher={"hn_image_gather_offset": "last_caption"})
-    with pytest.raises(ConfigError, match="matcher uniter with these settings offers no attention; ISDa needs it"):
-        measure_isda(parts, split, Journal(None))
+    parts, _ = opened(make_run, tmp_path, CAPTIONS, matcher={"hn_image_gather_offset": "last_caption"})
+    with pytest.raises(ConfigError, match="matcher uniter with these settings offers no attention; measure without"):
+        check_offers_attention(parts)

@@ -55,6 +55,25 @@ def test_clip_scales_all_gradients_together() -> None:
     torch.testing.assert_close(parameters[1].grad, torch.tensor([0.8]))
 
 
+def test_the_alignment_grows_with_the_updates_that_are_finished(make_run: MakeRun, tmp_path: Path) -> None:
+    """Linear annealing over four updates, with a resume in their middle; a sum over the four anchors of each."""
+    run = make_run(optim={"num_train_steps": 4}, eval={"valid_steps": 2}, matcher={"initializer_range": 0.5},
+                   objective={"IAIS": "distributed", "tsa": "linear", "iais_weight": 3.0})
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    fitted(run, whole)
+    trainer = trainer_of(run, again)
+    trainer.resume(whole / "ckpt" / "step-00000002")
+    assert trainer.fit(None) == 0
+    for folder, first in ((whole, 0), (again, 2)):
+        for step, event in enumerate(events(folder, "train"), start=first):
+            for way in "it":
+                assert event[f"iais_{way}"] > 1e-4
+                share = event[f"iais_weighted_{way}"] / (event[f"iais_{way}"] * run.optim.train_batch_size)
+                assert share == pytest.approx(3.0 * step / 4, rel=1e-5)
+            parts = sum(event[f"{name}_{way}"] for name in ("hinge", "iais_weighted") for way in "it")
+            assert event["loss"] == pytest.approx(parts, rel=1e-5)
+
+
 def test_a_run_logs_validates_and_saves(make_run: MakeRun, tmp_path: Path) -> None:
     run, folder = make_run(), tmp_path / "out"
     trainer = fitted(run, folder)
