@@ -78,8 +78,10 @@ class Attention:
             logits = padded(self.key, place, real.shape).transpose(1, 2) @ query.permute(0, 2, 3, 1)
             with torch.no_grad():  # no copy is kept: what softmax gives to padding is zero, and so is its gradient
                 logits.masked_fill_(~real[:, None, :, None], NEVER)
+            # Each head's share of the mean, and nothing where a row is padding.
+            share = real[:, :, None].to(self.query.dtype) / self.query.shape[1]
             to_words, to_regions = (
-                part.softmax(2).mean(1).transpose(1, 2) * (real[:, :, None] & columns[:, None])
+                part.softmax(2).sum(1).transpose(1, 2) * (share * columns[:, None])
                 for part, columns in zip(logits.split([n, k], 2), real.split([n, k], 1), strict=True)
             )
         return Blocks(to_words[:, :n], to_regions[:, :n], to_words[:, n:], to_regions[:, n:], words, regions)
