@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -68,7 +67,6 @@ def compare(folder: Path, name: str, config: Config, shape: Shape, rounds: int) 
     def ours() -> None:
         values = scorer.matrix(index, folder / "scores", lambda *_: None)
         scores["ours"] = torch.from_numpy(values)
-        shutil.rmtree(folder / "scores")
 
     def peer() -> None:
         scores["peer"] = plain.matrix()
