@@ -19,8 +19,6 @@ DEFAULT_KINDS = {"matcher": "uniter", "objective": "hinge"}
 
 IMPLIED = {"objective.IAIS": "iais"}
 """A setting that only one kind has, and that chooses it over the default one, as `--IAIS singular` does."""
-OFF = ("off", "none", "", False, None)
-"""Values of an implying setting that take its kind out again: the default one is chosen then."""
 
 
 class Given(NamedTuple):
@@ -83,8 +81,8 @@ def chosen(leaves: Leaves, kind: str) -> Given:
 
 
 def is_off(value: Any) -> bool:
-    """Say whether an `IMPLIED` setting's value takes its kind out."""
-    return any(value is off or (isinstance(off, str) and value == off) for off in OFF)
+    """Say whether an `IMPLIED` setting's value takes its kind out again: the default one is chosen then."""
+    return value is None or value is False or value in ("off", "none", "")
 
 
 def _is_displaced(key: str, below: Leaves, above: Leaves) -> bool:

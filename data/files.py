@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +24,26 @@ def read_json(path: Path, remedy: str = "pack or copy the store again") -> Any:
         raise DataError(f"{path} is not JSON ({error}); {remedy}") from error
 
 
-def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """A reader sees the old file or the new one; `indent` is for files that people read."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place beside `path` to write to; what is there takes its place once it was written without an error."""
     beside = path.with_name(path.name + ".partial")
-    beside.write_text(json.dumps(content, ensure_ascii=False, indent=indent), encoding="utf-8")
+    yield beside
     beside.replace(path)
+
+
+def write_text(path: Path, content: str) -> None:
+    """A reader sees the old file or the new one."""
+    with replacing(path) as beside:
+        beside.write_text(content, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """A JSON file; `indent` is for those that people read."""
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=indent))
 
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
     """A `.npy` file."""
-    beside = path.with_name(path.name + ".partial")
-    with beside.open("wb") as file:
+    with replacing(path) as beside, beside.open("wb") as file:
         np.save(file, values)
-    beside.replace(path)

@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.errors import FAILED, DataError
-from data.files import read_json
+from data.files import read_json, write_text
 from scripts._program import run
 from scripts.ablation.grid import Cell, check_evaluations, make_cell, plan, refuse_mixture, split_words
 from scripts.ablation.rows import Row, measured, read_rows, train_seconds, write_rows
@@ -89,9 +89,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if code not in (0, FAILED) or not any(cell.key in ablation.rows for cell in ablation.cells):
             return code
         text = shown(args, list(ablation.rows.values()))
-        beside = args.output_dir / "table.partial"
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(args.output_dir / "table.md")
+        write_text(args.output_dir / "table.md", text + "\n")
     print(text)
     return code
 

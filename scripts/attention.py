@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -39,7 +38,7 @@ from train.checkpoint import Checkpoints
 from train.comm import Solo
 from train.entry import KINDS
 from train.recipe import Parts, build_parts
-from train.scorer import read_images, read_texts
+from train.scorer import read_images
 from train.splits import Split
 
 Pair = tuple[int, int]
@@ -125,25 +124,17 @@ def draw_pairs(count: int, seed: int, index: PairIndex) -> list[Pair]:
     return [(int(index.owner[text]), text) for text in sorted(texts.tolist())]
 
 
-@torch.inference_mode()
 def watch(parts: Parts, index: PairIndex, pairs: Sequence[Pair]) -> list[Seen]:
     """Score the pairs and look at their attention."""
-    (images, image), (texts, text) = (np.unique(side, return_inverse=True) for side in zip(*pairs, strict=True))
-    regions = read_images(index, images)
-    parts.matcher.eval()
-    with parts.precision.autocast():
-        sides = (parts.matcher.encode_image(regions.to(parts.device)),
-                 parts.matcher.encode_text(read_texts(index, texts).to(parts.device)))
-        scores, attention = parts.matcher.score_watched(
-            *sides, torch.from_numpy(image), torch.from_numpy(text), torch.arange(len(pairs)))
+    images, texts = map(np.array, zip(*pairs, strict=True))
+    scores, attention = parts.scorer.watch(index, images, texts)
     blocks = attention.blocks()
     own, out, back, other = (block.cpu().double().numpy() for block in (blocks.own, blocks.out, blocks.back,
                                                                         blocks.other))
-    counts = zip(image, blocks.rows.tolist(), blocks.columns.tolist(), scores.float().tolist(), strict=True)
-    start, boxes = regions.features.offsets.tolist(), regions.boxes.numpy()
+    counts = zip(images, blocks.rows.tolist(), blocks.columns.tolist(), scores.float().tolist(), strict=True)
     return [Seen(score, Blocks(own[at, :n, :n], out[at, :n, :k], back[at, :k, :n], other[at, :k, :k]),
-                 boxes[start[row] : start[row + 1], :4])
-            for at, (row, n, k, score) in enumerate(counts)]
+                 read_images(index, [image]).boxes.numpy()[:, :4])
+            for at, (image, n, k, score) in enumerate(counts)]
 
 
 def picture_of(pictures: Pictures, image: str, number: int) -> Picture:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError, DataError
+from data.files import write_text
 from data.image_writer import ImageWriter
 from data.source.captions import read_captions, select
 from data.source.jpeg import RAW_DIM, Whitener
@@ -132,13 +133,7 @@ def _begin(partial: Path, recipe: dict[str, Any]) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        _write_text(note, json.dumps(recipe, indent=2) + "\n")
-
-
-def _write_text(path: Path, content: str) -> None:
-    beside = path.with_name(path.name + ".partial")
-    beside.write_text(content, "utf-8")
-    os.replace(beside, path)
+        write_text(note, json.dumps(recipe, indent=2) + "\n")
 
 
 def _build(folder: Path, options: argparse.Namespace, recipe: dict[str, Any]) -> None:
@@ -146,8 +141,8 @@ def _build(folder: Path, options: argparse.Namespace, recipe: dict[str, Any]) ->
     together = [shard for of_split in parts.values() for shard in of_split]
     for _ in progress(in_order(make_shard, together, options.workers), len(together), " shards"):
         pass
-    _write_text(folder / "captions.jsonl", "".join(row + "\n" for shard in together for row in shard.rows()))
-    _write_text(folder / "vocab.txt", "\n".join(vocabulary()) + "\n")
+    write_text(folder / "captions.jsonl", "".join(row + "\n" for shard in together for row in shard.rows()))
+    write_text(folder / "vocab.txt", "\n".join(vocabulary()) + "\n")
 
     whitener = Whitener.fit((read_regions(shard).raw for shard in parts["train"]), options.img_dim)
     meta = {"source": "make_scenes.py", "recipe": recipe}

@@ -19,7 +19,7 @@ from data.pairs import Array, PairIndex
 from data.phrases import Objects, read_objects
 from train.journal import Journal
 from train.recipe import Parts
-from train.scorer import read_images, read_texts
+from train.scorer import read_images
 from train.splits import Split
 
 EPS = 1e-12
@@ -84,10 +84,9 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
     journal.say(f"ISDa of {len(index.texts)} captions; {len(split.left_out)} images or captions left out")
     of_all: list[tuple[int, int, float, float]] = []
     few = unknown = 0
-    parts.matcher.eval()
     mine = np.arange(len(index.texts))[comm.rank :: comm.size]
     for texts in (mine[start : start + PAIRS] for start in range(0, len(mine), PAIRS)):
-        objects = [objects_of(index, text) for text in texts]
+        objects = objects_of(index, texts)
         chosen = [at for at, found in enumerate(objects) if found is not None and len(found.words) > 1]
         few += sum(found is not None and len(found.words) < 2 for found in objects)
         unknown += objects.count(None)
@@ -109,11 +108,14 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
     return summary(each, objects_each, index.owner[texts], parts.run.seed) | counted
 
 
-def objects_of(index: PairIndex, text: int) -> Objects | None:
-    """The annotated objects of a caption among the regions of its image; None where its source had no phrases."""
-    image = int(index.owner[text])
-    boxes = read_images(index, [image]).boxes.numpy()
-    return read_objects(index.record(text), boxes, f"caption {index.texts[text]} of {index.images[image]}")
+def objects_of(index: PairIndex, texts: Array) -> list[Objects | None]:
+    """The annotated objects of each caption among the regions of its image; None where its source had no phrases."""
+    owners, image = np.unique(index.owner[texts], return_inverse=True)
+    boxes = np.split(read_images(index, owners).boxes.numpy(), np.cumsum(index.regions[owners])[:-1])
+    return [
+        read_objects(index.record(text), boxes[at], f"caption {index.texts[text]} of {index.images[owners[at]]}")
+        for text, at in zip(texts, image, strict=True)
+    ]
 
 
 @torch.inference_mode()
@@ -121,13 +123,7 @@ def attend(
     parts: Parts, index: PairIndex, texts: Array, objects: Sequence[Objects]
 ) -> tuple[ObjectAttention, ObjectAttention]:
     """Attention among the objects of some captions with their own images; and what it were, were it the same to all."""
-    owners, image = np.unique(index.owner[texts], return_inverse=True)
-    matcher, everything = parts.matcher, torch.arange(len(texts))
-    with parts.precision.autocast():
-        images = matcher.encode_image(read_images(index, owners).to(parts.device))
-        encoded = matcher.encode_text(read_texts(index, texts).to(parts.device))
-        _, attention = matcher.score_watched(images, encoded, torch.from_numpy(image), everything, everything)
-    blocks = attention.blocks()
+    blocks = parts.scorer.watch(index, index.owner[texts], texts)[1].blocks()
     words, regions = (stacked(lists).to(parts.device) for lists in zip(*objects, strict=True))
     sides = (blocks.own, words), (blocks.other, regions)
     seen = ObjectAttention(*(object_attention(block, members) for block, members in sides))

@@ -19,6 +19,7 @@ from torch import Tensor
 from data.batch import Images, Ragged
 from data.files import write_array
 from data.pairs import Array, PairIndex
+from model.attention import Attention
 from model.matcher import Matcher, Side
 from train.comm import Comm
 from train.step import Autocast
@@ -70,6 +71,16 @@ class Scorer:
             shutil.rmtree(folder)
         self.comm.barrier("matrix")
         return values
+
+    @torch.inference_mode()
+    def watch(self, index: PairIndex, images: Array, texts: Array) -> tuple[Tensor, Attention]:
+        """Scores `[p]` of the pairs (`images[p]`, `texts[p]`) and their attention, for a matcher that offers it."""
+        self.matcher.eval()
+        (each_image, image), (each_text, text) = (np.unique(side, return_inverse=True) for side in (images, texts))
+        pairs = torch.from_numpy(image), torch.from_numpy(text), torch.arange(len(image))
+        with self.autocast():
+            sides = self.encode_images(index, each_image), self.encode_texts(index, each_text)
+            return self.matcher.score_watched(*sides, *pairs)
 
     def encode_images(self, index: PairIndex, order: Array) -> Side:
         """The images in this order, each decoded and encoded once."""

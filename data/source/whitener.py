@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
+from data.files import replacing
 
 RIDGE = 0.01  # share of the mean variance added to each: directions of mere noise are not blown up to full size
 
@@ -76,11 +76,8 @@ class Whitener:
 
     def save(self, path: str | Path) -> None:
         """Write mean and weight as an .npz archive, beside and renamed."""
-        path = Path(path)
-        beside = path.with_name(path.name + ".partial")
-        with open(beside, "wb") as file:
+        with replacing(Path(path)) as beside, beside.open("wb") as file:
             np.savez(file, mean=self.mean, weight=self.weight)
-        os.replace(beside, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Whitener:

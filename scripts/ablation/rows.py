@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import DataError
+from data.files import replacing
 from scripts.compare_runs import flattened
 
 Value = float | str
@@ -49,7 +50,7 @@ class Row:
 
 
 def measured(results: Mapping[str, Any]) -> dict[str, Value]:
-    """The numbers of a results.json by slash names (`test/img_r1`, `isda/mean`), and how they were counted."""
+    """The numbers of a results.json by slash names (`test/img_r1`, `isda-test/mean`), and how they were counted."""
     values: dict[str, Value] = {}
     for key, value in flattened(results):
         name = key.replace(".recalls.", ".").replace(".", "/")
@@ -108,9 +109,7 @@ def _value(name: str, text: str) -> Value:
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write all rows so that the file is there whole or not at all; a column for everything that any row has."""
     columns = dict.fromkeys([*FACTS, *(name for row in rows for name in row.values)])
-    beside = path.with_suffix(".partial")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(row.cells() for row in rows)
-    beside.replace(path)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from data.files import write_text
 from scripts.page.plot import plain
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
@@ -19,9 +19,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
                               trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"percent": _percent, "plain": plain, "score": _score}
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(environment.get_template(template).render(style=style, **values), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, environment.get_template(template).render(style=style, **values))
     return path
 
 
