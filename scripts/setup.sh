@@ -35,7 +35,9 @@ install --no-deps "$wheel"
 "$python" -m pip check --disable-pip-version-check || remedy "installed packages disagree; remove .venv and try again"
 
 echo "setup: proving that ranks can talk" >&2
-.venv/bin/horovodrun --check-build | grep -q '\[X\] Gloo' || remedy "Horovod lacks Gloo; remove its cached wheel and try again"
+# Read whole before it is searched: a reader that leaves at its first match breaks the writer's pipe, now and then.
+features=$(.venv/bin/horovodrun --check-build)
+[[ $features == *'[X] Gloo'* ]] || remedy "Horovod lacks Gloo; remove its cached wheel and try again"
 proof='import horovod.torch as hvd, torch; hvd.init(); x = hvd.allreduce(torch.ones(1) * hvd.rank(), op=hvd.Sum); assert x.item() == 1'
 timeout 120 .venv/bin/horovodrun -np 2 "$python" -c "$proof" ||
     remedy "two local ranks could not add numbers; check that localhost resolves and that no firewall closes loopback"
