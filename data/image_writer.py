@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from config.errors import DataError
+from config.errors import ConfigError, DataError
 from data import codec as formats
 from data.files import read_json, write_json
 from data.regions import Codec, RegionRule, box_features, cut
@@ -20,6 +20,8 @@ from data.store import LmdbWriter
 
 KEYS = "__keys__"
 VERSION = 1
+DTYPES = ("float16", "float32")
+NOT_FINITE = "holds numbers that are not finite"
 
 
 def encode_image(
@@ -39,12 +41,28 @@ def encode_image(
     if rows == 0:
         raise DataError("holds no region")
     if not (np.isfinite(kept["features"]).all() and np.isfinite(kept["norm_bb"]).all()):
-        raise DataError("holds numbers that are not finite in half precision")
+        raise DataError(f"{NOT_FINITE} in half precision")
     if codec == "native":
         conf = kept["conf"].reshape(-1) if "conf" in kept else np.ones(rows)
         boxes = box_features(kept["norm_bb"])
         return formats.encode_native(kept["features"], boxes, conf), min(count, rows)
     return (formats.encode_npz if codec == "compressed" else formats.encode_published)(kept), count
+
+
+def encode_features(features: NDArray[Any], dtype: str = "float16") -> bytes:
+    """Features [n, d] alone, without boxes, as a native record of float16 or float32.
+
+    Raises:
+        DataError: they are no rows of features, or numbers are not finite in that type.
+    """
+    if features.ndim != 2 or not features.size:
+        raise DataError(f"features {list(features.shape)} are no rows of features")
+    with np.errstate(over="ignore"):  # too large for half precision: infinite, which is refused below
+        typed = features.astype(dtype)
+    if not np.isfinite(typed).all():
+        too_large = np.isfinite(features).all()
+        raise DataError("holds numbers too large for float16; keep float32" if too_large else NOT_FINITE)
+    return formats.encode_native(typed, None, np.ones(len(typed)), single=dtype == "float32")
 
 
 def _check(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool) -> None:
@@ -67,9 +85,11 @@ class ImageWriter:
         codec: native, or one of the published layouts.
         rule: region counts; names the variant's folder.
         keep_all: store all rows (cut to an image's own `nbb`, if given).
-        meta: noted in the store's meta.json besides kind, dim, count, codec, version and rule.
+        meta: noted in the store's meta.json besides kind, dim, count, codec, version, rule, dtype and has_boxes.
+        features_only: the type of features without boxes, float16 or float32; None stores float16 with boxes.
 
     Raises:
+        ConfigError: the layout has no records of features alone.
         DataError: the variant exists already, was begun with other options, or another process is packing it.
     """
 
@@ -80,13 +100,17 @@ class ImageWriter:
         rule: RegionRule | None = None,
         keep_all: bool = False,
         meta: Mapping[str, Any] | None = None,
+        features_only: str | None = None,
     ) -> None:
+        if features_only and codec != "native":
+            raise ConfigError(f"the {codec} layout holds features with boxes; use the native one")
         self.folder, self.codec, self.keep_all = Path(folder), codec, keep_all
+        self._features_only = features_only
         self.rule = rule or RegionRule()
         self._writer = LmdbWriter(self.folder / self.rule.folder_name(codec, keep_all))
         self._meta = {
             "kind": "images", "codec": codec, "version": VERSION, "rule": asdict(self.rule), "keep_all": keep_all,
-            **(meta or {}),
+            "dtype": features_only or "float16", "has_boxes": features_only is None, **(meta or {}),
         }  # fmt: skip
         self._begin()
         self._journal = self._writer.partial / "counts.jsonl"
@@ -135,6 +159,7 @@ class ImageWriter:
         Raises:
             DataError: the arrays do not fit together; names the image.
         """
+        assert self._features_only is None, "this store has no boxes"
         arrays = {"norm_bb": norm_bb, "features": features, "conf": conf}
         if soft_labels is not None:
             arrays["soft_labels"] = soft_labels
@@ -145,6 +170,19 @@ class ImageWriter:
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
         self.put(name, record, count, features.shape[1])
+
+    def add_features(self, name: str, features: NDArray[Any]) -> None:
+        """Encode and store the features [n, d] of one image in a store without boxes; all n regions count.
+
+        Raises:
+            DataError: they cannot be stored; names the image.
+        """
+        try:
+            assert self._features_only is not None, "this store has boxes"
+            record = encode_features(features, self._features_only)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        self.put(name, record, *features.shape)
 
     def put(self, name: str, record: bytes, count: int, dim: int) -> None:
         """Store a record that `encode_image` made; all images of a store have one feature width.

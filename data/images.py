@@ -15,7 +15,7 @@ from config.errors import DataError
 from data import codec as formats
 from data.codec import Buffer, DamagedRecord
 from data.files import read_json
-from data.image_writer import KEYS, ImageWriter
+from data.image_writer import DTYPES, KEYS, ImageWriter
 from data.regions import Codec, RegionRule, box_features
 from data.store import LmdbStore, missing
 from data.variants import find_variant, store_variants
@@ -114,6 +114,19 @@ class ImageStore:
         return dict(read_json(path)) if path.is_file() else {}
 
     @cached_property
+    def has_boxes(self) -> bool:
+        """Whether it says where regions are; reading a store of features alone yields boxes of zeros."""
+        return bool(self.meta.get("has_boxes", True))
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """The type that holds its features without loss: float16, or float32 where its packer noted that."""
+        kind = self.meta.get("dtype", "float16")
+        if kind not in DTYPES:
+            raise DataError(f"{self.path}/meta.json: dtype {kind} is none of {', '.join(DTYPES)}; pack the store again")
+        return np.dtype(kind)
+
+    @cached_property
     def dim(self) -> int:
         """Width of the features."""
         if not self.names:
@@ -193,7 +206,7 @@ class ImageStore:
 
         Args:
             features: [n, d], float16 or float32, C order; n is at most `counts([name])`.
-            boxes: [n, 7] float32.
+            boxes: [n, 7] float32; filled with zeros where the store has none.
 
         Raises:
             DamagedRecord: the record's bytes are not what was written; names store and image.
@@ -203,7 +216,9 @@ class ImageStore:
         if count > len(rows.features):
             raise DataError(f"{self.path}: {name} holds {len(rows.features)} regions, {count} were asked for")
         _copy(rows.features[:count], features)
-        if self.codec == "native":
+        if rows.boxes is None:
+            boxes[...] = 0
+        elif self.codec == "native":
             boxes[...] = rows.boxes[:count]
         else:
             box_features(rows.boxes[:count], boxes)
@@ -226,7 +241,7 @@ class ImageStore:
             except DataError as error:
                 found.append((name, str(error)))
                 continue
-            if not (np.isfinite(rows.features).all() and np.isfinite(rows.boxes).all()):
+            if not all(np.isfinite(part).all() for part in (rows.features, rows.boxes) if part is not None):
                 found.append((name, "holds numbers that are not finite"))
         return found
 

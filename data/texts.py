@@ -16,7 +16,7 @@ from data.codec import DamagedRecord, decode_text, encode_text
 from data.files import read_json, write_json
 from data.phrases import pack_objects
 from data.store import LmdbStore, LmdbWriter, missing
-from data.words import Special, WordPiece
+from data.words import Special, Words
 
 VERSION = 1
 REQUIRED = ("input_ids", "img_fname")
@@ -30,10 +30,10 @@ class TextStore:
 
     Attributes:
         ids: caption ids.
-        lengths: [texts] WordPiece ids of each, without [CLS] and [SEP].
+        lengths: [texts] word ids of each, without [CLS] and [SEP] (a word list's <start> and <end>).
         images: the image name of each.
         image_order: all image names, in the order of `img2txts.json`.
-        special: ids of the special tokens.
+        special: ids of the special tokens; `mask` is None where the vocabulary is a word list.
         meta: the packing options.
         vocab_hash: sha256 of the vocabulary file; None in stores of the published packers.
 
@@ -141,14 +141,17 @@ class TextStore:
         self._store.close()
 
 
-def caption_record(words: WordPiece, text: str, image: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def caption_record(words: Words, text: str, image: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a caption: its given fields, then `toked_caption`, `input_ids` and `img_fname`.
 
+    Fields that hold `input_ids` already keep them: they were published with the caption.
     Where the fields hold `phrases` (and `image_size`), `objects` follow: see `data.phrases`.
 
     Raises:
         DataError: a phrase does not fit the caption, or its boxes the picture.
     """
+    if "input_ids" in fields:
+        return {**fields, "img_fname": image}
     pieces, ids = words.encode(text)
     record = {**fields, "toked_caption": pieces, "input_ids": ids, "img_fname": image}
     if "phrases" in fields:
@@ -164,7 +167,8 @@ class TextWriter:
     Captions are cheap to tokenise, so a packing that was killed starts from the beginning.
 
     Args:
-        meta: packing options and the tokenizer's `meta` (UNK, CLS, SEP, MASK, v_range, ...).
+        meta: packing options and the tokenizer's `meta` (UNK, CLS, SEP, MASK, v_range, ...); MASK is None where
+            there is none.
 
     Raises:
         DataError: the folder exists already, or another process is packing it.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from config.errors import ConfigError, DataError
 
@@ -23,12 +24,34 @@ IDEOGRAPHS = (
 
 @dataclass(frozen=True)
 class Special:
-    """Ids of the special tokens, and the range [first, end) of ordinary ones."""
+    """Ids of the special tokens, and the range [first, end) of ordinary ones; word lists have no mask."""
 
     cls: int
     sep: int
-    mask: int
+    mask: int | None
     v_range: tuple[int, int]
+
+    @property
+    def size(self) -> int:
+        """How many ids a model must know for these."""
+        return 1 + max(self.cls, self.sep, -1 if self.mask is None else self.mask, self.v_range[1] - 1)
+
+
+class Words(Protocol):
+    """What packers need of a tokenizer with its vocabulary: `WordPiece` here, or `data.word_list.WordList`."""
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What a text store notes about it."""
+
+    def encode(self, caption: str) -> tuple[list[str], list[int]]:
+        """Words or pieces of a caption, and their ids."""
+
+    def word_offsets(self, caption: str) -> list[int]:
+        """Where those of each stretch between spaces begin, and where the last ones end."""
+
+    def keep_in(self, folder: Path) -> None:
+        """Write the vocabulary into a store's folder."""
 
 
 class WordPiece:
@@ -83,6 +106,10 @@ class WordPiece:
         """Where the pieces of each whitespace word begin in what `encode` returns, and where the last ones end."""
         lengths = (len(self._of_word(word)[1]) for word in caption.split())
         return list(accumulate(lengths, initial=0))
+
+    def keep_in(self, folder: Path) -> None:
+        """Copy the vocabulary into a store's folder, as vocab.txt."""
+        shutil.copyfile(self.path, folder / "vocab.txt")
 
     def _encode_word(self, word: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         found = [piece for token in _basic_tokens(word, self.lower_case) for piece in self._pieces(token)]

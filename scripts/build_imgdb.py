@@ -1,6 +1,7 @@
-"""Pack region features into an image store: from an extractor's npz files, or straight from pictures.
+"""Pack region features into an image store: from npz files, a precomputed array, or straight from pictures.
 
     python scripts/build_imgdb.py npz features/flickr30k --output img_db/flickr30k
+    python scripts/build_imgdb.py precomp f30k_precomp --split train --output img_db/f30k_train
     python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split train --output img_db/train
     python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split val --output img_db/val \\
         --whitener img_db/train/native_th0.2_max100_min10/whitener.npz
@@ -9,7 +10,7 @@
 
 The last takes the boxes that the captions' phrases name (also of Flickr30k Entities, `--entities`) as the regions.
 A run that was killed goes on where it stopped when it is started again. Files that cannot be used are named,
-counted and left out.
+counted and left out; of a precomputed array, where places count, they stop the packing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from data.source.entities import read_entities
 from data.source.jpeg import Whitener, describe, propose, read_picture
 from data.source.region_features import EDGE_SIDE
 from data.source.wanted import Picture, Wanted, choose, every_picture, read_wanted
+from scripts._precomputed import add_program, pack_precomputed
 from scripts._program import cores, in_order, progress, run
 
 
@@ -62,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     sources = flags.add_subparsers(dest="source", required=True)
     npz = sources.add_parser("npz", parents=[common], help="a folder of npz files of a bottom-up extractor")
     npz.add_argument("input", type=Path)
+    add_program(sources)
     jpeg = sources.add_parser("jpeg", parents=[common], help="a folder or tar of pictures; simple built-in features")
     jpeg.add_argument("input", type=Path)
     jpeg.add_argument("--captions", type=Path, help="take only the pictures of this captions file ...")
@@ -82,6 +85,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Pack what is not yet packed."""
     options = parser().parse_args(arguments)
+    if options.source == "precomp":
+        print(f"{pack_precomputed(options)} images in {options.output}, features without boxes")
+        return 0
     rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb)
     pack = pack_npz if options.source == "npz" else pack_pictures
     count, broken = pack(options, rule)

@@ -1,20 +1,26 @@
-"""Pack captions into a text store: WordPiece ids, the image of each caption, and the vocabulary they depend on.
+"""Pack captions into a text store: their words as ids, the image of each, and the vocabulary they depend on.
 
     python scripts/build_txtdb.py --annotations dataset_flickr30k.json --split train --vocab vocab.txt \\
         --image_naming "flickr30k_{id:012d}.npz" --output txt_db/itm_flickr30k_train.db
     python scripts/build_txtdb.py --annotations captions.jsonl --split train --make_vocab 4000 --output train.db
     python scripts/build_txtdb.py --ids test_ids.txt.gz --captions test_caps.txt.gz --vocab vocab.txt --output test.db
     python scripts/build_txtdb.py --entities Flickr30kEntities --images test.txt --vocab vocab.txt --output test.db
+    python scripts/build_txtdb.py --precomp f30k_precomp --split train --words f30k_precomp_vocab.pkl --output train.db
+    python scripts/build_txtdb.py --precomp f30k_precomp --split train --precaps --words f30k_precomp_vocab.json \\
+        --output train_bfan.db
+    python scripts/build_txtdb.py --precomp f30k_precomp --split train --make_words --words_splits train dev \\
+        --output train.db
 
+Vocabularies are WordPieces (--vocab, --make_vocab) or whole words (--words, --make_words); either kind goes with any
+source, and which one is the matcher's choice: UNITER takes pieces, VSRN and BFAN take words.
 Captions whose source marks phrases and their boxes (Flickr30k Entities, JSON lines) keep them as `objects`, which ISDa
-is measured on. The store keeps a copy of the vocabulary as vocab.txt; pack the other splits with
-`--vocab train.db/vocab.txt`.
+is measured on. The store keeps a copy of the vocabulary as vocab.txt, or vocab.json; pack the other splits with
+`--vocab train.db/vocab.txt`, or `--words train.db/vocab.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,10 +32,21 @@ from config.errors import ConfigError, DataError
 from data.source.captions import Caption, Entry, read_caption_files, read_captions, select
 from data.source.entities import read_entities
 from data.texts import TextWriter, caption_record
-from data.words import WordPiece, make_vocabulary
+from data.vocabulary import Vocabulary
+from data.word_list import CaptionWords, WordList
+from data.words import WordPiece, Words, make_vocabulary
+from scripts._precomputed import add_flags, splits_of
 from scripts._program import batches, cores, in_order, progress, run
 
 BATCH = 500
+MIN_COUNT = 4
+NEEDED = (
+    ("images", "entities", "the folder that it lists images of"),
+    ("precomp", "split", "such as train"),
+    ("precaps", "precomp", "the folder with the file"),
+    ("precaps", "words", "the vocabulary that the file was written with"),
+    ("words_splits", "make_words", "they are the splits whose words are counted"),
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,10 +58,20 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--id_names", type=Path, help="JSON map from id to picture file, for --ids (plain or .gz)")
     flags.add_argument("--entities", type=Path, help="Flickr30k Entities folder with Sentences and Annotations")
     flags.add_argument("--images", type=Path, help="text file of image ids, one a line: a split, for --entities")
+    flags.add_argument("--precomp", type=Path, help="folder of precomputed data with <split>_caps.txt; needs --split")
+    flags.add_argument("--precaps", action="store_true", help="take the word ids of <split>_precaps.txt as they are")
+    add_flags(flags)
     flags.add_argument("--split", nargs="+", help="take only entries of these splits")
     flags.add_argument("--vocab", type=Path, help="WordPiece vocabulary file, one piece a line")
-    flags.add_argument("--make_vocab", type=int, metavar="SIZE", help="learn a vocabulary from these captions")
+    flags.add_argument("--make_vocab", type=int, metavar="SIZE", help="learn WordPieces from these captions")
     flags.add_argument("--lower_case", action="store_true", help="for uncased vocabularies: lower case, no accents")
+    flags.add_argument("--words", type=Path, help="word vocabulary, .json or .pkl with word2idx, idx2word and idx")
+    flags.add_argument(
+        "--make_words", type=int, nargs="?", const=MIN_COUNT, metavar="MIN_COUNT",
+        help=f"a vocabulary of the words that occur so often, {MIN_COUNT} times if no number is given",
+    )  # fmt: skip
+    flags.add_argument("--words_splits", nargs="+", metavar="SPLIT", help="count the words of these (default: --split)")
+    flags.add_argument("--punkt", type=Path, help="folder of a trained Punkt model, which knows abbreviations")
     flags.add_argument(
         "--image_naming", default="{stem}.npz", metavar="TEMPLATE",
         help="image names from {stem} or {id}, the trailing number, e.g. flickr30k_{id:012d}.npz",
@@ -57,46 +84,67 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read, tokenise, write; captions without a word are named, counted and left out."""
     options = parser().parse_args(arguments)
-    entries = select(read(options), options.split)
+    check(options)
+    entries = read(options)
     with tempfile.TemporaryDirectory() as folder:
-        words = WordPiece(vocabulary(options, entries, Path(folder)), options.lower_case)
-        files = (options.annotations, options.ids, options.captions, options.entities, options.images)
+        words = tokenizer(options, entries, Path(folder))
+        files = (options.annotations, options.ids, options.captions, options.entities, options.images, options.precomp)
         source = [path.name for path in files if path]
         meta = {"annotations": source, "split": options.split, "image_naming": options.image_naming}
+        meta |= {"word_ids": "precaps"} if options.precaps else {}
         packed, empty = pack(entries, words, options.output, options.image_naming, meta, options.workers)
     print(f"{packed} captions of {len(entries)} images in {options.output}, {len(empty)} left out")
     return 0
 
 
-def read(options: argparse.Namespace) -> list[Entry]:
-    """The entries of whichever kind of source the flags name."""
-    if options.images and not options.entities:
-        raise ConfigError("--images needs --entities, the folder that it lists images of")
-    given = [name for name in ("annotations", "ids", "captions", "entities") if getattr(options, name)]
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for flags that do not go together."""
+    for flag, needed, why in NEEDED:
+        if getattr(options, flag) and not getattr(options, needed):
+            raise ConfigError(f"--{flag} needs --{needed}, {why}")
+    if sum(getattr(options, name) is not None for name in ("vocab", "make_vocab", "words", "make_words")) != 1:
+        raise ConfigError(
+            "give either --vocab FILE or --make_vocab SIZE (WordPieces), or --words FILE or --make_words [MIN_COUNT]"
+        )
+
+
+def read(options: argparse.Namespace, splits: Sequence[str] | None = None) -> list[Entry]:
+    """The entries of whichever kind of source the flags name, of `splits` or else of `--split`."""
+    splits = splits or options.split
+    given = [name for name in ("annotations", "ids", "captions", "entities", "precomp") if getattr(options, name)]
     if given == ["annotations"]:
-        return read_captions(options.annotations)
+        return select(read_captions(options.annotations), splits)
     if given == ["ids", "captions"]:
-        return read_caption_files(options.ids, options.captions, options.id_names)
+        return select(read_caption_files(options.ids, options.captions, options.id_names), splits)
     if given == ["entities"]:
-        return read_entities(options.entities, options.images)
-    raise ConfigError("give either --annotations FILE, or both --ids FILE and --captions FILE, or --entities FOLDER")
+        return select(read_entities(options.entities, options.images), splits)
+    if given == ["precomp"]:
+        precaps = Vocabulary.load(options.words) if options.precaps else None
+        found = splits_of(options.precomp, splits or (), options)
+        return [entry for split in found for entry in split.entries(precaps)]
+    raise ConfigError(
+        "give either --annotations FILE, or both --ids FILE and --captions FILE, or --entities FOLDER, or "
+        "--precomp FOLDER"
+    )
 
 
-def vocabulary(options: argparse.Namespace, entries: list[Entry], folder: Path) -> Path:
-    """The vocabulary file: the given one, or one learnt from the captions and written into `folder`."""
-    if (options.vocab is None) == (options.make_vocab is None):
-        raise ConfigError("give either --vocab FILE or --make_vocab SIZE")
-    if options.vocab:
-        return Path(options.vocab)
-    texts = (caption.text for entry in entries for caption in entry.captions)
+def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -> Words:
+    """The tokenizer with the given vocabulary, or with one made of the captions and written into `folder`."""
+    if options.vocab or options.words:
+        return WordList(options.words, options.punkt) if options.words else WordPiece(options.vocab, options.lower_case)
+    counted = read(options, options.words_splits) if options.words_splits else entries
+    texts = (caption.text for entry in counted for caption in entry.captions)
+    if options.make_words is not None:
+        Vocabulary.of_words(map(CaptionWords(options.punkt), texts), options.make_words).save(folder / "vocab.json")
+        return WordList(folder / "vocab.json", options.punkt)
     path = folder / "vocab.txt"
     path.write_text("\n".join(make_vocabulary(texts, options.make_vocab, options.lower_case)) + "\n", "utf-8")
-    return path
+    return WordPiece(path, options.lower_case)
 
 
 def pack(
     entries: Sequence[Entry],
-    words: WordPiece,
+    words: Words,
     output: Path,
     naming: str,
     meta: dict[str, Any],
@@ -106,7 +154,7 @@ def pack(
     named = [(entry.image_name(naming), entry) for entry in entries]
     empty: list[str] = []
     with TextWriter(output, {**meta, **words.meta}) as writer:
-        shutil.copyfile(words.path, writer.partial / "vocab.txt")
+        words.keep_in(writer.partial)
         parts = in_order(partial(records, words), batches(named, BATCH), workers)
         for part in progress(parts, -(-len(named) // BATCH), " batches"):
             for caption, record in part:
@@ -120,7 +168,7 @@ def pack(
     return len(writer), empty
 
 
-def records(words: WordPiece, named: list[tuple[str, Entry]]) -> list[tuple[str, dict[str, Any]]]:
+def records(words: Words, named: list[tuple[str, Entry]]) -> list[tuple[str, dict[str, Any]]]:
     """Ids and records of all captions of some images."""
     return [
         (caption.id, caption_record(words, caption.text, name, fields(entry, caption)))
@@ -130,8 +178,9 @@ def records(words: WordPiece, named: list[tuple[str, Entry]]) -> list[tuple[str,
 
 
 def fields(entry: Entry, caption: Caption) -> dict[str, Any]:
-    """What the source says of a caption, with the number of its image."""
-    return {**caption.fields, "image_id": entry.image if entry.number is None else entry.number}
+    """What the source says of a caption, with the number of its image where the source gives no id."""
+    number = entry.image if entry.number is None else entry.number
+    return {**caption.fields, "image_id": caption.fields.get("image_id", number)}
 
 
 if __name__ == "__main__":

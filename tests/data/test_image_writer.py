@@ -15,7 +15,7 @@ import msgpack_numpy
 import numpy as np
 import pytest
 
-from config.errors import DataError
+from config.errors import ConfigError, DataError
 from data.image_writer import ImageWriter, encode_image
 from data.images import ImageStore
 from data.regions import Codec, RegionRule
@@ -111,6 +111,57 @@ def test_one_feature_width_a_store(tmp_path: Path) -> None:
         writer.add("a.npz", **extracted(0, width=8))
         with pytest.raises(DataError, match=r"b\.npz: features are 9 wide, 8 before"):
             writer.add("b.npz", **extracted(0, width=9))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_features_may_be_stored_alone(tmp_path: Path, dtype: str) -> None:
+    features = extracted(0, rows=4, dtype=np.float32)["features"]
+    with ImageWriter(tmp_path, keep_all=True, features_only=dtype) as writer:
+        writer.add_features("a.npz", features)
+    assert json.loads((writer.path / "nbb.json").read_text()) == {"a.npz": 4}
+    store = ImageStore(tmp_path)
+    assert (store.meta["has_boxes"], store.meta["dtype"]) == (False, dtype)
+    assert np.array_equal(store.read("a.npz").features, features.astype(dtype))
+
+
+@pytest.mark.parametrize(
+    ("features", "dtype", "message"),
+    [
+        (np.full((2, 8), np.nan), "float16", "holds numbers that are not finite$"),
+        (np.array([[1.0] * 8, [np.inf] * 8]), "float32", "holds numbers that are not finite$"),
+        (np.full((2, 8), 1e6), "float16", "holds numbers too large for float16; keep float32"),
+        (np.zeros((0, 8)), "float16", r"features \[0, 8\] are no rows of features"),
+        (np.zeros(8), "float16", r"features \[8\] are no rows of features"),
+    ],
+)
+def test_features_that_cannot_be_stored_are_named(
+    tmp_path: Path, features: np.ndarray, dtype: str, message: str
+) -> None:
+    with ImageWriter(tmp_path, keep_all=True, features_only=dtype) as writer:
+        writer.add_features("good.npz", np.ones((2, 8)))
+        with pytest.raises(DataError, match=rf"bad\.npz: {message}"):
+            writer.add_features("bad.npz", features)
+    assert len(LmdbStore(writer.path)) == 2
+
+
+def test_features_alone_need_the_native_layout(tmp_path: Path) -> None:
+    for codec in LAYOUTS[1:]:
+        with pytest.raises(ConfigError, match=f"the {codec} layout holds features with boxes; use the native one"):
+            ImageWriter(tmp_path, codec, features_only="float16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_packing_goes_on_with_the_type_it_began_with(tmp_path: Path) -> None:
+    def stopped() -> None:
+        with ImageWriter(tmp_path, keep_all=True, features_only="float16") as writer:
+            writer.add_features("a.npz", np.zeros((0, 8)))
+
+    with pytest.raises(DataError, match="no rows"):
+        stopped()
+    with pytest.raises(DataError, match="was begun with another dtype"):
+        ImageWriter(tmp_path, keep_all=True, features_only="float32")
+    with pytest.raises(DataError, match="was begun with another has_boxes"):
+        ImageWriter(tmp_path, keep_all=True)
 
 
 def test_equal_input_makes_equal_records() -> None:

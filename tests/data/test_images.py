@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
-from data.codec import DamagedRecord, encode_npz, encode_published
+from data.codec import DamagedRecord, encode_native, encode_npz, encode_published
 from data.images import ImageStore, ImageWriter, RegionRule
 from data.regions import Codec, box_features
 from data.store import LmdbWriter
@@ -78,6 +78,64 @@ def test_describes_itself(folder: Path, codec: Codec) -> None:
     assert store.dim == 8
     assert store.meta["codec"] == codec
     assert store.meta["count"] == 6
+
+
+@pytest.fixture(params=["float16", "float32"])
+def boxless(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
+    """Six images of features alone, with bits that half precision does not hold."""
+    with ImageWriter(tmp_path / "img", keep_all=True, features_only=request.param) as writer:
+        for number in range(6):
+            writer.add_features(FLICKR.format(number), extracted(number, dtype=np.float32)["features"])
+    store = ImageStore(tmp_path / "img")
+    assert store.dtype == np.dtype(request.param)
+    return store
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_features_alone_are_read_with_boxes_of_zeros(boxless: ImageStore, dtype: type) -> None:
+    assert not boxless.has_boxes
+    assert boxless.counts(boxless.names).tolist() == [12] * 6
+    for number, name in enumerate(boxless.names):
+        features, boxes = np.full((14, 8), 7, dtype), np.full((14, 7), 7, np.float32)
+        boxless.read_into(name, features[1:-1], boxes[1:-1])
+        stored = extracted(number, dtype=np.float32)["features"].astype(boxless.dtype)
+        assert np.array_equal(features[1:-1], stored.astype(dtype))
+        assert (boxes[1:-1] == 0).all()
+        assert (boxes[[0, -1]] == 7).all()
+
+
+def test_single_floats_are_kept_to_the_bit(boxless: ImageStore) -> None:
+    image = boxless.read(boxless.names[2])
+    assert image.features.dtype == boxless.dtype
+    exact = np.array_equal(image.features, extracted(2, dtype=np.float32)["features"])
+    assert exact == (boxless.dtype == np.float32)
+
+
+def test_damaged_features_alone_are_found(boxless: ImageStore) -> None:
+    flipped = bytearray(encode_native(np.ones((12, 8)), None, np.ones(12)))
+    flipped[100] ^= 1
+    change(boxless.path, FLICKR.format(1), bytes(flipped))
+    change(boxless.path, FLICKR.format(2), encode_native(np.full((12, 8), np.nan), None, np.ones(12)))
+    found = dict(boxless.damaged(boxless.names))
+    assert list(found) == boxless.names[1:3]
+    assert "checksum" in found[boxless.names[1]]
+    assert found[boxless.names[2]] == "holds numbers that are not finite"
+
+
+@pytest.mark.parametrize("codec", LAYOUTS)
+def test_other_stores_have_boxes_and_half_floats(folder: Path, codec: Codec) -> None:
+    """Also those packed before there were others, or by others: they say nothing of it."""
+    store = open_store(folder, codec)
+    (store.path / "meta.json").unlink()
+    assert store.has_boxes
+    assert store.dtype == np.float16
+
+
+def test_an_unknown_type_is_refused(folder: Path) -> None:
+    store = open_store(folder, "native")
+    (store.path / "meta.json").write_text('{"dtype": "object"}')
+    with pytest.raises(DataError, match=r"meta\.json: dtype object is none of float16, float32"):
+        _ = store.dtype
 
 
 def test_fewer_regions_than_counted_may_be_asked_for(folder: Path) -> None:

@@ -54,6 +54,12 @@ def test_order_owners_and_lengths(folder: Path) -> None:
     assert len(store) == 3
 
 
+def test_a_word_list_says_that_it_has_no_mask(tmp_path: Path) -> None:
+    store = TextStore(write(tmp_path / "toy.db", meta={**META, "MASK": None}))
+    assert store.special == Special(2, 3, None, (5, 50))
+    assert store.special.size == 50
+
+
 def test_tokens_are_decoded_once_and_protected(folder: Path) -> None:
     store = TextStore(folder)
     tokens = store.tokens("7")
