@@ -49,6 +49,12 @@ def _of_data(run: Run) -> Iterator[Clash]:
 
 def _of_update(run: Run) -> Iterator[Clash]:
     negatives, optim = run.negatives, run.optim
+    if negatives.refresh_every and not negatives.offline:
+        yield Clash(
+            ["negatives.refresh_every", "negatives.offline"],
+            f"refresh_every {negatives.refresh_every} mines candidates anew, but there are none to begin with: name "
+            "the folder of the first ones as offline, or set refresh_every to 0",
+        )
     if negatives.hard_neg_size > negatives.negative_size:
         yield Clash(
             ["negatives.hard_neg_size", "negatives.negative_size"],

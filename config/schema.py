@@ -92,7 +92,7 @@ class Data(Section):
 
 
 class Negatives(Section):
-    """the pool of each anchor, and how much of it is trained on"""
+    """who an anchor is set against: a pool of its own (itm_hn), or the batch and what was mined offline (itm)"""
 
     negative_size: Count = 399
     """negatives drawn and scored for each anchor"""
@@ -102,6 +102,18 @@ class Negatives(Section):
     """updates that train on as many drawn negatives before mining begins; weights from scratch collapse without"""
     mining_batch: Count = 1
     """anchors of one direction scored, then trained, in one pass; divides train_batch_size"""
+    offline: str = ""
+    """folder of mined candidate lists, whose negatives join each item of a batch ('' = only the batch)"""
+    offline_range: Count = 300
+    """best candidate texts of an image that are drawn from"""
+    offline_rank_ratio: Count = 5
+    """texts to one image in the lists: as many times fewer candidate images are drawn from"""
+    rank_coupling: Literal["shared", "independent"] = "shared"
+    """one draw for the ranks of both candidates, as published, or one each"""
+    refresh_every: Natural = 0
+    """epochs after which candidates are mined anew with the weights of the moment; 0 = never"""
+    separate_passes: bool = True
+    """encode matching pairs and offline negatives in passes of their own, as published: it decides batch statistics"""
 
 
 class Optim(Section):
@@ -111,6 +123,12 @@ class Optim(Section):
     """optimizer"""
     learning_rate: Positive = 5e-5
     """peak learning rate, reached at the end of the warm-up"""
+    schedule: Literal["linear", "step"] = "linear"
+    """after the warm-up: fall linearly to zero, or multiply by decay_factor every decay_steps updates"""
+    decay_steps: Count = 5000
+    """updates between two drops of the step schedule"""
+    decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """what a drop of the step schedule multiplies the learning rate by"""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     """decay of the optimizer's first and second moments"""
     adam_eps: Positive = 1e-6
@@ -124,17 +142,19 @@ class Optim(Section):
     grad_norm: Annotated[float, _or_minus_one(lambda x: x > 0, "greater than 0, or -1")] = 2.0
     """largest norm of the whole gradient; -1 = no clipping"""
     warmup_steps: Natural = 500
-    """updates over which the learning rate grows from zero; it falls linearly to zero after them"""
+    """updates over which the learning rate grows from zero"""
     num_train_steps: Count = 5000
     """updates of the whole run"""
     train_batch_size: Count = 8
-    """anchors of each rank and direction in one update"""
+    """anchors of each rank in one update (itm_hn: of each direction)"""
     precision: Literal["off", "fp16", "bf16"] = "off"
     """arithmetic of the forward pass; parameters, losses and optimizer stay float32"""
     use_apex: bool = False
     """use apex's fused optimizer; the run stops where apex is not installed"""
     compression: Literal["none", "fp16"] = "none"
     """how gradients travel between ranks"""
+    step_twice: str = ""
+    """parameters (the start of their names) that the optimizer holds twice, as published VSRN did ('' = none)"""
 
 
 class Eval(Section):
@@ -148,16 +168,16 @@ class Eval(Section):
     """candidate images of each text in the quick check"""
     tokens_per_block: Annotated[Count, PASSING] = 65536
     """packed tokens of one scoring block: bounds the memory"""
-    ties: Literal["pessimistic", "optimistic", "mean"] = "pessimistic"
-    """rank of a positive that scores the same as negatives: after them, before them, in their middle"""
+    ties: Literal["pessimistic", "optimistic", "mean", "index"] = "pessimistic"
+    """rank of a positive that scores the same as negatives: after them, before them, in their middle, as listed"""
     ir_count: Literal["correct", "legacy"] = "correct"
     """count of image-retrieval hits; legacy repeats the published code's error, for comparison only"""
     score_dtype: Literal["float32", "float16"] = "float32"
-    """type that scores are kept in; float16 makes ties"""
+    """type that scores are kept in; float16 makes ties (the mean of an ensemble is kept in float64)"""
     folds: Count = 1
     """equal parts of the images whose recalls are averaged (5 = COCO 1K)"""
-    select_by: Literal["rsum", "r_mean", "txt_r_mean", "img_r_mean", "txt_r1", "img_r1"] = "rsum"
-    """validation number whose highest value makes the best checkpoint"""
+    select_by: Literal["rsum", "r1r5", "r_mean", "txt_r_mean", "img_r_mean", "txt_r1", "img_r1"] = "rsum"
+    """validation number whose highest value makes the best checkpoint (r1r5 = sum of both R@1 and R@5)"""
 
 
 class Output(Section):

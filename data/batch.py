@@ -88,6 +88,11 @@ class Images:
         features = Ragged.of(self.features.values.index_select(0, rows), self.lengths[index])
         return Images(features, self.boxes.index_select(0, rows))
 
+    def slice(self, start: int, end: int) -> Images:
+        """The images from `start` up to `end`, viewed."""
+        offsets = self.features.offsets
+        return Images(self.features.slice(start, end), self.boxes[offsets[start] : offsets[end]])
+
     def to(self, device: torch.device | str) -> Images:
         return Images(self.features.to(device), self.boxes.to(device, non_blocking=True))
 
@@ -119,12 +124,20 @@ class Pool:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images, texts and who meets whom: the candidates of `pool`, or every image with every text without one."""
+    """Images, texts and who meets whom: the candidates of `pool`, or every image with every text without one.
+
+    `number [images]` and `owner [texts]` (host) tell images apart: a text belongs to an image where they are equal.
+    A batch in `sets` holds as many images as texts, one set after the other; image k of a set came with its text k.
+    `keys` are those of the first set's items.
+    """
 
     images: Images
     texts: Ragged
+    number: Tensor
     owner: Tensor
     pool: Pool | None = None
+    sets: int = 1
+    keys: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images) * len(self.texts) if self.pool is None else self.pool.image.numel()
@@ -132,7 +145,26 @@ class Batch:
     @property
     def positive(self) -> Tensor:
         """`[images, texts]` bool: True where the text belongs to the image."""
-        return torch.arange(len(self.images))[:, None] == self.owner
+        return self.number[:, None] == self.owner
+
+    @property
+    def matches(self) -> tuple[Tensor, Tensor]:
+        """The pairs to be learnt, as positions of their images and texts `[k]`: of each anchor, item or text."""
+        if self.pool is not None:
+            return self.pool.image[:, 0], self.pool.text[:, 0]
+        if self.keys is not None:
+            items = torch.arange(len(self.keys))
+            return items, items
+        text, image = self.positive.T.nonzero(as_tuple=True)
+        return image, text
+
+    def with_pool(self, pool: Pool) -> Batch:
+        """The same images and texts, met as `pool` says."""
+        return replace(self, pool=pool)
+
+    def in_sets(self, sets: int, keys: Tensor) -> Batch:
+        """The same images and texts as `sets` of items keyed by `keys [items]`."""
+        return replace(self, sets=sets, keys=keys)
 
     def hardest(self, columns: Tensor) -> Batch:
         """The same anchors with only the candidates `columns [g, k]` of their pools, and nothing else left."""
@@ -146,10 +178,8 @@ class Batch:
         if pool is not None:
             image, text = torch.searchsorted(images, pool.image), torch.searchsorted(texts, pool.text)
             pool = replace(pool, image=image, text=text)
-        place = torch.full((len(self.images) + 1,), -1)
-        place[images] = torch.arange(len(images))
-        owner = place[self.owner[texts]]
-        return Batch(self.images.select(images), self.texts.select(texts), owner, pool)
+        numbers = self.number[images], self.owner[texts]
+        return Batch(self.images.select(images), self.texts.select(texts), *numbers, pool)
 
     def to(self, device: torch.device | str) -> Batch:
         return replace(self, images=self.images.to(device), texts=self.texts.to(device))

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from config.errors import DataError, Failure
-from data.batch import Batch, Images, Pool, Ragged
-from data.negatives import Plan
+from data.batch import Batch, Images, Ragged
 from data.pairs import PairIndex
+from data.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,25 @@ class Capacity:
 
     @classmethod
     def of(cls, index: PairIndex, images: int, texts: int) -> Capacity:
-        """Enough for any choice of so many images and texts."""
+        """Enough for any choice of so many different images and texts."""
         regions, words = np.sort(index.regions)[::-1], np.sort(index.words)[::-1]
         return cls(int(regions[:images].sum()), int(words[:texts].sum()))
+
+    @classmethod
+    def of_items(cls, index: PairIndex, items: int) -> Capacity:
+        """Enough for any so many images and texts, the same ones again and again among them."""
+        return cls(int(index.regions.max()) * items, int(index.words.max()) * items)
 
 
 class Slot:
     """Memory for one batch, shared with forked workers and pinned where there is a CUDA device."""
 
-    def __init__(self, capacity: Capacity, dim: int, pin: bool) -> None:
-        sizes = (capacity.regions * dim * 2, capacity.regions * 7 * 4, capacity.words * 8)
+    def __init__(self, capacity: Capacity, index: PairIndex, pin: bool) -> None:
+        dim, dtype = index.image_dim, index.feature_type
+        sizes = (capacity.regions * dim * dtype.itemsize, capacity.regions * 7 * 4, capacity.words * 8)
         self._memory = [mmap.mmap(-1, max(size, 1)) for size in sizes]
         views = [np.frombuffer(memory, np.uint8)[:size] for memory, size in zip(self._memory, sizes, strict=True)]
-        self.features = views[0].view(np.float16).reshape(capacity.regions, dim)
+        self.features = views[0].view(dtype).reshape(capacity.regions, dim)
         self.boxes = views[1].view(np.float32).reshape(capacity.regions, 7)
         self.ids = views[2].view(np.int64)
         if pin:
@@ -60,13 +66,9 @@ class Slot:
         regions, words = index.regions[plan.images], index.words[plan.texts]
         features = torch.from_numpy(self.features[: regions.sum()])
         boxes = torch.from_numpy(self.boxes[: regions.sum()])
-        lengths = torch.from_numpy(words)
-        texts = Ragged.of(torch.from_numpy(self.ids[: words.sum()]), lengths)
-        pool = Pool.of(torch.from_numpy(plan.pool_image), torch.from_numpy(plan.pool_text), lengths, plan.direction)
-        place = np.searchsorted(plan.images, index.owner[plan.texts])
-        place[plan.images[np.minimum(place, len(plan.images) - 1)] != index.owner[plan.texts]] = -1
+        texts = Ragged.of(torch.from_numpy(self.ids[: words.sum()]), torch.from_numpy(words))
         images = Images(Ragged.of(features, torch.from_numpy(regions)), boxes)
-        return Batch(images, texts, torch.from_numpy(place), pool)
+        return plan.batch(images, texts, index.owner[plan.texts])
 
 
 class Loader:
@@ -89,7 +91,7 @@ class Loader:
         self.index, self.plans, self.device = index, plans, device
         on_gpu = device.type == "cuda"
         self._copied = torch.cuda.Event() if on_gpu else None
-        self._slots = [Slot(capacity, index.image_dim, pin and on_gpu) for _ in range(workers * prefetch + 1)]
+        self._slots = [Slot(capacity, index, pin and on_gpu) for _ in range(workers * prefetch + 1)]
         self._workers = [Worker(index, self._slots) for _ in range(workers)]
 
     def __iter__(self) -> Iterator[tuple[Plan, Batch]]:

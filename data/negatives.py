@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,34 +11,9 @@ from config.errors import ConfigError
 from data.batch import Direction
 from data.draws import generator
 from data.pairs import Array, PairIndex
+from data.plan import PoolPlan
 
 DIRECTIONS: tuple[Direction, Direction] = ("i", "t")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a batch will hold, before a byte is read.
-
-    Attributes:
-        images, texts: numbers in the index, ascending, each once.
-        pool_image, pool_text: `[anchors, candidates]` positions in `images` and `texts`, the matching pair first.
-        direction: "t" one caption against many images, "i" one image against many captions.
-        slot: the anchor's place in the endless global sequence; keys whatever is drawn for this batch later.
-    """
-
-    images: Array
-    texts: Array
-    pool_image: Array
-    pool_text: Array
-    direction: Direction
-    slot: int
-
-    @classmethod
-    def of(cls, image: Array, text: Array, direction: Direction, slot: int) -> Plan:
-        """A plan for pools given as numbers in the index: `image`, `text [anchors, candidates]`."""
-        images, pool_image = np.unique(image, return_inverse=True)
-        texts, pool_text = np.unique(text, return_inverse=True)
-        return cls(images, texts, pool_image.reshape(image.shape), pool_text.reshape(text.shape), direction, slot)
 
 
 class HardPools:
@@ -96,13 +70,13 @@ class HardPools:
         texts = np.concatenate([[caption], drawn])
         return np.full_like(texts, image), texts
 
-    def plan(self, direction: Direction, slots: Array) -> Plan:
+    def plan(self, direction: Direction, slots: Array) -> PoolPlan:
         """The pools of several slots as one plan."""
         pools = [self.pool(direction, int(slot)) for slot in slots]
         image, text = (np.stack(part) for part in zip(*pools, strict=True))
-        return Plan.of(image, text, direction, int(slots[0]))
+        return PoolPlan.of(image, text, direction, int(slots[0]))
 
-    def plans(self, first: int, batch_size: int, mining_batch: int, rank: int, size: int) -> Iterator[Plan]:
+    def plans(self, first: int, batch_size: int, mining_batch: int, rank: int, size: int) -> Iterator[PoolPlan]:
         """Plans from slot `first` on, for ever: `i` and `t` in turn, `mining_batch` anchors each.
 
         An update takes `batch_size * size` successive slots of either direction in passes of `mining_batch` (which

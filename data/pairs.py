@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from config.errors import DataError
 from data.images import ImageStore
+from data.owners import Owners
 from data.texts import TextStore
 
 Array = np.ndarray
@@ -29,7 +32,7 @@ class PairIndex:
     Attributes:
         images, texts: names, sources in the given order (images in the order of `img2txts.json`, captions in that of
             `id2len.json`).
-        owner: `[texts]`, the image number of each caption.
+        owner: `[texts]`, the image number of each caption; `owners` finds the captions of an image too.
         regions: `[images]`, how many regions each image has.
         words: `[texts]`, how many ids each caption has, [CLS] and [SEP] included.
         image_source, text_source: which source each comes from; candidates never cross sources.
@@ -63,17 +66,32 @@ class PairIndex:
         self.owner = np.concatenate([np.asarray(part, np.int64) for part in owner])
         self.regions, self.words = np.concatenate(regions), np.concatenate(words)
         self.image_source, self.text_source = np.concatenate(image_source), np.concatenate(text_source)
-        self._by_owner = np.argsort(self.owner, kind="stable")
-        self._first = np.searchsorted(self.owner[self._by_owner], np.arange(len(self.images) + 1))
+        self.owners = Owners(self.owner, len(self.images))
+
+    @cached_property
+    def order_hash(self) -> str:
+        """A checksum of which images and captions there are, in which order, and who owns whom.
+
+        Lists of positions mean something only beside the same order.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update("\0".join([*self.images, "", *self.texts]).encode())
+        digest.update(self.owner.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     @property
     def image_dim(self) -> int:
         """Width of the region features."""
         return self.sources[0].images.dim
 
+    @property
+    def feature_type(self) -> np.dtype[Any]:
+        """The type that region features are read in: the widest of the sources."""
+        return np.result_type(*(source.images.dtype for source in self.sources))
+
     def captions(self, image: int) -> Array:
         """The captions of an image, ascending."""
-        return self._by_owner[self._first[image] : self._first[image + 1]]
+        return self.owners.texts(image)
 
     def anchors(self, max_txt_len: int) -> Array:
         """The captions of at most `max_txt_len` WordPiece ids ([CLS] and [SEP] not counted); -1 takes all."""

@@ -1,4 +1,4 @@
-"""The authors' state dicts in our parameter names, and back: tables, checked both ways."""
+"""The authors' state dicts in our parameter names and shapes, and back, by the tables of `model/names.py`."""
 
 from __future__ import annotations
 
@@ -10,34 +10,10 @@ from torch import Tensor
 
 from config.errors import DataError
 from model.matcher import Matcher
+from model.names import CONVOLUTIONS, COUNTER, TABLES
 
 State = dict[str, Tensor]
 
-# published module -> ours; a number in the name is carried over to {l}
-UNITER = {
-    "uniter.embeddings.word_embeddings": "text.words",
-    "uniter.embeddings.position_embeddings": "text.positions",
-    "uniter.embeddings.token_type_embeddings": "text.types",
-    "uniter.embeddings.LayerNorm": "text.norm",
-    "uniter.img_embeddings.img_linear": "region.feature",
-    "uniter.img_embeddings.img_layer_norm": "region.feature_norm",
-    "uniter.img_embeddings.pos_linear": "region.box",
-    "uniter.img_embeddings.pos_layer_norm": "region.box_norm",
-    "uniter.img_embeddings.mask_embedding": "region.mask",
-    "uniter.img_embeddings.LayerNorm": "region.norm",
-    "uniter.encoder.layer.{l}.attention.self.query": "encoder.layers.{l}.query",
-    "uniter.encoder.layer.{l}.attention.self.key": "encoder.layers.{l}.key",
-    "uniter.encoder.layer.{l}.attention.self.value": "encoder.layers.{l}.value",
-    "uniter.encoder.layer.{l}.attention.output.dense": "encoder.layers.{l}.context",
-    "uniter.encoder.layer.{l}.attention.output.LayerNorm": "encoder.layers.{l}.attention_norm",
-    "uniter.encoder.layer.{l}.intermediate.dense": "encoder.layers.{l}.expand",
-    "uniter.encoder.layer.{l}.output.dense": "encoder.layers.{l}.contract",
-    "uniter.encoder.layer.{l}.output.LayerNorm": "encoder.layers.{l}.norm",
-    "uniter.pooler.dense": "pooler",
-    "itm_output": "match",
-    "rank_output": "rank",
-}
-TABLES = {"uniter": UNITER}
 OLD_SUFFIXES = {"gamma": "weight", "beta": "bias"}
 
 
@@ -57,7 +33,7 @@ def to_house(system: str, published: Mapping[str, Tensor]) -> tuple[State, list[
         if ours is None:
             ignored.append(name)
         else:
-            state[ours] = tensor
+            state[ours] = tensor.squeeze(2) if _is_convolution(system, ours) and tensor.ndim == 3 else tensor
     return state, ignored
 
 
@@ -79,7 +55,16 @@ def published_name(system: str, name: str) -> str:
 
 def to_published(system: str, state: Mapping[str, Tensor]) -> State:
     """Our names -> the published ones."""
-    return {published_name(system, name): tensor for name, tensor in state.items()}
+    return {
+        published_name(system, name): tensor[..., None] if _is_convolution(system, name) else tensor
+        for name, tensor in state.items()
+    }
+
+
+def _is_convolution(system: str, name: str) -> bool:
+    """Whether our parameter of this name is published as the kernel of a convolution of width 1."""
+    module, _, suffix = name.rpartition(".")
+    return suffix == "weight" and module in CONVOLUTIONS.get(system, ())
 
 
 def modern(name: str) -> str:
@@ -120,10 +105,13 @@ def load(model: Matcher, system: str, state: Mapping[str, Tensor], rank_head_ini
         known["rank.weight"] = known["match.weight"][1:].clone()
         known["rank.bias"] = known["match.bias"][1:].clone()
     model.load_state_dict(known, strict=False)
-    return Loaded([name for name in own if name not in known], ignored + strange)
+    missing = [name for name in own if name not in known and not name.endswith(COUNTER)]
+    return Loaded(missing, ignored + strange)
 
 
 def _rename(module: str, table: Mapping[str, str]) -> str | None:
+    if module in table:
+        return table[module]
     number = re.search(r"(?<=\.)\d+(?=\.)", module)
     template = module if number is None else module[: number.start()] + "{l}" + module[number.end() :]
     target = table.get(template)

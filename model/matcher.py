@@ -54,11 +54,30 @@ class Side:
 
 
 @dataclass(frozen=True)
+class OfflineScores:
+    """Scores `[items]` of each item's offline negatives: wrong ones, found beforehand, that the batch brings along.
+
+    Attributes:
+        text, image: the item's image with its wrong text, the wrong image with the item's text.
+        both: the wrong image with the wrong text.
+        kin: the image that the wrong text belongs to, with a text of the wrong image.
+        related: bool; the wrong text belongs to the wrong image, so that `both` and `kin` score true matches.
+    """
+
+    text: Tensor
+    image: Tensor
+    both: Tensor
+    kin: Tensor
+    related: Tensor
+
+
+@dataclass(frozen=True)
 class MatchOut:
     """What an objective may look at: the scores of each head, the sides, and losses of the matcher's own.
 
     `scores[head]` is `[anchors, candidates]` with the matching pair in column 0 where the batch has pools, else
-    `[images, texts]`. `attention` is that of the matching pairs, one for each anchor, where it was asked for.
+    `[images, texts]`, of which `positive` (bool) says who belongs to whom; items match on its diagonal. `attention` is
+    that of the matching pairs, one for each anchor, where it was asked for.
     """
 
     scores: dict[str, Tensor]
@@ -66,6 +85,8 @@ class MatchOut:
     texts: Side
     aux: dict[str, Tensor] = field(default_factory=dict)
     attention: Attention | None = None
+    positive: Tensor | None = None
+    offline: OfflineScores | None = None
 
 
 class Matcher(nn.Module, ABC):
@@ -73,6 +94,10 @@ class Matcher(nn.Module, ABC):
 
     settings: ClassVar[type[Named]]
     heads: ClassVar[dict[str, HeadKind]]
+    ordered_regions: ClassVar[bool] = False
+    """Whether the order of an image's regions means something to it."""
+    uses_boxes: ClassVar[bool] = False
+    """Whether it looks at where regions are."""
     decayed_norms: ClassVar[tuple[str, ...]] = ()
     """Normalisation weights (suffixes of names) that the authors let decay all the same."""
 
@@ -124,12 +149,22 @@ class Matcher(nn.Module, ABC):
         """`score_pairs`, and the attention inside the pairs numbered `watched [w]` (host); for those who offer it."""
         raise NotImplementedError(f"{type(self).__name__} offers no attention")
 
+    def aux(self, images: Side, texts: Ragged, image: Tensor, text: Tensor, keys: Tensor) -> dict[str, Tensor]:
+        """Losses of its own over the matching pairs (`image[k]`, `text[k]`), each their mean; only in training.
+
+        Args:
+            image, text: host indices into the encoded images and into `texts`, the word ids.
+            keys: `[k]` int64 (host), what random draws for each pair are keyed by.
+        """
+        del images, texts, image, text, keys
+        return {}
+
     def forward(self, batch: Batch, needs: frozenset[str] = frozenset()) -> MatchOut:
         """The composition of the verbs over a batch, and nothing more; `needs` is what an objective asks for."""
         images, texts = self.encode_image(batch.images), self.encode_text(batch.texts)
-        head, attention = next(iter(self.heads)), None
+        head, attention, positive = next(iter(self.heads)), None, None
         if batch.pool is None:
-            scores = self.score(images, texts)
+            scores, positive = self.score(images, texts), batch.positive.to(self.device)
         elif "attention" in needs:
             image, text = batch.pool.image, batch.pool.text
             matching = torch.arange(len(image)) * image.shape[1]
@@ -137,7 +172,21 @@ class Matcher(nn.Module, ABC):
             scores = flat.view(image.shape)
         else:
             scores = self.score_pool(images, texts, batch.pool)
-        return MatchOut({head: scores}, images, texts, attention=attention)
+        aux = self.own_losses(images, batch)
+        return MatchOut({head: scores}, images, texts, aux, attention, positive)
+
+    def own_losses(self, images: Side, batch: Batch) -> dict[str, Tensor]:
+        """Its own losses over a batch's matching pairs while it is trained, none otherwise; `images` are the batch's."""
+        if not self.training:
+            return {}
+        image, text = batch.matches
+        keys = torch.arange(len(image)) if batch.keys is None else batch.keys
+        return self.aux(images, batch.texts, image, text, keys)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
 
 
 def find(name: str) -> type[Matcher]:

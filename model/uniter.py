@@ -103,6 +103,7 @@ class Uniter(Matcher):
 
     settings = Config
     heads: ClassVar[dict[str, HeadKind]] = {"match": "joint"}
+    uses_boxes: ClassVar[bool] = True
     decayed_norms: ClassVar = ("region.feature_norm.weight", "region.box_norm.weight")
 
     def __init__(self, config: Config) -> None:

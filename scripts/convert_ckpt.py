@@ -2,11 +2,16 @@
 
     python scripts/convert_ckpt.py uniter-base.pt --to house --output uniter-base.safetensors
     python scripts/convert_ckpt.py run/ckpt/best --to published --output model_step_5000.pt
+    python scripts/convert_ckpt.py model_bfan_coco_equal.pth.tar --matcher bfan --to house --output bfan-equal
+
+The last writes a checkpoint folder: the weights, and the settings that they were trained with, so that
+train/evaluate.py can measure it at once (--config bfan-equal/config.json --which bfan-equal).
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +23,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
+from data.files import write_json
 from model import adapt
+from model.names import TABLES
 from scripts._program import run
-from train.checkpoint import read_weights
+from train.checkpoint import CONFIG, WEIGHTS, read_weights
+from train.published import matcher_of, read_published
 
 
 def convert(state: dict[str, Tensor], system: str, to: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -38,6 +46,33 @@ def convert(state: dict[str, Tensor], system: str, to: str) -> tuple[dict[str, T
     return {name: tensor.float().contiguous() for name, tensor in found.items()}, left_out
 
 
+def unpack(source: Path, system: str, folder: Path) -> list[str]:
+    """Write a published checkpoint with its options as a checkpoint folder; returns the names that were left out.
+
+    Raises:
+        ConfigError: the folder exists.
+        DataError: the file is no whole checkpoint of this system.
+    """
+    if folder.exists():
+        raise ConfigError(f"--output {folder}: exists already; name a new folder, or end it in .safetensors or .pt")
+    published = read_published(source)
+    matcher = matcher_of(system, published)
+    loaded = adapt.load(matcher, system, published.weights)
+    if loaded.missing:
+        lacking = ", ".join(adapt.published_name(system, name) for name in loaded.missing[:3])
+        count = len(loaded.missing)
+        raise DataError(f"{source}: lacks {count} tensors of {system} ({lacking} ...); is it another system's?")
+    note = published.facts | {"source": source.name, "options": published.options}
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    save_file(matcher.state_dict(), beside / WEIGHTS)
+    settings = matcher.config.model_dump(mode="json")  # type: ignore[union-attr, operator]
+    write_json(beside / CONFIG, {"_note": note, "matcher": settings}, indent=1)
+    beside.rename(folder)
+    return loaded.ignored
+
+
 def write(path: Path, state: dict[str, Tensor]) -> None:
     """Save `.safetensors` or, for published programs, `.pt`; whole or not at all."""
     beside = path.with_name(f".{path.name}.partial")
@@ -51,16 +86,21 @@ def write(path: Path, state: dict[str, Tensor]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path, help="a checkpoint folder, a .safetensors or a .pt file")
+    parser.add_argument("input", type=Path, help="a checkpoint folder, a .safetensors, .pt or .pth.tar file")
     parser.add_argument("--to", required=True, choices=("house", "published"), help="whose names to write")
-    parser.add_argument("--output", required=True, type=Path, help="a .safetensors or .pt file")
-    parser.add_argument("--matcher", default="uniter", choices=sorted(adapt.TABLES), help="the system")
+    written = "a .safetensors or .pt file; a new folder for a .pth.tar with its settings"
+    parser.add_argument("--output", required=True, type=Path, help=written)
+    parser.add_argument("--matcher", default="uniter", choices=sorted(TABLES), help="the system")
     options = parser.parse_args(arguments)
-    if options.output.suffix not in (".safetensors", ".pt"):
+    if options.output.suffix in (".safetensors", ".pt"):
+        state, left_out = convert(read_weights(options.input), options.matcher, options.to)
+        write(options.output, state)
+        print(f"{len(state)} tensors in {options.output}, {len(left_out)} left out")
+    elif options.output.suffix or options.to == "published":
         raise ConfigError(f"--output {options.output}: must end in .safetensors or .pt")
-    state, left_out = convert(read_weights(options.input), options.matcher, options.to)
-    write(options.output, state)
-    print(f"{len(state)} tensors in {options.output}, {len(left_out)} left out")
+    else:
+        left_out = unpack(options.input, options.matcher, options.output)
+        print(f"weights and settings in {options.output}, {len(left_out)} tensors left out")
     for name in left_out:
         print(f"  left out: {name}")
     return 0

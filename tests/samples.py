@@ -13,7 +13,8 @@ from data.batch import Batch, Images, Pool, Ragged
 from model.matcher import Matcher, find
 
 SMALL = {"vocab_size": 60, "img_dim": 16, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
-         "intermediate_size": 32, "max_position_embeddings": 64}
+         "intermediate_size": 32, "max_position_embeddings": 64, "embed_size": 16, "word_dim": 12, "dim_hidden": 10,
+         "dim_word": 8, "max_len": 7}
 """Sizes by their published names; a matcher takes those that it knows."""
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -62,8 +63,8 @@ def batch_for(matcher: Matcher, regions: list[int], words: list[int], anchors: i
     """A batch that fits the matcher, with pools where `anchors` are asked for."""
     texts = texts_of(words, matcher.vocab_size, seed)
     pool = pools_of(len(regions), texts, anchors, size, seed) if anchors else None
-    owner = torch.arange(len(words)) % len(regions)
-    return Batch(images_of(regions, matcher.image_dim, seed), texts, owner, pool)
+    number, owner = torch.arange(len(regions)), torch.arange(len(words)) % len(regions)
+    return Batch(images_of(regions, matcher.image_dim, seed), texts, number, owner, pool)
 
 
 def padded_uniter(state: dict[str, Tensor], heads: int, activation: str, words: Tensor, word_mask: Tensor,

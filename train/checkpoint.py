@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from config.errors import DataError, Failure
+from train.published import is_parts, joined, unpickled
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
 
@@ -104,7 +105,7 @@ class Checkpoints:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint folder, a safetensors file or a published `.pt` file; nothing is unpickled blindly.
+    """The tensors of a checkpoint folder, a safetensors file or a published one; nothing is unpickled blindly.
 
     Raises:
         DataError: missing, truncated, or it holds more than tensors.
@@ -112,17 +113,24 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.is_dir():
         path = path / WEIGHTS
     if not path.exists():
-        raise DataError(f"{path}: no such checkpoint; name a checkpoint folder, a .safetensors or a .pt file")
-    try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except Exception as error:
-        raise DataError(f"{path}: not a whole checkpoint ({first_line(error)}); copy or save it again") from error
+        raise DataError(f"{path}: no such checkpoint; name a checkpoint folder, a .safetensors, .pt or .pth.tar file")
+    state: Any = _read_safely(path) if path.suffix == ".safetensors" else unpickled(path)
+    parts = state.get("model") if isinstance(state, dict) else None
+    if is_parts(parts):
+        return joined(parts)
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not (isinstance(state, dict) and all(isinstance(tensor, Tensor) for tensor in state.values())):
         raise DataError(f"{path}: holds more than named tensors; save the model's state dict alone")
     return state
+
+
+def _read_safely(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: not a whole checkpoint ({first_line(error)}); copy or save it again") from error
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.errors import ConfigError
 
@@ -45,12 +45,12 @@ class Comm(ABC):
         """
 
     @abstractmethod
-    def broadcast_(self, tensor: Tensor, name: str) -> None:
-        """Replace `tensor` by that of rank 0."""
+    def gather(self, tensor: Tensor, name: str) -> Tensor:
+        """The rows of all ranks' `tensor [n, ...]`, rank after rank; `n` may differ."""
 
     @abstractmethod
-    def share(self, value: Any) -> list[Any]:
-        """The JSON values of all ranks, in the order of ranks."""
+    def broadcast_(self, tensor: Tensor, name: str) -> None:
+        """Replace `tensor` by that of rank 0."""
 
     @abstractmethod
     def lost(self, error: BaseException) -> bool:
@@ -60,11 +60,21 @@ class Comm(ABC):
     def close(self) -> None:
         """Leave the group in order."""
 
+    def share(self, value: Any) -> list[Any]:
+        """The JSON values of all ranks, in the order of ranks."""
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = self.gather(torch.tensor([len(text)]), "share.length")
+        return [json.loads(bytes(part.tolist())) for part in self.gather(text, "share.text").split(lengths.tolist())]
+
     def mean(self, value: Tensor, name: str) -> Tensor:
         """The mean of `value` over ranks, as a new tensor."""
         value = value.detach().clone()
         self.mean_async_(value, name)()
         return value
+
+    def sum(self, value: Tensor, name: str) -> Tensor:
+        """The sum of `value` over ranks, as a new tensor."""
+        return self.mean(value, name).mul_(self.size)
 
     def barrier(self, name: str) -> None:
         """Wait until every rank is here."""
@@ -77,11 +87,11 @@ class Solo(Comm):
     def mean_async_(self, tensor: Tensor, name: str) -> Wait:  # noqa: ARG002
         return lambda: None
 
+    def gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
+        return tensor
+
     def broadcast_(self, tensor: Tensor, name: str) -> None:
         pass
-
-    def share(self, value: Any) -> list[Any]:
-        return [value]
 
     def lost(self, error: BaseException) -> bool:  # noqa: ARG002
         return False
@@ -108,14 +118,11 @@ class Horovod(Comm):
         handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Average)
         return lambda: self._hvd.synchronize(handle)
 
+    def gather(self, tensor: Tensor, name: str) -> Tensor:
+        return self._hvd.allgather(tensor.detach().contiguous(), name=name)
+
     def broadcast_(self, tensor: Tensor, name: str) -> None:
         self._hvd.broadcast_(tensor, root_rank=0, name=name)
-
-    def share(self, value: Any) -> list[Any]:
-        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        lengths = self._hvd.allgather(torch.tensor([len(text)]), name="share.length")
-        parts = self._hvd.allgather(text, name="share.text").split(lengths.tolist())
-        return [json.loads(bytes(part.tolist())) for part in parts]
 
     def lost(self, error: BaseException) -> bool:
         return isinstance(error, self._error)
@@ -148,14 +155,15 @@ class TorchDist(Comm):
     def broadcast_(self, tensor: Tensor, name: str) -> None:  # noqa: ARG002
         self._dist.broadcast(tensor, 0)
 
-    def share(self, value: Any) -> list[Any]:
-        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        self._dist.all_gather(lengths, torch.tensor([len(text)]))
-        widest = int(max(lengths))
-        parts = [torch.zeros(widest, dtype=torch.uint8) for _ in range(self.size)]
-        self._dist.all_gather(parts, nn.functional.pad(text, (0, widest - len(text))))
-        return [json.loads(bytes(part[:length].tolist())) for part, length in zip(parts, lengths, strict=True)]
+    def gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
+        tensor = tensor.detach().contiguous()
+        lengths = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.size)]
+        self._dist.all_gather(lengths, torch.tensor([len(tensor)], device=tensor.device))
+        longest = int(max(lengths))
+        parts = [tensor.new_empty(longest, *tensor.shape[1:]) for _ in range(self.size)]
+        padding = tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])
+        self._dist.all_gather(parts, torch.cat([tensor, padding]))
+        return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
 
     def lost(self, error: BaseException) -> bool:
         return isinstance(error, self._dist.DistError | RuntimeError) and "onnection" in str(error)

@@ -98,19 +98,71 @@ class AdamW(torch.optim.Optimizer):
             state["step"] = age + 1
 
 
+class TwiceAdam(torch.optim.Adam):
+    """Adam that steps the groups marked `twice` two times an update with the same gradient.
+
+    So it went for the parameters that a published program had put into its list twice; `clip` counts them twice too.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        super().step(closure)
+        hidden = [(p, p.grad) for group in self.param_groups if not group["twice"] for p in group["params"]]
+        for parameter, _ in hidden:
+            parameter.grad = None
+        super().step()
+        for parameter, grad in hidden:
+            parameter.grad = grad
+
+
+def clip(parameters: Iterable[nn.Parameter], largest: float, twice: Iterable[nn.Parameter] = ()) -> Tensor:
+    """Scale all gradients together to a global norm of at most `largest` (-1: never); returns the norm before.
+
+    Those of `twice` count and are scaled two times, as in a list that holds them twice.
+    """
+    listed = [list(parameters), list(twice)]
+    norm = nn.utils.get_total_norm([p.grad for part in listed for p in part if p.grad is not None])
+    if largest > 0:
+        for part in listed:
+            nn.utils.clip_grads_with_norm_(part, largest, norm)
+    return norm
+
+
 def build_optimizer(config: Optim, named: Named, decayed_norms: tuple[str, ...]) -> torch.optim.Optimizer:
     """The configured optimizer over the trainable parameters.
 
     Raises:
         ConfigError: `use_apex` where apex is not installed, or for another optimizer than adamw and adam.
     """
+    named = list(named)
     groups = parameter_groups(named, config.weight_decay, decayed_norms if config.decay_embedding_norms else ())
+    if config.step_twice:
+        return twice_adam(config, named)
     if config.use_apex:
         return apex_optimizer(config, groups)
     if config.optim == "adamw":
         return AdamW(groups, config.learning_rate, config.betas, config.adam_eps, correct_bias=config.correct_bias)
     kind = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}[config.optim]
     return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps)
+
+
+def twice_adam(config: Optim, named: Named) -> TwiceAdam:
+    """Adam over two groups, of which one is stepped twice."""
+    if config.optim != "adam" or config.use_apex:
+        raise ConfigError(f"step_twice={config.step_twice}: only torch's adam can do so; set --optim adam, no use_apex")
+    once: list[nn.Parameter] = []
+    twice: list[nn.Parameter] = []
+    for name, parameter in named:
+        (twice if name.startswith(config.step_twice) else once).append(parameter)
+    if not twice:
+        raise ConfigError(f"step_twice={config.step_twice}: no parameter's name begins so; leave it out")
+    groups = [{"params": once, "twice": False}, {"params": twice, "twice": True}]
+    return TwiceAdam(groups, config.learning_rate, config.betas, config.adam_eps, config.weight_decay)
+
+
+def stepped_twice(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """The parameters that the optimizer steps twice."""
+    return [p for group in optimizer.param_groups if group.get("twice") for p in group["params"]]
 
 
 def apex_optimizer(config: Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -126,9 +178,11 @@ def apex_optimizer(config: Optim, groups: list[dict[str, Any]]) -> torch.optim.O
 
 
 def learning_rate(config: Optim, step: int) -> float:
-    """The rate of update `step` (1 is the first): linear warm-up, then linear decay, never below 1e-8."""
+    """The rate of update `step` (1 is the first): linear warm-up, then the schedule; never below 1e-8."""
     if step < config.warmup_steps:
         rate = config.learning_rate * step / config.warmup_steps
+    elif config.schedule == "step":
+        rate = config.learning_rate * config.decay_factor ** ((step - 1) // config.decay_steps)
     else:
         left = config.num_train_steps - step
         rate = config.learning_rate * max(0.0, left / max(config.num_train_steps - config.warmup_steps, 1))

@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config.errors import ConfigError
 from config.schema import Run
-from data.loader import Capacity, Loader
-from data.negatives import HardPools
 from model import adapt
 from model.matcher import Matcher, build
 from model.objective import Objective, build_objective
@@ -43,34 +40,19 @@ class Parts:
         if not store_folders(name, self.run.data):
             return None
         split = open_split(name, self.run.data, self.comm, leave_out_absent)
-        check_against_model(split, self.matcher.image_dim, self.matcher.vocab_size, self.vocab_hash)
+        check_against_model(split, self.matcher.image_dim, self.matcher.vocab_size, self.vocab_hash,
+                            self.matcher.uses_boxes)
         check_lengths(split.index, np.arange(len(split.index.texts)), self.matcher.longest_text)
         return split
 
 
 @dataclass
 class Recipe(Parts):
-    """A training run."""
+    """What is trained, on what, towards what; a regime says how (see `train.regime`)."""
 
     train: Split
-    pools: HardPools
     objective: Objective
     optimizer: torch.optim.Optimizer
-
-    @property
-    def anchors_per_update(self) -> int:
-        """Anchors of either direction that all ranks together take in one update."""
-        return self.run.optim.train_batch_size * self.comm.size
-
-    def loader(self, first_slot: int) -> Loader:
-        """Batches from a place of the global sequence of anchors on."""
-        run = self.run
-        batch, mining = run.optim.train_batch_size, run.negatives.mining_batch
-        plans = self.pools.plans(first_slot, batch, mining, self.comm.rank, self.comm.size)
-        most = mining * (1 + run.negatives.negative_size)
-        capacity = Capacity.of(self.train.index, most, most)
-        reading = run.data.n_workers, run.data.prefetch_batches
-        return Loader(self.train.index, plans, capacity, *reading, self.device, run.data.pin_mem)
 
 
 def build_parts(run: Run, comm: Comm, weights: str = "", vocab_hash: str | None = None) -> Parts:
@@ -94,35 +76,9 @@ def build_recipe(run: Run, comm: Comm) -> Recipe:
     """
     parts = build_parts(run, comm)
     train = open_split("train", run.data, comm)
-    check_against_model(train, parts.matcher.image_dim, parts.matcher.vocab_size, parts.vocab_hash)
-    pools = HardPools(train.index, run.negatives.negative_size, run.data.max_txt_len, run.seed)
-    check_anchors(run, len(pools.anchors), comm.size)
-    check_lengths(train.index, pools.anchors, parts.matcher.longest_text)
+    check_against_model(train, parts.matcher.image_dim, parts.matcher.vocab_size, parts.vocab_hash,
+                        parts.matcher.uses_boxes)
     objective = build_objective(run.objective)
-    check_needs(run, parts.matcher, objective)
     optimizer = build_optimizer(run.optim, parts.matcher.named_parameters(), parts.matcher.decayed_norms)
     parts.vocab_hash = parts.vocab_hash or train.vocab_hash
-    return Recipe(**vars(parts), train=train, pools=pools, objective=objective, optimizer=optimizer)
-
-
-def check_needs(run: Run, matcher: Matcher, objective: Objective) -> None:
-    """Raise ConfigError where the objective looks at something that the matcher does not hand over."""
-    missing = sorted(objective.needs - matcher.offers)
-    if missing:
-        raise ConfigError(
-            f"objective.name = {run.objective.name}: needs {' and '.join(missing)}, which matcher {run.matcher.name} "
-            "with these settings does not offer; choose another matcher (--matcher), undo its parity switches, or "
-            "leave the objective (--objective hinge)"
-        )
-
-
-def check_anchors(run: Run, anchors: int, size: int) -> None:
-    """Raise ConfigError where one update would want the same anchor twice."""
-    wanted = run.optim.train_batch_size * size
-    if wanted > anchors:
-        raise ConfigError(
-            f"train_batch_size={run.optim.train_batch_size} on {size} ranks wants {wanted} anchors an update, but "
-            f"there are only {anchors}; lower train_batch_size or -np"
-        )
-
-
+    return Recipe(**vars(parts), train=train, objective=objective, optimizer=optimizer)

@@ -25,6 +25,7 @@ from train.comm import Comm
 from train.step import Autocast
 
 CHUNK = 256
+"""Items that are read and encoded together."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,15 @@ class Scorer:
     def _encode_images(self, index: PairIndex, chunk: Array) -> Side:
         return self.matcher.encode_image(read_images(index, chunk).to(self.device))
 
+    @property
+    def _is_joint(self) -> bool:
+        """Whether each pair goes through the model; other heads compare what is encoded, in tiles of their own."""
+        return next(iter(self.matcher.heads.values())) == "joint"
+
     def _stripes(self, index: PairIndex, by_words: Array) -> Iterator[tuple[int, int]]:
+        """Runs of texts of so many tokens; where pairs are computed jointly, as many as images fit into a tile."""
         typical = index.regions.mean() + index.words.mean()
-        width = max(1, int((self.tokens / typical) ** 0.5))
+        width = max(1, int((self.tokens / typical) ** 0.5 if self._is_joint else self.tokens / index.words.mean()))
         for start in range(0, len(by_words), width):
             yield start, min(start + width, len(by_words))
 
@@ -110,7 +117,7 @@ class Scorer:
 
     def _height(self, images: Side, texts: Side, start: int) -> int:
         """How many images, ascending in length, fit into a tile with these texts."""
-        if images.tokens is None or texts.tokens is None:
+        if not self._is_joint or images.tokens is None or texts.tokens is None:
             return len(images)
         words = int(texts.tokens.lengths.sum())
         length = images.tokens.lengths[start:]
@@ -121,7 +128,7 @@ class Scorer:
 def read_images(index: PairIndex, chosen: Sequence[int] | Array) -> Images:
     """The regions of these images, decoded into one allocation."""
     lengths = index.regions[chosen]
-    features = np.empty((lengths.sum(), index.image_dim), np.float16)
+    features = np.empty((lengths.sum(), index.image_dim), index.feature_type)
     boxes = np.empty((lengths.sum(), 7), np.float32)
     index.read_images(chosen, features, boxes)
     return Images(Ragged.of(torch.from_numpy(features), torch.from_numpy(lengths)), torch.from_numpy(boxes))

@@ -77,19 +77,27 @@ def one_vocabulary(sources: list[Source]) -> str | None:
     return next(iter(known), None)
 
 
-def check_against_model(split: Split, image_dim: int, vocab_size: int, vocab_hash: str | None) -> None:
-    """Raise DataError where a store does not fit the model: its width, its word ids, or its vocabulary."""
+def check_against_model(
+    split: Split, image_dim: int, vocab_size: int, vocab_hash: str | None, uses_boxes: bool
+) -> None:
+    """Raise DataError where a store does not fit the model: its width, boxes, word ids, or vocabulary."""
     for source in split.index.sources:
         if source.images.dim != image_dim:
             raise DataError(
                 f"{source.images.path}: features are {source.images.dim} wide but the model takes {image_dim}; "
                 f"set matcher.img_dim={source.images.dim} or use another store"
             )
-        largest = max(source.texts.special.v_range[1] - 1, source.texts.special.mask)
-        if largest >= vocab_size:
+        if uses_boxes and not source.images.has_boxes:
             raise DataError(
-                f"{source.texts.folder}: its vocabulary has {largest + 1} entries but the model knows {vocab_size}; "
-                f"set matcher.vocab_size={largest + 1} or use another store"
+                f"{source.images.path}: holds features without boxes, but the model looks at boxes; "
+                "use a store with boxes or choose another matcher (--matcher)"
+            )
+        special = source.texts.special
+        # A word list has no spare ids: a model that knows more of them was trained with another one.
+        if special.size > vocab_size or (special.mask is None and special.size != vocab_size):
+            raise DataError(
+                f"{source.texts.folder}: its vocabulary has {special.size} entries but the model knows {vocab_size}; "
+                f"set matcher.vocab_size={special.size} or use another store"
             )
     if vocab_hash and split.vocab_hash and vocab_hash != split.vocab_hash:
         folder = split.index.sources[0].texts.folder

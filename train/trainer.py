@@ -5,43 +5,37 @@ from __future__ import annotations
 import math
 import signal
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from config.errors import INTERRUPTED, REQUEUE, DataError, Failure
 from data.batch import Batch
-from data.draws import key
-from data.negatives import Plan
+from data.plan import Plan
 from model import adapt
 from train.checkpoint import Checkpoints, read_facts, read_state, read_weights
 from train.clock import Clock
 from train.comm import Wait
 from train.journal import Journal
 from train.measure import measure, quick_check
-from train.optim import learning_rate, set_learning_rate
-from train.recipe import Recipe
+from train.optim import clip, learning_rate, set_learning_rate, stepped_twice
 from train.reducer import GradientReducer
+from train.regime import Regime
 from train.splits import Split
-from train.step import drawn, forward, mine
 
 Batches = Iterator[tuple[Plan, Batch]]
 
 
-def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-    """Scale all gradients together to a global norm of at most `largest` (-1: never); returns the norm before."""
-    return nn.utils.clip_grad_norm_(parameters, largest if largest > 0 else math.inf)
-
-
 class Trainer:
-    """Trains a recipe to its last step, going on from a checkpoint where there is one."""
+    """Trains a recipe by its regime to its last step, going on from a checkpoint where there is one."""
 
-    def __init__(self, recipe: Recipe, journal: Journal, folder: Path) -> None:
-        self.recipe, self.journal, self.folder = recipe, journal, folder
+    def __init__(self, regime: Regime, journal: Journal, folder: Path) -> None:
+        self.regime, self.recipe, self.journal, self.folder = regime, regime.recipe, journal, folder
+        recipe = self.recipe
         self.run, self.comm, self.matcher = recipe.run, recipe.comm, recipe.matcher
         self.checkpoints = Checkpoints(folder, self.run.output.keep)
         self.step, self.slot, self.best = 0, 0, -math.inf
@@ -88,11 +82,18 @@ class Trainer:
         return INTERRUPTED if self.stopped_by == signal.SIGINT else REQUEUE
 
     def _updates(self, total: int, val: Split | None) -> None:
+        """Stretch after stretch of updates that the regime prepares."""
+        while self.step < total and self.stopped_by is None:
+            with self.clock.paused():
+                until = self.regime.prepare(self.step, self.folder, self.journal)
+            self._stretch(min(until, total), total, val)
+
+    def _stretch(self, until: int, total: int, val: Split | None) -> None:
         """Update after update, with whatever is due in between."""
-        loader = self.recipe.loader(self.slot)
+        loader = self.regime.loader(self.slot)
         batches = iter(loader)
         try:
-            while self.step < total and self.stopped_by is None:
+            while self.step < until and self.stopped_by is None:
                 self._update(batches)
                 self._log(total)
                 if self._due(total):
@@ -113,27 +114,27 @@ class Trainer:
             self.comm.broadcast_(tensor, f"start.{name}")
 
     def _update(self, batches: Batches) -> None:
-        """One optimizer step over every rank's anchors of both directions."""
+        """One optimizer step over every rank's anchors."""
         run, recipe = self.run, self.recipe
-        passes = 2 * run.optim.train_batch_size // run.negatives.mining_batch
-        for number in range(passes):
+        self.matcher.train()  # whatever was measured before has left it in evaluation mode
+        for number in range(self.regime.passes):
             with self.clock("load"):
                 plan, batch = next(batches)
-            self._pass(plan, batch, last=number == passes - 1)
+            self._pass(plan, batch, last=number == self.regime.passes - 1)
         heard = self._ask_to_stop()
         with self.clock("reduce"):
             self.reducer.finish()
             heard()
         with self.clock("update"):
             recipe.precision.unscale(recipe.optimizer)
-            norm = clip(self.matcher.parameters(), run.optim.grad_norm)
+            norm = clip(self.matcher.parameters(), run.optim.grad_norm, stepped_twice(recipe.optimizer))
             set_learning_rate(recipe.optimizer, learning_rate(run.optim, self.step + 1))
             recipe.precision.step(recipe.optimizer)
             recipe.optimizer.zero_grad()
         self.sums["grad_norm"] += norm.detach()
         self.summed += 1
         self.step += 1
-        self.slot += recipe.anchors_per_update
+        self.slot += self.regime.anchors_per_update
         self.clock.count("updates", 1)
 
     def _ask_to_stop(self) -> Wait:
@@ -152,37 +153,16 @@ class Trainer:
         return heard
 
     def _pass(self, plan: Plan, batch: Batch, last: bool) -> None:
-        """Choose negatives and train on some anchors of one direction."""
-        run, recipe = self.run, self.recipe
-        with self.clock("mine"):
-            hard, mined = self._chosen(batch)
+        """Add the gradients of a part of the update."""
         if last:
             self.reducer.arm()
+        done = self.regime.losses(plan, batch, self.step, self.clock)
         with self.clock("train"):
-            # Dropout is a draw like any other: keyed by what it is drawn for.
-            torch.manual_seed(key(run.seed, f"dropout-{plan.direction}", plan.slot) % 2**63)
-            progress = self.step / run.optim.num_train_steps
-            anchors = run.optim.train_batch_size
-            losses = forward(self.matcher, recipe.objective, hard, progress, recipe.precision.autocast, anchors)
-            scores = losses.scores if mined is None else mined
-            share = len(scores) / anchors
-            recipe.precision.backward(losses.total)
-        for name, term in losses.terms.items():
-            self.sums[f"{name}_{plan.direction}"] += term.value.detach() * share
-            if term.weight is not None:
-                self.sums[f"{name}_weighted_{plan.direction}"] += term.share(len(scores), anchors).detach()
-        self.sums["loss"] += losses.total.detach()
-        ahead = scores[:, 0] > scores[:, 1:].amax(1)
-        self.sums[f"pool_r1_{plan.direction}"] += ahead.float().mean() * share
-        self.clock.count("pairs", scores.numel())
-        self.clock.count("anchors", len(scores))
-
-    def _chosen(self, batch: Batch) -> tuple[Batch, Tensor | None]:
-        """The batch to train on: hard negatives and the scores that chose them, or random ones early in the run."""
-        negatives = self.run.negatives
-        if self.step < negatives.mine_after:
-            return drawn(batch, negatives.hard_neg_size), None
-        return mine(self.matcher, batch, negatives.hard_neg_size, self.recipe.precision.autocast)
+            self.recipe.precision.backward(done.total)
+        for name, value in done.logged.items():
+            self.sums[name] += value
+        self.clock.count("pairs", done.pairs)
+        self.clock.count("anchors", done.anchors)
 
     def _log(self, total: int) -> None:
         if self.step % self.run.output.log_steps and self.step != total:
@@ -193,7 +173,7 @@ class Trainer:
         self.summed = 0
         rates = self.clock.read(self.comm.size)
         self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values, **rates)
-        shown = {"loss": values["loss"], "pool R@1": (values["pool_r1_i"] + values["pool_r1_t"]) / 2}
+        shown = {"loss": values["loss"]} | self.regime.headline(values)
         self.journal.progress(self.step, total, shown | {"pairs/s": rates["pairs_per_s"]})
 
     def _mean_sums(self) -> dict[str, Tensor]:

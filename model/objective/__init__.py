@@ -18,12 +18,14 @@ from model.matcher import MatchOut
 class Term:
     """A part of the loss: its mean over anchors (a scalar), and what it weighs; without a weight it is as it is.
 
-    An update averages over its anchors; a term that is `summed` is not divided by their number.
+    An update averages over its anchors; a term that is `summed` is not divided by their number. One that is not
+    `counted` is only written to the log.
     """
 
     value: Tensor
     weight: float | None = None
     summed: bool = False
+    counted: bool = True
 
     def share(self, anchors: int, of: int) -> Tensor:
         """What it adds to the loss of an update, being the mean over `anchors` of its `of` anchors."""

@@ -51,6 +51,10 @@ class Hinge(Objective):
     def __init__(self, config: Config) -> None:
         self.margin = config.margin
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"pools"})
+
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """`hinge`; `progress` changes nothing here."""
         del progress

@@ -98,7 +98,7 @@ class Iais(Objective):
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"attention"})
+        return frozenset({"attention", "pools"})
 
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """`hinge`, and `iais` as the mean over anchors.

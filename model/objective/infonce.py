@@ -32,6 +32,10 @@ class InfoNCE(Objective):
     def __init__(self, config: Config) -> None:
         self.temperature = config.temperature
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"pools"})
+
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """The mean over anchors; `progress` changes nothing here."""
         del progress

@@ -23,9 +23,8 @@ from model.uniter import Uniter
 from scripts.benchmarks.made import Shape
 from scripts.benchmarks.timing import Row, close, interleave, one_thread
 from train.host import keep_freed_memory
-from train.optim import build_optimizer
+from train.optim import build_optimizer, clip
 from train.step import forward, mine
-from train.trainer import clip
 
 GROUP = "IAIS"
 PAIRS = 64
@@ -99,7 +98,8 @@ def made_batch(direction: Direction, config: UniterConfig) -> Batch:
     ids = Ragged.of(torch.randint(106, config.vocab_size, (int(words.sum()),)), words)
     image, text = (one, many) if direction == "i" else (many, one)
     pool = Pool.of(image, text, words, direction)
-    return Batch(Images(features, torch.rand(count, 7)), ids, torch.zeros_like(words), pool)
+    owner = torch.zeros_like(words)
+    return Batch(Images(features, torch.rand(count, 7)), ids, torch.arange(len(features)), owner, pool)
 
 
 # ---------------------------------------------------------------- the objective alone

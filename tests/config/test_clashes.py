@@ -19,6 +19,7 @@ from config.kinds import Kinds
         ({"data.test_img_db": "a"}, "data.test_txt_db and data.test_img_db go together"),
         ({"data.min_bb": 101}, "min_bb 101 is above max_bb 100"),
         ({"negatives.mining_batch": 3}, "choose a divisor of 8 as mining_batch"),
+        ({"negatives.refresh_every": 2}, "there are none to begin with: name the folder of the first ones as offline"),
         ({"data.max_txt_len": 411}, "411 words, 2 marks and 100 regions do not fit into the 512 positions"),
         ({"data.conf_th": -1, "data.max_txt_len": 475}, "475 words, 2 marks and 36 regions do not fit"),
     ],
@@ -43,6 +44,7 @@ def test_contradictions_are_refused_with_their_keys_and_places(
         {"data.conf_th": -1, "data.max_txt_len": 474, "data.max_bb": 500},
         {"matcher.name": "towers", "matcher.width": 2, "data.max_txt_len": 1000},
         {"negatives.mining_batch": 8},
+        {"negatives.refresh_every": 2, "negatives.offline": "lists"},
     ],
 )
 def test_what_just_fits_is_taken(settings: dict[str, Any], kinds: Kinds) -> None:

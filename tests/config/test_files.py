@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,24 +11,41 @@ from config import load
 from config.errors import ConfigError
 from config.files import Reader
 from config.kinds import Kinds
+from train.entry import KINDS
 
 Write = Callable[..., Path]
 SHIPPED = Path(__file__).parents[2] / "config"
-MODELS = {"uniter-base", "uniter-large"}
-RUNS = sorted(path.stem for path in SHIPPED.glob("*.json") if path.stem not in MODELS)
+PARTS = {"uniter-base": "matcher", "uniter-large": "matcher", "parity-quintuplet": "objective"}
+RUNS = sorted(path.stem for path in SHIPPED.glob("*.json") if path.stem not in PARTS)
+
+
+def kinds_of(name: str) -> tuple[str, str]:
+    """The matcher and the objective that a config's name promises."""
+    if "vsrn" in name or "bfan" in name or name == "aoq-base":
+        offline = "aoq" in name and name != "aoq-base"
+        return "bfan" if "bfan" in name else "vsrn", "quintuplet" if offline else "triplet"
+    return "uniter", "iais" if "iais" in name else "hinge"
+
+
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folders that shipped configs leave to the environment."""
+    for name in ("SCENES", "OFFLINE"):
+        monkeypatch.setenv(name, f"/{name.lower()}")
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_every_shipped_config_loads(name: str, kinds: Kinds, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SCENES", "/scenes")
-    run = load(SHIPPED / f"{name}.json", {}, kinds)
-    assert (run.matcher.name, run.objective.name) == ("uniter", "iais" if "iais" in name else "hinge")
+def test_every_shipped_config_loads(name: str, folders: None) -> None:
+    run = load(SHIPPED / f"{name}.json", {}, KINDS)
+    assert (run.matcher.name, run.objective.name) == kinds_of(name)
+    assert bool(run.negatives.offline) is (run.objective.name == "quintuplet")
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_shipped_model_config_fits_a_matcher_section(name: str, kinds: Kinds, write: Write) -> None:
-    run = load(write("run.json", {"matcher": {"extends": str(SHIPPED / f"{name}.json")}}), {}, kinds)
-    assert run.dump()["matcher"].items() >= json.loads((SHIPPED / f"{name}.json").read_text()).items()
+@pytest.mark.parametrize("name", sorted(PARTS))
+def test_every_shipped_part_fits_its_section(name: str, write: Write) -> None:
+    run = load(write("run.json", {PARTS[name]: {"extends": str(SHIPPED / f"{name}.json")}}), {}, KINDS)
+    theirs = {key: value for key, value in json.loads((SHIPPED / f"{name}.json").read_text()).items() if key[0] != "_"}
+    assert run.dump()[PARTS[name]].items() >= theirs.items()
 
 
 @pytest.mark.parametrize(
@@ -44,6 +62,37 @@ def test_a_recipe_is_the_same_run_in_both_forms(house: str, published: str, kind
     ours, theirs = (load(SHIPPED / f"{name}.json", {}, kinds) for name in (house, published))
     assert ours.hash() == theirs.hash()
     assert ours.output.output_dir == f"/storage/{house}"
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "rate", "drop", "epochs"),
+    [
+        ("vsrn-coco", 128, 2e-4, 15, 30),
+        ("vsrn-f30k", 128, 2e-4, 15, 30),
+        ("aoq-vsrn-coco", 124, 2e-4, 10, 20),
+        ("aoq-vsrn-f30k", 124, 2e-4, 10, 20),
+        ("aoq-bfan-equal-coco", 128, 5e-4, 10, 20),
+        ("aoq-bfan-prob-coco", 128, 5e-4, 10, 20),
+        ("aoq-bfan-equal-f30k", 128, 2e-4, 10, 15),
+        ("aoq-bfan-prob-f30k", 128, 2e-4, 10, 15),
+    ],
+)
+def test_the_published_recipes_over_items_are_those_of_the_table(
+    name: str, batch: int, rate: float, drop: int, epochs: int
+) -> None:
+    """`drop`: epochs after which the rate is a tenth; an epoch ends with a batch that is not full."""
+    captions = 5 * (113_287 if "coco" in name else 29_000)
+    updates = math.ceil(captions / batch)
+    for kind in ("", "-parity") if name.startswith("aoq") else ("",):
+        run = load(SHIPPED / f"{name}{kind}.json", {}, KINDS)
+        optim, objective = run.optim, run.objective.model_dump()
+        assert (optim.train_batch_size, optim.learning_rate) == (batch, rate)
+        assert (optim.decay_steps, optim.num_train_steps) == (drop * updates, epochs * updates)
+        assert (optim.optim, optim.betas, optim.adam_eps, optim.weight_decay) == ("adam", (0.9, 0.999), 1e-8, 0)
+        assert (optim.grad_norm, optim.warmup_steps, optim.decay_factor) == (2.0, 0, 0.1)
+        assert objective["max_violation"]
+        assert objective.get("mask_true_pairs", True) is (kind == "")
+        assert optim.step_twice == ("caption." if kind and "vsrn" in name else "")
 
 
 def test_the_published_recipes_differ_where_the_table_says(kinds: Kinds) -> None:

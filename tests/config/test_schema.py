@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from config import load
 from config.assemble import COMMON, Kinds
-from config.schema import Data, Optim, Run
+from config.schema import Data, Eval, Negatives, Optim, Run, Section
 
 Write = Callable[..., Path]
 
@@ -43,6 +43,18 @@ def test_defaults_are_the_published_recipe(kinds: Kinds) -> None:
     assert (run.data.conf_th, run.data.max_bb, run.data.min_bb, run.data.num_bb) == (0.2, 100, 10, 36)
 
 
+def test_without_a_word_about_items_a_run_is_the_published_one_of_pools(kinds: Kinds) -> None:
+    run = load(None, {}, kinds)
+    assert (run.optim.schedule, run.optim.step_twice, run.negatives.offline) == ("linear", "", "")
+
+
+def test_offline_defaults_are_the_published_draw(kinds: Kinds) -> None:
+    negatives = load(None, {}, kinds).negatives
+    assert (negatives.offline_range, negatives.offline_rank_ratio, negatives.rank_coupling) == (300, 5, "shared")
+    assert negatives.separate_passes
+    assert negatives.refresh_every == 0
+
+
 def test_a_run_is_frozen(kinds: Kinds) -> None:
     run = load(None, {}, kinds)
     with pytest.raises(ValidationError, match="frozen"):
@@ -62,9 +74,19 @@ def test_a_run_is_frozen(kinds: Kinds) -> None:
         (Optim, {"learning_rate": float("nan")}),
         (Optim, {"betas": (0.9, 1.0)}),
         (Optim, {"grad_norm": 0.0}),
+        (Optim, {"schedule": "cosine"}),
+        (Optim, {"decay_steps": 0}),
+        (Optim, {"decay_factor": 0.0}),
+        (Optim, {"decay_factor": 1.1}),
+        (Negatives, {"offline_range": 0}),
+        (Negatives, {"offline_rank_ratio": 0}),
+        (Negatives, {"rank_coupling": "none"}),
+        (Negatives, {"refresh_every": -1}),
+        (Eval, {"ties": "last"}),
+        (Eval, {"select_by": "r5"}),
     ],
 )
-def test_values_out_of_range_are_refused(section: type[Data] | type[Optim], values: dict[str, Any]) -> None:
+def test_values_out_of_range_are_refused(section: type[Section], values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         section(**values)
 
@@ -95,6 +117,12 @@ def test_the_hash_names_the_result_and_not_the_circumstances(kinds: Kinds) -> No
         "matcher.hidden_size": 64,
         "objective.margin": 0.1,
         "weights.checkpoint": "x.pt",
+        "negatives.offline": "lists",
+        "negatives.offline_range": 100,
+        "negatives.rank_coupling": "independent",
+        "negatives.separate_passes": False,
+        "optim.schedule": "step",
+        "optim.step_twice": "caption.",
     }.items():
         assert load(None, {key: value}, kinds).hash() != base, key
 

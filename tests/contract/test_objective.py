@@ -1,4 +1,4 @@
-"""What every objective promises; and its formula once more, as a plain loop."""
+"""What every objective over pools promises; and its formula once more, as a plain loop."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from data.batch import Batch
 from model.matcher import MatchOut
 from model.objective import Objective, build_objective, find_objective
 from tests.alignment import plain_pairs, singular_of_words
-from tests.contract.conftest import with_a_subclass_of
+from tests.contract.conftest import objectives_that_need
 from tests.samples import batch_for, lively, small
 
-OBJECTIVES = with_a_subclass_of("Objective", "model/objective")
+OBJECTIVES = objectives_that_need("pools")
 ANCHORS, SIZE = 4, 6
 Rows = list[list[float]]
 

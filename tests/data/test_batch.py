@@ -23,7 +23,7 @@ def example() -> Batch:
     texts = Ragged.of(torch.arange(10), words)
     images = Images(Ragged.of(torch.randn(6, 5), regions), torch.randn(6, 7))
     pool = Pool.of(torch.tensor([[0, 0, 0], [2, 1, 0]]), torch.tensor([[0, 2, 3], [3, 3, 3]]), words, "t")
-    return Batch(images, texts, torch.tensor([0, 0, 1, 2]), pool)
+    return Batch(images, texts, torch.arange(3), torch.tensor([0, 0, 1, 2]), pool)
 
 
 @given(LENGTHS, st.data())
@@ -89,15 +89,17 @@ def test_hardest_keeps_the_named_pairs_and_nothing_else() -> None:
     assert torch.equal(hard.pool.frame, batch.pool.frame)
 
 
-def test_select_renumbers_owners_and_forgets_those_left_out() -> None:
+def test_select_keeps_the_numbers_that_tell_images_apart() -> None:
     part = example().select(torch.tensor([1, 2]), torch.tensor([1, 2, 3]))
-    assert part.owner.tolist() == [-1, 0, 1]
+    assert part.number.tolist() == [1, 2]
+    assert part.owner.tolist() == [0, 1, 2]
+    assert part.positive.tolist() == [[False, True, False], [False, False, True]]
 
 
 def test_a_batch_without_pools_has_no_hardest() -> None:
     batch = example()
     with pytest.raises(ValueError, match="without pools"):
-        Batch(batch.images, batch.texts, batch.owner).hardest(torch.tensor([[0]]))
+        Batch(batch.images, batch.texts, batch.number, batch.owner).hardest(torch.tensor([[0]]))
 
 
 def test_pool_frame_remembers_longest_and_last_text() -> None:

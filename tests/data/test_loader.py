@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from config.errors import DataError, Failure
 from data.batch import Batch
+from data.image_writer import ImageWriter
 from data.images import ImageStore
+from data.items import Items
 from data.loader import Capacity, Loader
-from data.negatives import HardPools, Plan
+from data.negatives import HardPools
+from data.offline import Offline
 from data.pairs import PairIndex
-from tests.support import RULE
+from data.plan import ItemPlan, Plan, PoolPlan
+from tests.items import random_candidates
+from tests.support import DIM, RULE, open_index, write_stores
 
 
 def loader(index: PairIndex, workers: int, count: int = 9) -> Loader:
@@ -45,6 +52,82 @@ def test_a_batch_holds_what_its_plan_says(index: PairIndex, stores: tuple[Path, 
         for at, image in enumerate(plan.images):
             values = batch.images.select(torch.tensor([at])).features.values
             assert torch.equal(values, torch.from_numpy(store.read(index.images[image]).features))
+
+
+def item_batches(index: PairIndex, workers: int, items: int = 10, count: int = 12) -> list[tuple[Plan, Batch]]:
+    """Batches of items with their offline negatives, over more than two epochs; copied, so that they last."""
+    source = Items(index, -1, 0, Offline(index, random_candidates(index), 10, 5, "shared", 0))
+    plans, capacity = islice(source.plans(0, items, 0, 1), count), Capacity.of_items(index, 3 * items)
+    batches = Loader(index, plans, capacity, workers, 2, torch.device("cpu"))
+    every = torch.arange(3 * items)
+    return [(plan, replace(batch, images=batch.images.select(every), texts=batch.texts.select(every)))
+            for plan, batch in batches]
+
+
+def test_items_are_read_in_three_sets_and_repeated_images_each_time(
+    index: PairIndex, stores: tuple[Path, Path]
+) -> None:
+    images, repeated = ImageStore(stores[1], RULE), 0
+    for plan, batch in item_batches(index, 0):
+        assert (len(batch.images), len(batch.texts), batch.sets, batch.pool) == (30, 30, 3, None)
+        assert batch.number.tolist() == plan.images.tolist()
+        assert batch.owner.tolist() == index.owner[plan.texts].tolist()
+        repeated += len(plan.images) - len(set(plan.images))
+        for at, (image, text) in enumerate(zip(plan.images, plan.texts, strict=True)):
+            features = batch.images.slice(at, at + 1).features.values
+            assert torch.equal(features, torch.from_numpy(images.read(index.images[image]).features))
+            assert batch.texts.lengths[at] == index.words[text]
+    assert repeated
+
+
+def test_any_number_of_workers_reads_the_same_items(index: PairIndex) -> None:
+    reference = item_batches(index, 0)
+    for workers in (1, 3):
+        for (_, ours), (_, theirs) in zip(item_batches(index, workers), reference, strict=True):
+            assert all(torch.equal(x, y) for x, y in zip(copied(ours), copied(theirs), strict=True))
+            assert ours.keys is not None
+            assert theirs.keys is not None
+            assert torch.equal(ours.keys, theirs.keys)
+
+
+def test_capacity_of_items_is_enough_for_the_largest_again_and_again(index: PairIndex) -> None:
+    """Unlike that of different images and texts: all items of a batch may bring the same ones."""
+    capacity = Capacity.of_items(index, 7)
+    assert (capacity.regions, capacity.words) == (7 * index.regions.max(), 7 * index.words.max())
+    longest = np.full(7, index.regions.argmax()), np.full(7, index.words.argmax())
+    plan = ItemPlan(*longest, 0, 1, np.arange(7))
+    (_, batch), = Loader(index, iter([plan]), capacity, 0, 1, torch.device("cpu"))
+    assert batch.images.features.values.shape[0] == capacity.regions
+
+
+def test_features_of_single_precision_without_boxes_arrive_to_the_bit(
+    stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    rng, expected = np.random.default_rng(0), {}
+    with ImageWriter(tmp_path / "img", rule=RULE, features_only="float32") as writer:
+        for name in ImageStore(stores[1], RULE).names:
+            expected[name] = rng.standard_normal((rng.integers(2, 8), 5)).astype(np.float32)
+            writer.add_features(name, expected[name])
+    index = open_index((stores[0], tmp_path / "img"))
+    for plan, batch in item_batches(index, 1, count=3):
+        wanted = np.concatenate([expected[index.images[image]] for image in plan.images])
+        assert batch.images.features.values.dtype == torch.float32
+        assert np.array_equal(batch.images.features.values, wanted)
+        assert not batch.images.boxes.any()
+
+
+def test_stores_of_both_precisions_are_read_together_in_the_wider(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    texts, _ = write_stores(tmp_path, name="b")
+    with ImageWriter(tmp_path / "single", rule=RULE, features_only="float32") as writer:
+        for name in ImageStore(tmp_path / "b_img", RULE).names:
+            writer.add_features(name, np.full((3, DIM), 1 / 3, np.float32))
+    index, half = open_index(stores, (texts, tmp_path / "single")), ImageStore(stores[1], RULE)
+    plan = ItemPlan(np.array([0, 30]), np.array([0, 60]), 0, 1, np.arange(2))
+    (_, batch), = Loader(index, iter([plan]), Capacity.of_items(index, 2), 0, 1, torch.device("cpu"))
+    first, second = (batch.images.slice(at, at + 1).features.values for at in range(2))
+    assert first.dtype == second.dtype == torch.float32
+    assert torch.equal(first, torch.from_numpy(half.read(index.images[0]).features).float())
+    assert (second == np.float32(1 / 3)).all()
 
 
 class Broken(PairIndex):
@@ -76,4 +159,4 @@ def test_capacity_is_enough_for_the_largest_choice(index: PairIndex) -> None:
     capacity = Capacity.of(index, 3, len(index.texts))
     assert capacity.regions == sorted(index.regions)[-1] + sorted(index.regions)[-2] + sorted(index.regions)[-3]
     assert capacity.words == index.words.sum()
-    assert isinstance(next(iter(loader(index, 0)))[0], Plan)
+    assert isinstance(next(iter(loader(index, 0)))[0], PoolPlan)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import ConfigError
-from data.negatives import DIRECTIONS, HardPools, Plan, draw_without, following, token_buckets
+from data.negatives import DIRECTIONS, HardPools, draw_without, following, token_buckets
 from data.pairs import PairIndex
+from data.plan import PoolPlan
 from tests.support import open_index, write_stores
 
 
@@ -61,7 +62,7 @@ def test_an_epoch_visits_every_anchor_once_and_the_next_in_another_order(pools: 
     assert first != [pools.anchor("i", slot)[1] for slot in range(count)]
 
 
-def same(a: Plan, b: Plan) -> bool:
+def same(a: PoolPlan, b: PoolPlan) -> bool:
     fields = ("images", "texts", "pool_image", "pool_text")
     return a.slot == b.slot and a.direction == b.direction and all(
         np.array_equal(getattr(a, name), getattr(b, name)) for name in fields)

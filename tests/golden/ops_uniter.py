@@ -70,7 +70,7 @@ class Rows:
         frame = self.frame.view(groups, -1, 2)[:, 0]
         direction: Direction = "i" if len(self.images) == 1 else "t"
         pool = Pool(self.image.view(groups, -1), self.text.view(groups, -1), frame, direction)
-        return Batch(self.images, self.texts, torch.full((len(self.texts),), -1), pool)
+        return Batch(self.images, self.texts, torch.arange(len(self.images)), torch.full((len(self.texts),), -1), pool)
 
     @property
     def offset(self) -> str:

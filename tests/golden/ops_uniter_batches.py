@@ -14,8 +14,9 @@ from torch import Tensor
 from data.batch import Batch, Ragged
 from data.images import ImageStore, RegionRule
 from data.loader import Capacity, Slot
-from data.negatives import Plan, following, token_buckets
+from data.negatives import following, token_buckets
 from data.pairs import PairIndex, Source
+from data.plan import PoolPlan
 from data.texts import TextStore
 from model import adapt
 from model.uniter import Config, Uniter, joint_positions
@@ -43,9 +44,9 @@ def chosen_pool(index: PairIndex, kind: str, anchor: str, negatives: Sequence[Se
     return np.array([[image, *images, *[image] * len(texts)], [text, *[text] * len(images), *texts]])
 
 
-def read(index: PairIndex, plan: Plan) -> Batch:
+def read(index: PairIndex, plan: PoolPlan) -> Batch:
     capacity = Capacity(int(index.regions[plan.images].sum()), int(index.words[plan.texts].sum()))
-    slot = Slot(capacity, index.image_dim, pin=False)
+    slot = Slot(capacity, index, pin=False)
     slot.fill(index, plan)
     return slot.batch(index, plan)
 
@@ -57,7 +58,7 @@ def pair_batch(case: Any) -> Tensors:
     each = [lists[at : at + 2] for at in range(0, len(lists), 2)] if kind == "rank" else [[one] for one in lists]
     groups = [chosen_pool(index, kind, *one) for one in zip(config["anchor_ids"], each, strict=True)]
     image, text = np.stack(groups, 1)
-    batch = read(index, Plan.of(image, text, "t", 0))
+    batch = read(index, PoolPlan.of(image, text, "t", 0))
     assert batch.pool is not None
     rows_image, rows_text = batch.pool.image.flatten(), batch.pool.text.flatten()
     images = batch.images.select(rows_image[:1] if kind == "i" else rows_image)

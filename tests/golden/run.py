@@ -4,7 +4,8 @@
 
 The ops of a system are found by listing `ops_<system>*.py` beside this file: each holds `OPS`, a map from op to a
 function of a `Case` that returns `{name: tensor}`, or a pair of that and the text records of `expected.json`. A
-module may hold `MASKS`, a map from an output to the input that marks its real positions.
+module may hold `MASKS`, a map from an output to the input that marks its real positions, or to a function of the
+inputs that does.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 Tensors = dict[str, Tensor]
 Op = Callable[["Case"], Any]
+Mask = str | Callable[[Tensors], Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,10 @@ class Verdict:
 
 
 @cache
-def operations(system: str) -> tuple[dict[str, Op], dict[str, str]]:
+def operations(system: str) -> tuple[dict[str, Op], dict[str, Mask]]:
     """All ops of a system, and the masks of its padded outputs."""
     ops: dict[str, Op] = {}
-    masks: dict[str, str] = {}
+    masks: dict[str, Mask] = {}
     for path in sorted(HERE.glob(f"ops_{system}*.py")):
         module = _load(path)
         twice = ops.keys() & module.OPS.keys()
@@ -119,7 +121,8 @@ def compare(case: Case, tensors: Tensors, records: Any) -> Verdict | None:
     verdict = Verdict()
     masks = operations(case.system)[1]
     for name, expected in (load_file(numbers) if numbers.exists() else {}).items():
-        mask = case.inputs.get(masks.get(name, ""))
+        where = masks.get(name, "")
+        mask = where(case.inputs) if callable(where) else case.inputs.get(where)
         verdict |= Verdict(_deviation(tensors.get(name), expected, mask, **case.tolerance), name)
     if texts.exists():
         verdict |= _compare_records(records, json.loads(texts.read_text(encoding="utf-8")))

@@ -154,3 +154,53 @@ def test_a_parameter_without_a_published_name_is_refused() -> None:
 def test_deep_layers_keep_their_number() -> None:
     assert adapt.house_name("uniter", "uniter.encoder.layer.23.output.dense.bias") == "encoder.layers.23.contract.bias"
     assert ".layer.11.attention.self.query." in adapt.published_name("uniter", "encoder.layers.11.query.weight")
+
+
+AOQ_NAMES = {
+    "vsrn": {
+        "img_enc.fc.weight": "regions.weight",
+        "img_enc.Rs_GCN_3.W.0.bias": "graph.3.out.bias",
+        "img_enc.Rs_GCN_4.W.1.running_var": "graph.4.norm.running_var",
+        "img_enc.Rs_GCN_1.theta.weight": "graph.1.theta.weight",
+        "img_enc.img_rnn.weight_ih_l0": "region_rnn.weight_ih_l0",
+        "img_enc.bn.running_mean": "image_norm.running_mean",
+        "txt_enc.rnn.bias_hh_l2": "word_rnn.bias_hh_l2",
+        "caption_model.decoder.attention.linear2.weight": "caption.attention.weight",
+    },
+    "bfan": {
+        "img_enc.fc.weight_g": "regions.weight_g",
+        "txt_enc.embed.weight": "words.weight",
+        "txt_enc.rnn.weight_hh_l0_reverse": "word_rnn.weight_hh_l0_reverse",
+    },
+}
+
+
+@pytest.mark.parametrize("system", AOQ_NAMES)
+def test_published_parts_have_their_names_under_a_prefix(system: str) -> None:
+    for published, ours in AOQ_NAMES[system].items():
+        assert adapt.house_name(system, published) == ours
+        assert adapt.published_name(system, ours) == published
+    assert adapt.house_name(system, "img_enc.Rs_GCN_5.g.weight") is None
+
+
+def test_kernels_of_one_place_are_matrices_here() -> None:
+    matcher = small("vsrn", variant="F")
+    published = adapt.to_published("vsrn", matcher.state_dict())
+    kernels = [name for name, tensor in published.items() if tensor.ndim == 3]
+    assert len(kernels) == 16
+    assert all("Rs_GCN_" in name and name.endswith(".weight") for name in kernels)
+    state, ignored = adapt.to_house("vsrn", published)
+    assert ignored == []
+    assert all(torch.equal(tensor, state[name]) for name, tensor in matcher.state_dict().items())
+
+
+def test_counters_of_batch_norms_are_carried_over_and_may_be_absent() -> None:
+    model = small("vsrn")
+    published = adapt.to_published("vsrn", model.state_dict())
+    counters = [name for name in published if name.endswith("num_batches_tracked")]
+    assert counters
+    published[counters[0]] = torch.tensor(3)
+    for name in counters[1:]:
+        del published[name]
+    assert adapt.load(model, "vsrn", published) == adapt.Loaded([], [])
+    assert model.state_dict()[adapt.house_name("vsrn", counters[0])] == 3

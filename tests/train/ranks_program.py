@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import nn
 
+from model.layers import BatchNorm
 from train.comm import Comm, Roll, detect
+from train.gather import rows_of_all, sum_of_all
 from train.reducer import GradientReducer
 
 
@@ -41,6 +44,30 @@ def broadcast(comm: Comm) -> Any:
 def share(comm: Comm) -> Any:
     return [comm.share({"rank": comm.rank, "names": ["é" * comm.rank, None, 2.5]}), comm.share([]), comm.share(None),
             comm.share("x" * (1 + 5000 * comm.rank))]
+
+
+def gathered(comm: Comm) -> Any:
+    """Rows of different numbers on each rank, of several types; one rank has none of the last."""
+    rows = torch.arange(2.0 * (comm.rank + 1)).view(-1, 2) + 10 * comm.rank
+    bits = torch.tensor([True] * comm.rank, dtype=torch.uint8)
+    found = [comm.gather(rows, "rows"), comm.gather(rows.long(), "ints"), comm.gather(bits, "bits")]
+    return [value.tolist() for value in found] + [str(found[1].dtype)]
+
+
+def summed(comm: Comm) -> Any:
+    value = torch.tensor([1.0, 10.0]) * (comm.rank + 1)
+    return [comm.sum(value, "sum").tolist(), value.tolist()]
+
+
+def normalised(comm: Comm) -> Any:
+    """A batch norm over the rows of both ranks, of which each has another number: outputs, slopes, what it keeps."""
+    norm = BatchNorm(3)
+    norm.total = partial(sum_of_all, comm=comm, name="norm")
+    rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(4)).split([3, 2])[comm.rank].requires_grad_()
+    everyone = rows_of_all(norm(rows), comm, "normed", shared=True)
+    everyone.pow(3).sum().backward()
+    assert rows.grad is not None
+    return [everyone.tolist(), comm.gather(rows.grad, "slopes").tolist(), norm.running_var.tolist()]
 
 
 def roll(comm: Comm) -> Any:
@@ -107,6 +134,7 @@ def main(folder: Path) -> None:
     comm = detect()
     checks: dict[str, Callable[[Comm], Any]] = {
         "means": means, "means_in_flight": means_in_flight, "broadcast": broadcast, "share": share, "roll": roll,
+        "gathered": gathered, "summed": summed, "normalised": normalised,
         "reduced": lambda comm: reduced(comm, "none"), "compressed": lambda comm: reduced(comm, "fp16"),
         "plain": lambda comm: plain(comm.size)}
     found: dict[str, Any] = {"kind": type(comm).__name__, "rank": comm.rank, "size": comm.size,

@@ -228,7 +228,7 @@ def test_nothing_is_unpickled_blindly(way: str, suffix: str, tmp_path: Path) -> 
             pickle.dump({"a": Trap(mark)}, file)
         else:
             torch.save({"a": Trap(mark)}, file)
-    with pytest.raises(DataError, match="not a whole checkpoint"):
+    with pytest.raises(DataError, match=r"not a whole checkpoint|refused, it asks for"):
         read_weights(path)
     assert not mark.exists()
 

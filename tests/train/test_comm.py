@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from config.errors import ConfigError
+from model.layers import BatchNorm
 from tests.processes import entry
 from tests.support import ROOT, environment
 from train import comm as comms
@@ -59,6 +60,23 @@ class TestTwoRanks:
                     ["x", "x" * 5001]]
         assert [one["share"] for one in found[:2]] == [expected, expected]
 
+    def test_rows_are_gathered_in_the_order_of_ranks_however_many_each_has(self, found: Found) -> None:
+        rows = [[0.0, 1.0], [10.0, 11.0], [12.0, 13.0]]
+        for one in found[:2]:
+            assert one["gathered"] == [rows, rows, [1], "torch.int64"]
+
+    def test_the_sum_is_the_sum_and_a_new_tensor(self, found: Found) -> None:
+        assert [one["summed"] for one in found[:2]] == [[[3.0, 30.0], [1.0, 10.0]], [[3.0, 30.0], [2.0, 20.0]]]
+
+    def test_a_norm_over_two_ranks_is_one_over_all_their_rows(self, found: Found) -> None:
+        norm = BatchNorm(3)
+        rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(4)).requires_grad_()
+        out = norm(rows)
+        out.pow(3).sum().backward()
+        for one in found[:2]:
+            for ours, value in zip(one["normalised"], (out, rows.grad, norm.running_var), strict=True):
+                torch.testing.assert_close(torch.tensor(ours), value, rtol=1e-5, atol=1e-5)
+
     def test_nobody_is_missed_while_all_run(self, found: Found) -> None:
         for one in found[:2]:
             assert one["roll"] == ["", "a rank that still runs but has left the group"]
@@ -92,6 +110,9 @@ def test_one_process_is_a_group_of_one() -> None:
     solo.close()
     assert value.tolist() == [1.0, 2.0]
     assert solo.share({"a": 1}) == [{"a": 1}]
+    assert solo.gather(value, "e") is value
+    total = solo.sum(value, "f")
+    total += 1
     mean = solo.mean(value, "d")
     mean += 1
     assert value.tolist() == [1.0, 2.0]

@@ -1,4 +1,4 @@
-"""train/optim.py: the AdamW of the published runs, number by number, and its schedule."""
+"""train/optim.py: the optimizers of the published runs, number by number, clipping, and schedules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from config.errors import ConfigError
 from config.schema import Optim
 from tests.samples import small
-from train.optim import AdamW, apex_optimizer, build_optimizer, learning_rate, parameter_groups, set_learning_rate
+from train.optim import (
+    AdamW,
+    TwiceAdam,
+    apex_optimizer,
+    build_optimizer,
+    clip,
+    learning_rate,
+    parameter_groups,
+    set_learning_rate,
+    stepped_twice,
+)
 
 BETAS, EPS = (0.9, 0.98), 1e-6
 
@@ -177,8 +187,109 @@ def test_a_run_without_warm_up_starts_near_the_peak() -> None:
     assert [learning_rate(config, step) for step in (1, 2, 3, 4)] == [0.75, 0.5, 0.25, 1e-8]
 
 
+def test_the_rate_falls_in_steps_of_so_many_updates() -> None:
+    config = Optim(learning_rate=2e-4, schedule="step", decay_steps=3, decay_factor=0.1, warmup_steps=0)
+    rates = [learning_rate(config, step) for step in range(1, 10)]
+    assert rates == pytest.approx([2e-4] * 3 + [2e-5] * 3 + [2e-6] * 3, rel=1e-12)
+
+
+def test_steps_count_from_the_start_of_the_run_whatever_its_warm_up() -> None:
+    config = Optim(learning_rate=1.0, schedule="step", decay_steps=4, decay_factor=0.5, warmup_steps=2)
+    assert [learning_rate(config, step) for step in range(1, 10)] == [0.5, 1, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.25]
+
+
 def test_all_groups_get_the_rate() -> None:
     optimizer = AdamW([{"params": [nn.Parameter(torch.ones(1))]}, {"params": [nn.Parameter(torch.ones(1))]}], 1.0,
                       BETAS, EPS)
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def with_gradients() -> list[nn.Parameter]:
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    return parameters
+
+
+def test_clip_scales_all_gradients_together() -> None:
+    parameters = with_gradients()
+    for largest in (-1, 10.0):
+        assert clip(iter(parameters), largest) == 5
+        assert parameters[0].grad is not None
+        assert parameters[0].grad.tolist() == [3, 0]
+    assert clip(iter(parameters), 1.0) == 5
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0]))
+    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.8]))
+
+
+def test_clip_counts_and_scales_duplicates_twice_as_torch_does_with_a_list_that_holds_them_twice() -> None:
+    ours, theirs = with_gradients(), with_gradients()
+    assert clip(iter(ours), -1, ours[1:]) == pytest.approx((9 + 16 + 16) ** 0.5)
+    norm = clip(iter(ours), 2.0, ours[1:])
+    torch.testing.assert_close(norm, nn.utils.clip_grad_norm_([*theirs, *theirs[1:]], 2.0))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        assert a.grad is None or torch.equal(a.grad, b.grad)
+    assert ours[1].grad is not None
+    assert ours[1].grad.item() == pytest.approx(4 * (2 / 41**0.5) ** 2, rel=1e-5)
+
+
+def twice_config(**changed: Any) -> Optim:
+    given = {"optim": "adam", "learning_rate": 1e-2, "betas": BETAS, "adam_eps": 1e-8, "weight_decay": 0.0}
+    return Optim(**(given | {"step_twice": "caption."} | changed))
+
+
+def named(parameters: list[nn.Parameter]) -> list[tuple[str, nn.Parameter]]:
+    return list(zip(("words.weight", "caption.out.weight", "captions.weight"), parameters, strict=True))
+
+
+def test_what_is_stepped_twice_gets_two_steps_of_adam_with_one_gradient() -> None:
+    """Against two plain optimizers, of which one is stepped again by hand."""
+    ours, theirs = ([nn.Parameter(value) for value in start()] for _ in range(2))
+    optimizer = build_optimizer(twice_config(), named(ours), ())
+    assert isinstance(optimizer, TwiceAdam)
+    assert stepped_twice(optimizer) == [ours[1]], "not every name that begins alike: the dot belongs to it"
+    once, again = torch.optim.Adam([theirs[0], theirs[2]], 1e-2, BETAS), torch.optim.Adam([theirs[1]], 1e-2, BETAS)
+    for step in range(6):
+        for parameters in (ours, theirs):
+            for parameter, grad in zip(parameters, gradients(step), strict=True):
+                parameter.grad = None if grad is None else grad.clone()
+        rate = 1e-2 / (step + 1)
+        for each in (optimizer, once, again):
+            set_learning_rate(each, rate)
+            each.step()
+        again.step()
+        for a, b, grad in zip(ours, theirs, gradients(step), strict=True):
+            assert torch.equal(a, b)
+            assert (a.grad is None) == (grad is None), "gradients are where they were"
+    assert [int(optimizer.state[parameter]["step"]) for parameter in ours] == [6, 12, 3]
+
+
+def test_stepping_twice_goes_on_from_its_state() -> None:
+    ours = [nn.Parameter(value) for value in start()]
+    first = build_optimizer(twice_config(), named(ours), ())
+    copies = [nn.Parameter(value) for value in start()]
+    second = build_optimizer(twice_config(), named(copies), ())
+    for step in range(4):
+        for parameters, optimizer in ((ours, first), (copies, second)):
+            for parameter, grad in zip(parameters, gradients(step), strict=True):
+                parameter.grad = None if grad is None else grad.clone()
+            optimizer.step()
+        second = build_optimizer(twice_config(), named(copies), ())
+        second.load_state_dict(deepcopy(first.state_dict()))
+        assert stepped_twice(second) == [copies[1]]
+    assert all(torch.equal(a, b) for a, b in zip(ours, copies, strict=True))
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"optim": "adamw"}, "step_twice=caption.: only torch's adam can do so; set --optim adam"),
+    ({"use_apex": True}, "only torch's adam can do so"),
+    ({"step_twice": "decoder."}, "step_twice=decoder.: no parameter's name begins so; leave it out")])
+def test_stepping_twice_is_refused_where_it_means_nothing(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(twice_config(**changed), named([nn.Parameter(value) for value in start()]), ())
+
+
+def test_an_ordinary_optimizer_steps_nothing_twice() -> None:
+    parameters = [nn.Parameter(value) for value in start()]
+    assert stepped_twice(build_optimizer(twice_config(step_twice=""), named(parameters), ())) == []

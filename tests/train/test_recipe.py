@@ -16,8 +16,9 @@ from tests.support import write_stores
 from tests.train.conftest import MakeRun, Pretended
 from train.checkpoint import Checkpoints
 from train.comm import Solo
+from train.hard_pools import PoolRegime
 from train.optim import AdamW
-from train.recipe import build_parts, build_recipe, check_anchors
+from train.recipe import build_parts, build_recipe
 
 
 def same(a: Matcher, b: Matcher) -> bool:
@@ -28,7 +29,8 @@ def same(a: Matcher, b: Matcher) -> bool:
 def test_building_twice_gives_the_same_run(make_run: MakeRun) -> None:
     first, second = build_recipe(make_run(), Solo()), build_recipe(make_run(), Solo())
     assert same(first.matcher, second.matcher)
-    for (plan, batch), (other, copy) in islice(zip(first.loader(4), second.loader(4), strict=False), 3):
+    ours, theirs = (PoolRegime(recipe).loader(4) for recipe in (first, second))
+    for (plan, batch), (other, copy) in islice(zip(ours, theirs, strict=False), 3):
         assert plan.slot == other.slot
         assert torch.equal(batch.images.features.values, copy.images.features.values)
         assert torch.equal(batch.texts.values, copy.texts.values)
@@ -37,22 +39,23 @@ def test_building_twice_gives_the_same_run(make_run: MakeRun) -> None:
 def test_the_seed_decides(make_run: MakeRun) -> None:
     first, second = build_recipe(make_run(), Solo()), build_recipe(make_run(seed=7), Solo())
     assert not same(first.matcher, second.matcher)
-    assert not np.array_equal(first.pools.order("t", 0), second.pools.order("t", 0))
+    orders = [PoolRegime(recipe).pools.order("t", 0) for recipe in (first, second)]
+    assert not np.array_equal(*orders)
 
 
 def test_every_rank_builds_the_same_weights_and_its_own_share(make_run: MakeRun) -> None:
-    ranks = [build_recipe(make_run(), Pretended(rank, 2)) for rank in range(2)]
-    assert same(ranks[0].matcher, ranks[1].matcher)
+    ranks = [PoolRegime(build_recipe(make_run(), Pretended(rank, 2))) for rank in range(2)]
+    assert same(ranks[0].recipe.matcher, ranks[1].recipe.matcher)
     assert ranks[0].anchors_per_update == 8
-    slots = [[plan.slot for plan, _ in islice(recipe.loader(0), 8)] for recipe in ranks]
+    slots = [[plan.slot for plan, _ in islice(regime.loader(0), 8)] for regime in ranks]
     assert slots == [[0, 0, 4, 4, 8, 8, 12, 12], [2, 2, 6, 6, 10, 10, 14, 14]]
 
 
 def test_an_objective_is_refused_what_the_matcher_does_not_offer(make_run: MakeRun) -> None:
     aligned: dict[str, Any] = {"objective": {"IAIS": "singular"}}
-    assert build_recipe(make_run(**aligned), Solo()).objective.needs == {"attention"}
+    assert PoolRegime(build_recipe(make_run(**aligned), Solo())).recipe.objective.needs == {"attention", "pools"}
     with pytest.raises(ConfigError, match=r"objective\.name = iais: needs attention, which matcher uniter .*--obj"):
-        build_recipe(make_run(**aligned, matcher={"hn_image_gather_offset": "last_caption"}), Solo())
+        PoolRegime(build_recipe(make_run(**aligned, matcher={"hn_image_gather_offset": "last_caption"}), Solo()))
 
 
 def test_building_reads_no_record_and_writes_nothing(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch,
@@ -61,8 +64,8 @@ def test_building_reads_no_record_and_writes_nothing(make_run: MakeRun, monkeypa
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("data.pairs.PairIndex.read_images", lambda *_: pytest.fail("read an image"))
     monkeypatch.setattr("data.pairs.PairIndex.read_texts", lambda *_: pytest.fail("read a text"))
-    recipe = build_recipe(run, Solo())
-    assert isinstance(recipe.optimizer, AdamW)
+    regime = PoolRegime(build_recipe(run, Solo()))
+    assert isinstance(regime.recipe.optimizer, AdamW)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -84,9 +87,10 @@ def test_a_split_must_fit_the_model(make_run: MakeRun) -> None:
 def test_short_captions_may_be_trained_on_by_a_short_model(make_run: MakeRun) -> None:
     """The long ones are never anchors nor negatives, so they need no position."""
     run = make_run(matcher={"max_position_embeddings": 16}, data={"max_txt_len": 4, "max_bb": 8})
-    recipe = build_recipe(run, Solo())
-    assert recipe.train.index.words[recipe.pools.anchors].max() <= 6
-    assert recipe.train.index.words.max() > 6
+    regime = PoolRegime(build_recipe(run, Solo()))
+    words = regime.recipe.train.index.words
+    assert words[regime.anchors].max() <= 6
+    assert words.max() > 6
 
 
 def saved(make_run: MakeRun, folder: Path, vocab_hash: str | None) -> Path:
@@ -125,16 +129,6 @@ def test_validation_stores_must_have_the_training_vocabulary(make_run: MakeRun, 
     assert recipe.vocab_hash == "f" * 64
     with pytest.raises(DataError, match=r"b\.db: packed with vocabulary eeeeeeeeeeee"):
         recipe.split("val")
-
-
-@pytest.mark.parametrize(("batch", "size", "fits"), [(48, 1, True), (49, 1, False), (24, 2, True), (25, 2, False)])
-def test_an_update_never_wants_an_anchor_twice(batch: int, size: int, fits: bool, make_run: MakeRun) -> None:
-    run = make_run(optim={"train_batch_size": batch}, negatives={"mining_batch": 1})
-    if fits:
-        check_anchors(run, 48, size)
-        return
-    with pytest.raises(ConfigError, match=f"wants {batch * size} anchors an update, but there are only 48"):
-        check_anchors(run, 48, size)
 
 
 def test_the_rank_head_may_always_start_from_the_matching_head(make_run: MakeRun, tmp_path: Path) -> None:

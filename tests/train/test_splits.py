@@ -14,6 +14,8 @@ from config.errors import ConfigError, DataError
 from config.schema import Data
 from data.codec import DamagedRecord
 from data.pairs import PairIndex
+from scripts import build_imgdb, build_txtdb
+from tests.precomputed import write_precomputed, write_words
 from tests.spoiled import CAPTION, IMAGE, spoiled
 from tests.support import DIM, RULE, VOCAB, write_stores
 from train.comm import Solo
@@ -76,9 +78,9 @@ def split(stores: Stores) -> Split:
 
 
 def test_a_fitting_store_passes(split: Split) -> None:
-    check_against_model(split, DIM, VOCAB, None)
-    check_against_model(split, DIM, VOCAB, HASH)
-    check_against_model(split, DIM, VOCAB + 1, HASH)
+    check_against_model(split, DIM, VOCAB, None, uses_boxes=True)
+    check_against_model(split, DIM, VOCAB, HASH, uses_boxes=True)
+    check_against_model(split, DIM, VOCAB + 1, HASH, uses_boxes=False)
 
 
 @pytest.mark.parametrize(("dim", "vocabulary", "vocab_hash", "told"), [
@@ -90,8 +92,32 @@ def test_a_store_that_does_not_fit_the_model_is_refused(
     dim: int, vocabulary: int, vocab_hash: str | None, told: str, split: Split
 ) -> None:
     with pytest.raises(DataError, match=told) as error:
-        check_against_model(split, dim, vocabulary, vocab_hash)
+        check_against_model(split, dim, vocabulary, vocab_hash, uses_boxes=True)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def precomputed(tmp_path: Path) -> Split:
+    """Features without boxes, words of a list of fourteen."""
+    write_precomputed(tmp_path / "toy", width=DIM)
+    vocabulary = write_words(tmp_path / "vocab.json")
+    build_imgdb.main(["precomp", str(tmp_path / "toy"), "--split", "train", "--output", str(tmp_path / "img")])
+    flags = ["--precomp", str(tmp_path / "toy"), "--split", "train", "--words", str(vocabulary), "--workers", "1"]
+    build_txtdb.main([*flags, "--output", str(tmp_path / "toy.db")])
+    return open_split("train", data_of((tmp_path / "toy.db", tmp_path / "img")), Solo())
+
+
+def test_a_store_without_boxes_fits_only_matchers_without(precomputed: Split) -> None:
+    check_against_model(precomputed, DIM, 14, None, uses_boxes=False)
+    with pytest.raises(DataError, match=r"native_all: holds features without boxes, .*choose another matcher") as error:
+        check_against_model(precomputed, DIM, 14, None, uses_boxes=True)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", [13, 15])
+def test_a_model_knows_exactly_the_words_of_a_list(precomputed: Split, size: int) -> None:
+    with pytest.raises(DataError, match=rf"has 14 entries but the model knows {size}; set matcher\.vocab_size=14"):
+        check_against_model(precomputed, DIM, size, None, uses_boxes=False)
 
 
 def test_captions_must_fit_the_models_positions(index: PairIndex) -> None:

@@ -10,26 +10,27 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from config.errors import DataError, Failure
 from config.schema import Run
 from tests.samples import NO_DROPOUT
 from tests.support import events, write_stores
 from tests.train.conftest import MakeRun
-from train import trainer as training
+from train import hard_pools
+from train import trainer as trainer_module
 from train.checkpoint import read_state, read_weights
 from train.comm import Solo
+from train.hard_pools import PoolRegime
 from train.journal import Journal
 from train.optim import learning_rate
 from train.recipe import build_recipe
-from train.trainer import Trainer, clip
+from train.trainer import Trainer
 
 WITHOUT_CLOCK = ("loss", "hinge_i", "hinge_t", "grad_norm", "pool_r1_i", "pool_r1_t", "lr")
 
 
 def trainer_of(run: Run, folder: Path) -> Trainer:
-    return Trainer(build_recipe(run, Solo()), Journal(folder, tensorboard=False), folder)
+    return Trainer(PoolRegime(build_recipe(run, Solo())), Journal(folder, tensorboard=False), folder)
 
 
 def fitted(run: Run, folder: Path) -> Trainer:
@@ -41,18 +42,6 @@ def fitted(run: Run, folder: Path) -> Trainer:
 
 def curve(folder: Path) -> list[list[float]]:
     return [[event[name] for name in WITHOUT_CLOCK] for event in events(folder, "train")]
-
-
-def test_clip_scales_all_gradients_together() -> None:
-    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
-    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
-    assert clip(parameters, -1) == 5
-    assert parameters[0].grad.tolist() == [3, 0]
-    assert clip(parameters, 10.0) == 5
-    assert parameters[0].grad.tolist() == [3, 0]
-    assert clip(parameters, 1.0) == 5
-    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0]))
-    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.8]))
 
 
 def test_the_alignment_grows_with_the_updates_that_are_finished(make_run: MakeRun, tmp_path: Path) -> None:
@@ -140,7 +129,7 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_number(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = iter([1.0, 7.0, 7.0, 3.0])
-    monkeypatch.setattr(training, "quick_check", lambda *_: {"rsum": next(numbers), "img_r1": 0.0})
+    monkeypatch.setattr(trainer_module, "quick_check", lambda *_: {"rsum": next(numbers), "img_r1": 0.0})
     run = make_run(eval={"valid_steps": 2, "full_val": False}, optim={"num_train_steps": 8}, output={"keep": 1})
     trainer = fitted(run, tmp_path)
     assert trainer.best == 7
@@ -225,16 +214,50 @@ def test_ranks_leave_the_loop_together(make_run: MakeRun, tmp_path: Path, monkey
 
 
 def test_mining_may_begin_later(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mined, mine = [], training.mine
+    mined, mine = [], hard_pools.mine
 
     def watched(*args: Any) -> Any:
         mined.append(trainer.step)
         return mine(*args)
 
-    monkeypatch.setattr(training, "mine", watched)
+    monkeypatch.setattr(hard_pools, "mine", watched)
     trainer = trainer_of(make_run(negatives={"mine_after": 4}), tmp_path)
     trainer.fit(None)
     assert set(mined) == {4, 5}
+
+
+def test_updates_after_a_validation_are_training_again(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where no pool is mined, which would switch there and back by itself."""
+    trainer = trainer_of(make_run(negatives={"mine_after": 9}, eval={"valid_steps": 2}), tmp_path)
+    losses, modes = trainer.regime.losses, []
+
+    def watched(*given: Any) -> Any:
+        modes.append(trainer.matcher.training)
+        return losses(*given)
+
+    monkeypatch.setattr(trainer.regime, "losses", watched)
+    trainer.fit(trainer.recipe.split("val"))
+    assert modes == [True] * 6 * trainer.regime.passes
+
+
+def test_a_regime_may_ask_to_be_prepared_again_and_again(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches go on where they were: what is prepared anew but comes out the same changes nothing."""
+    run = make_run(data={"n_workers": 1})
+    fitted(run, tmp_path / "whole")
+    trainer, asked = trainer_of(run, tmp_path / "parts"), []
+
+    def prepared(step: int, folder: Path, journal: Journal) -> int:
+        asked.append((step, folder, journal))
+        return step + 4
+
+    monkeypatch.setattr(trainer.regime, "prepare", prepared)
+    assert trainer.fit(trainer.recipe.split("val")) == 0
+    assert asked == [(step, tmp_path / "parts", trainer.journal) for step in (0, 4)]
+    assert curve(tmp_path / "parts") == curve(tmp_path / "whole")
 
 
 def test_dropout_is_drawn_anew_for_each_pass_by_its_place_in_the_sequence(

@@ -1,0 +1,75 @@
+"""Lists of offline candidates: the hardest wrong texts of every image and the hardest wrong images of every text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from config.errors import DataError
+from data.files import read_json
+from data.pairs import Array, PairIndex
+
+MANIFEST = "manifest.json"
+ORDER = "order"
+"""Under which name the manifest tells the order of the stores (see `PairIndex.order_hash`)."""
+REMEDY = "mine them again with train/mine.py"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Positions in the order of the stores, hardest first; memory-mapped.
+
+    Attributes:
+        i2t, t2i: `[images, k]` texts, `[texts, k]` images, int32.
+        checked: whether a manifest vouches for the order that they count in.
+    """
+
+    i2t: Array
+    t2i: Array
+    checked: bool
+
+
+def open_candidates(folder: Path, index: PairIndex, texts: int, images: int) -> Candidates:
+    """The lists in `folder` (`i2t_*.npy` and `t2i_*.npy`), of which `texts` and `images` columns will be used.
+
+    The published lists have no manifest: of those only shapes and ranges are looked at.
+
+    Raises:
+        DataError: a list is missing, too narrow, of other stores, or points outside of them.
+    """
+    if not folder.is_dir():
+        raise DataError(f"offline={folder}: there is no such folder; name the one that train/mine.py wrote")
+    manifest = read_json(folder / MANIFEST, REMEDY) if (folder / MANIFEST).exists() else None
+    if manifest is not None and manifest.get(ORDER) != index.order_hash:
+        raise DataError(f"offline={folder}: mined over other stores, or another order of them; {REMEDY}")
+    rows = len(index.images), len(index.texts)
+    i2t = _opened(_only(folder, "i2t"), rows[0], rows[1], texts, "offline_range")
+    t2i = _opened(_only(folder, "t2i"), rows[1], rows[0], images, "offline_range over offline_rank_ratio")
+    return Candidates(i2t, t2i, manifest is not None)
+
+
+def _only(folder: Path, name: str) -> Path:
+    found = sorted(folder.glob(f"{name}_*.npy"))
+    if len(found) != 1:
+        raise DataError(f"offline={folder}: holds {len(found)} files {name}_*.npy, one is wanted; {REMEDY}")
+    return found[0]
+
+
+def _opened(path: Path, rows: int, below: int, columns: int, setting: str) -> Array:
+    try:
+        values: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a whole list ({error}); {REMEDY}") from error
+    if values.ndim != 2 or values.dtype != np.int32:
+        raise DataError(f"{path}: {values.dtype} {list(values.shape)} is no list of int32 candidates; {REMEDY}")
+    if len(values) != rows:
+        raise DataError(f"{path}: has {len(values)} rows but the stores want {rows}; mined over other stores: {REMEDY}")
+    if values.shape[1] < columns:
+        raise DataError(f"{path}: has {values.shape[1]} columns, {setting} wants {columns}; lower it or {REMEDY}")
+    used = values[:, :columns]
+    if used.min() < 0 or used.max() >= below:
+        raise DataError(f"{path}: points to {used.min()} .. {used.max()}, outside of 0 .. {below - 1}; {REMEDY}")
+    return values

@@ -1,0 +1,92 @@
+"""Offline negatives: for each caption and its image, wrong ones from lists that were mined beforehand."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from config.errors import DataError
+from data.candidates import Candidates
+from data.draws import generator
+from data.owners import Owners
+from data.pairs import Array, PairIndex
+
+Coupling = Literal["shared", "independent"]
+
+
+class Quintuplet(NamedTuple):
+    """Numbers `[items]` in the index: each item's pair, and two more pairs of wrong ones.
+
+    Attributes:
+        image, text: the pair that matches.
+        image_off, text_off: a hard wrong image of the text, a hard wrong text of the image.
+        image_off2, text_off2: the image of `text_off`, a text of `image_off`.
+    """
+
+    image: Array
+    text: Array
+    image_off: Array
+    text_off: Array
+    image_off2: Array
+    text_off2: Array
+
+
+class Offline:
+    """Draws each caption's quintuplet anew in every epoch (Chen et al., ECCV 2020, section 3).
+
+    Draws are keyed by (seed, epoch, caption): ranks, workers and resumes change nothing.
+    """
+
+    def __init__(
+        self,
+        index: PairIndex,
+        candidates: Candidates,
+        best: int,
+        rank_ratio: int,
+        coupling: Coupling,
+        seed: int,
+    ) -> None:
+        """Draw from the `best` texts of an image and the `best / rank_ratio` images of a text.
+
+        Raises:
+            DataError: an image has no caption.
+        """
+        if (bare := index.owners.without_text()).size:
+            raise DataError(f"offline negatives: image {index.images[bare[0]]} has no caption to draw; leave it out")
+        self.index, self.candidates, self.best = index, candidates, best
+        self.rank_ratio, self.coupling, self.seed = rank_ratio, coupling, seed
+        self._draws = lru_cache(maxsize=2)(self._of_epoch)
+
+    def draw(self, epochs: Array, texts: Array) -> Quintuplet:
+        """The quintuplets of captions `texts [items]` in their epochs `[items]`."""
+        rank, image_rank, which = np.empty((3, len(texts)))
+        for epoch in np.unique(epochs):
+            now = epochs == epoch
+            rank[now], image_rank[now], which[now] = self._draws(int(epoch))[:, texts[now]]
+        of_texts, of_images = (rank, rank) if self.coupling == "shared" else (rank, image_rank)
+        text_rank = (of_texts * self.best).astype(np.int64)
+        image_ranks = (of_images * self.best).astype(np.int64) // self.rank_ratio
+        lists = self.candidates.i2t, self.candidates.t2i
+        return quintuplets(self.index.owners, *lists, texts, text_rank, image_ranks, which)
+
+    def _of_epoch(self, epoch: int) -> Array:
+        """`[3, texts]` in [0, 1): rank among texts, rank among images, which text of the wrong image."""
+        return generator(self.seed, "offline", epoch).random((3, len(self.index.texts)))
+
+
+def quintuplets(
+    owners: Owners, i2t: Array, t2i: Array, texts: Array, text_rank: Array, image_rank: Array, which: Array
+) -> Quintuplet:
+    """Look the drawn candidates up.
+
+    Args:
+        i2t, t2i: `[images, k]` wrong texts of each image and `[texts, k]` wrong images of each text, hardest first.
+        texts, text_rank, image_rank: `[items]`.
+        which: `[items]` in [0, 1), a place among the texts of the wrong image.
+    """
+    image = owners.of[texts]
+    text_off, image_off = i2t[image, text_rank].astype(np.int64), t2i[texts, image_rank].astype(np.int64)
+    text_off2 = owners.text_at(image_off, which)
+    return Quintuplet(image, texts, image_off, text_off, owners.of[text_off], text_off2)

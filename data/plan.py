@@ -1,0 +1,78 @@
+"""What a batch will hold, before a byte is read: the loader makes a Batch of each plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data.batch import Batch, Direction, Images, Pool, Ragged
+from data.pairs import Array
+
+
+@dataclass(frozen=True)
+class Plan(ABC):
+    """Numbers in the index, in the order of the batch.
+
+    Attributes:
+        images, texts: what is read.
+        slot: the place in the endless global sequence where the plan begins; keys whatever is drawn for it later.
+    """
+
+    images: Array
+    texts: Array
+    slot: int
+
+    def batch(self, images: Images, texts: Ragged, owner: Array) -> Batch:
+        """The batch of what was read; `owner [texts]` are numbers of images in the index."""
+        numbers = torch.from_numpy(self.images), torch.from_numpy(owner)
+        return self._arranged(Batch(images, texts, *numbers))
+
+    @abstractmethod
+    def _arranged(self, batch: Batch) -> Batch:
+        """The batch with what this plan says of who meets whom."""
+
+
+@dataclass(frozen=True)
+class PoolPlan(Plan):
+    """Anchors and their candidates; images and texts ascend, each is read once.
+
+    Attributes:
+        pool_image, pool_text: `[anchors, candidates]` positions in `images` and `texts`, the matching pair first.
+        direction: "t" one caption against many images, "i" one image against many captions.
+    """
+
+    pool_image: Array
+    pool_text: Array
+    direction: Direction
+
+    @classmethod
+    def of(cls, image: Array, text: Array, direction: Direction, slot: int) -> PoolPlan:
+        """A plan for pools given as numbers in the index: `image`, `text [anchors, candidates]`."""
+        images, pool_image = np.unique(image, return_inverse=True)
+        texts, pool_text = np.unique(text, return_inverse=True)
+        return cls(images, texts, slot, pool_image.reshape(image.shape), pool_text.reshape(text.shape), direction)
+
+    def _arranged(self, batch: Batch) -> Batch:
+        positions = torch.from_numpy(self.pool_image), torch.from_numpy(self.pool_text)
+        return batch.with_pool(Pool.of(*positions, batch.texts.lengths, self.direction))
+
+
+@dataclass(frozen=True)
+class ItemPlan(Plan):
+    """Items, each a caption and its image, in `sets` of the same length: the pairs that match, then offline negatives.
+
+    An image that two items share is there twice: each item counts, also in what a model averages over a batch.
+
+    Attributes:
+        sets: 1, or 3 where every item brings offline negatives (see `data.offline`).
+        keys: `[items]`, what random draws for each item are keyed by.
+    """
+
+    sets: int
+    keys: Array
+
+    def _arranged(self, batch: Batch) -> Batch:
+        return batch.in_sets(self.sets, torch.from_numpy(self.keys))

@@ -1,0 +1,21 @@
+"""Which of the programs in train/ trains a run: that follows from what its objective looks at."""
+
+from __future__ import annotations
+
+from config.schema import Run
+from model.objective import build_objective
+
+PROGRAMS = {"pools": "train/itm_hn.py", "items": "train/itm.py"}
+
+
+def training_program(run: Run) -> str:
+    """The program, as a path from the project's root.
+
+    Raises:
+        ValueError: the objective asks for neither kind of batch; its `needs` are wrong.
+    """
+    needs = build_objective(run.objective).needs
+    found = [program for need, program in PROGRAMS.items() if need in needs]
+    if len(found) != 1:
+        raise ValueError(f"objective {run.objective.name}: needs {sorted(needs)}, which no one program offers")
+    return found[0]

@@ -1,0 +1,191 @@
+"""What every objective over the items of a batch promises; and its formula once more, as a plain loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from data.batch import Batch
+from model.matcher import MatchOut, OfflineScores, Side
+from model.objective import Objective, build_objective, find_objective
+from tests.contract.conftest import objectives_that_need
+from tests.samples import images_of, texts_of
+
+OBJECTIVES = objectives_that_need("items")
+ITEMS = 7
+TWINS = (1, 4)
+"""Two items of the same image."""
+RELATED = 2
+"""An item whose offline text belongs to its offline image."""
+
+
+def plus(x: float) -> float:
+    return max(0.0, x)
+
+
+def hardest(out: MatchOut, item: int) -> tuple[float, float]:
+    """The best wrong text of the item's image, the best wrong image of its text."""
+    scores = out.scores["match"].tolist()
+    others = [j for j in range(ITEMS) if j != item and {j, item} != set(TWINS)]
+    return max(scores[item][j] for j in others), max(scores[j][item] for j in others)
+
+
+def triplet(out: MatchOut) -> float:
+    total = 0.0
+    for item in range(ITEMS):
+        match = out.scores["match"][item, item].item()
+        total += sum(plus(0.2 + rival - match) for rival in hardest(out, item))
+    return total
+
+
+def quintuplet(out: MatchOut) -> float:
+    total = 0.0
+    assert out.offline is not None
+    for item in range(ITEMS):
+        match = out.scores["match"][item, item].item()
+        off = {name: getattr(out.offline, name)[item].item() for name in ("text", "image", "both", "kin")}
+        for rival, harder in zip(hardest(out, item), (off["text"], off["image"]), strict=True):
+            total += (1.5 - (harder - rival) / 0.3) * plus(0.2 + rival - match) + plus(harder - match)
+        if item != RELATED:
+            total += plus(off["both"] - match) + plus(off["kin"] - match)
+    return total
+
+
+LOOPS: dict[str, Callable[[MatchOut], float]] = {"triplet": triplet, "quintuplet": quintuplet}
+"""The formula of each objective with its default settings, written without tensors."""
+
+
+@pytest.fixture(params=OBJECTIVES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def objective(name: str) -> Objective:
+    return build_objective(find_objective(name).settings())  # type: ignore[call-arg]
+
+
+def outcome(seed: int = 0, dtype: torch.dtype = torch.float64) -> MatchOut:
+    """Cosines of random items, among them the twins and the related pair."""
+    source = torch.Generator().manual_seed(seed)
+    grid = torch.rand(ITEMS, ITEMS, generator=source, dtype=torch.float64) - 0.5
+    four = torch.rand(4, ITEMS, generator=source, dtype=torch.float64) - 0.4
+    related = torch.arange(ITEMS) == RELATED
+    owner = torch.arange(ITEMS)
+    owner[TWINS[1]] = TWINS[0]
+    side = Side(pooled=torch.zeros(ITEMS, 1))
+    offline = OfflineScores(*four.to(dtype).unbind(0), related)
+    return MatchOut({"match": grid.to(dtype)}, side, side, positive=owner[:, None] == owner, offline=offline)
+
+
+def batch() -> Batch:
+    """The items themselves; what an objective needs of them is in the outcome."""
+    numbers = torch.arange(ITEMS)
+    return Batch(images_of([1] * ITEMS, 2), texts_of([3] * ITEMS, 9), numbers, numbers)
+
+
+def total(objective: Objective, out: MatchOut) -> Tensor:
+    terms = [term for term in objective(out, batch(), 0.5).values() if term.counted]
+    return torch.stack([term.value for term in terms]).sum()
+
+
+def with_scores(out: MatchOut, scores: Tensor) -> MatchOut:
+    return replace(out, scores={"match": scores})
+
+
+def test_there_are_objectives() -> None:
+    assert set(OBJECTIVES) == set(LOOPS), "write the formula of each as a loop"
+
+
+def test_it_is_built_from_its_own_settings(name: str, objective: Objective) -> None:
+    assert objective.settings.model_fields["name"].default == name
+
+
+def test_terms_are_named_scalars_that_are_summed_over_items(objective: Objective) -> None:
+    terms = objective(outcome(), batch(), 0.0)
+    assert all(isinstance(key, str) and term.value.shape == () for key, term in terms.items())
+    assert all(term.summed for term in terms.values() if term.counted)
+    assert not any(term.value.requires_grad for term in terms.values() if not term.counted)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_agrees_with_a_plain_loop(seed: int, name: str, objective: Objective) -> None:
+    out = outcome(seed)
+    assert total(objective, out).item() == pytest.approx(LOOPS[name](out), rel=1e-9)
+
+
+def test_it_is_nothing_when_the_match_is_far_ahead(objective: Objective) -> None:
+    out = outcome()
+    assert total(objective, with_scores(out, out.scores["match"] + 9 * torch.eye(ITEMS))) == 0
+
+
+def test_its_gradient_is_the_slope_in_float64(objective: Objective) -> None:
+    out = outcome()
+    scores = out.scores["match"].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: total(objective, with_scores(out, x)), scores)
+
+
+def test_a_true_match_is_no_negative(objective: Objective) -> None:
+    """Another caption of the same image may score as it likes."""
+    out, higher = outcome(), outcome().scores["match"].clone()
+    higher[TWINS], higher[TWINS[::-1]] = 5.0, 5.0
+    assert total(objective, with_scores(out, higher)) == total(objective, out)
+
+
+def test_a_harder_negative_of_the_batch_never_costs_less(objective: Objective) -> None:
+    """Of an item whose offline negatives are not so hard that its weight is negative (published, and on purpose)."""
+    out = outcome()
+    losses = []
+    for step in torch.linspace(0, 2, 9):
+        harder = out.scores["match"].clone()
+        harder[0, 3] += step
+        losses.append(total(objective, with_scores(out, harder)).item())
+    assert losses == sorted(losses)
+    assert losses[-1] > losses[0]
+
+
+def test_items_may_stand_in_any_order(objective: Objective) -> None:
+    out = outcome()
+    turn = torch.tensor([3, 0, 6, 2, 5, 1, 4])
+    assert out.positive is not None
+    assert out.offline is not None
+    offline = OfflineScores(*(getattr(out.offline, field)[turn] for field in OfflineScores.__dataclass_fields__))
+    turned = replace(with_scores(out, out.scores["match"][turn][:, turn]), offline=offline,
+                     positive=out.positive[turn][:, turn])  # fmt: skip
+    torch.testing.assert_close(total(objective, turned), total(objective, out))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_it_is_computed_in_float32_of_half_precision_scores(dtype: torch.dtype, objective: Objective) -> None:
+    half = outcome(dtype=dtype)
+    assert total(objective, half).dtype == torch.float32
+    torch.testing.assert_close(total(objective, half), total(objective, outcome(dtype=torch.float32)), atol=0.1, rtol=0.1)
+
+
+def test_a_batch_of_one_costs_what_its_offline_negatives_cost(objective: Objective) -> None:
+    out = outcome()
+    assert out.offline is not None
+    one = OfflineScores(*(getattr(out.offline, field)[:1] for field in OfflineScores.__dataclass_fields__))
+    alone = replace(with_scores(out, out.scores["match"][:1, :1].clone().requires_grad_()), offline=one,
+                    positive=torch.ones(1, 1, dtype=torch.bool))  # fmt: skip
+    loss = total(objective, alone)
+    assert torch.isfinite(loss)
+    (grad,) = torch.autograd.grad(loss, alone.scores["match"], allow_unused=True)
+    assert grad is None or torch.isfinite(grad).all()
+
+
+def test_it_is_pure(objective: Objective) -> None:
+    out = outcome()
+    kept = out.scores["match"].clone()
+    first, second = total(objective, out), total(objective, out)
+    assert torch.equal(first, second)
+    assert torch.equal(out.scores["match"], kept)
+
+
+def test_a_batch_without_items_is_refused(objective: Objective) -> None:
+    with pytest.raises(ValueError, match="compares the items of a batch|needs offline negatives"):
+        objective(replace(outcome(), positive=None, offline=None), batch(), 0.0)

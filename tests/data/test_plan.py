@@ -1,0 +1,69 @@
+"""data/plan.py: plans of pools and of items, and the batches that are made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data.batch import Batch
+from data.pairs import Array
+from data.plan import ItemPlan, Plan, PoolPlan
+from tests.samples import images_of, texts_of
+
+OWNER = np.array([0, 0, 1, 2, 2, 3])
+REGIONS, WORDS = [3, 1, 4, 2], [3, 5, 4, 6, 3, 4]
+
+
+def read(plan: Plan) -> Batch:
+    """The batch of a plan over six texts of four images, told apart by their lengths."""
+    images, texts = images_of(REGIONS, 2), texts_of(WORDS, 9)
+    numbers = torch.from_numpy(plan.images), torch.from_numpy(plan.texts)
+    return plan.batch(images.select(numbers[0]), texts.select(numbers[1]), OWNER[plan.texts])
+
+
+def of_anchors(plan: PoolPlan) -> tuple[Array, Array]:
+    return plan.images[plan.pool_image], plan.texts[plan.pool_text]
+
+
+def test_a_pool_plan_reads_each_image_and_text_once() -> None:
+    image, text = np.array([[3, 0, 1], [1, 3, 0]]), np.array([[5, 5, 5], [2, 2, 2]])
+    plan = PoolPlan.of(image, text, "t", slot=7)
+    assert (plan.images.tolist(), plan.texts.tolist(), plan.slot) == ([0, 1, 3], [2, 5], 7)
+    assert all(np.array_equal(a, b) for a, b in zip(of_anchors(plan), (image, text), strict=True))
+
+
+def test_the_batch_of_pools_has_the_match_of_each_anchor_in_front() -> None:
+    plan = PoolPlan.of(np.array([[2, 2], [1, 1]]), np.array([[4, 0], [2, 5]]), "i", slot=0)
+    batch = read(plan)
+    assert batch.pool is not None
+    assert batch.pool.direction == "i"
+    assert batch.positive[batch.pool.image, batch.pool.text].tolist() == [[True, False]] * 2
+    assert [part.tolist() for part in batch.matches] == [[1, 0], [2, 1]]
+    assert batch.texts.lengths[batch.pool.text].tolist() == [[3, 3], [4, 4]]
+    assert batch.pool.frame.tolist() == [[3, 3], [4, 4]]
+
+
+def test_an_item_keeps_its_place_and_a_repeated_image_is_there_twice() -> None:
+    texts, keys = np.array([4, 0, 3]), np.array([70, 71, 72])
+    batch = read(ItemPlan(OWNER[texts], texts, 0, 1, keys))
+    assert batch.number.tolist() == [2, 0, 2]
+    assert batch.images.lengths.tolist() == [4, 3, 4]
+    assert batch.texts.lengths.tolist() == [3, 3, 6]
+    assert (batch.sets, batch.pool, len(batch)) == (1, None, 9)
+    assert batch.keys is not None
+    assert batch.keys.tolist() == keys.tolist()
+    assert batch.positive.tolist() == [[True, False, True], [False, True, False], [True, False, True]]
+    assert [part.tolist() for part in batch.matches] == [[0, 1, 2]] * 2, "not the twins' other pairs"
+
+
+def test_the_matches_of_three_sets_are_those_of_the_first() -> None:
+    images, texts = np.array([0, 2, 1, 3, 2, 0]), np.array([1, 3, 4, 0, 2, 5])
+    batch = read(ItemPlan(images, texts, 0, 3, np.array([5, 6])))
+    assert batch.sets == 3
+    assert [part.tolist() for part in batch.matches] == [[0, 1]] * 2
+    assert batch.positive.diagonal().tolist() == [True, True, False, False, False, False]
+
+
+def test_without_pools_and_items_every_true_pair_is_a_match() -> None:
+    batch = Batch(images_of([1, 2], 2), texts_of([3, 3, 4], 9), torch.tensor([5, 8]), torch.tensor([8, 5, 8]))
+    assert [part.tolist() for part in batch.matches] == [[1, 0, 1], [0, 1, 2]]

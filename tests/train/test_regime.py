@@ -1,0 +1,78 @@
+"""train/regime.py: what a regime checks before the first batch, and the remedies it names."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from config.errors import ConfigError, DataError
+from tests.train.conftest import MakeRun, Pretended
+from train.comm import Solo
+from train.hard_pools import PoolRegime
+from train.recipe import Recipe, build_recipe
+from train.regime import check_anchors, check_needs
+
+POOLS, ITEMS = frozenset({"pools"}), frozenset({"items"})
+
+
+def recipe_of(objective: str, needs: set[str], offers: frozenset[str] = frozenset()) -> Recipe:
+    """As much of a recipe as is looked at: who asks for what, and whose name the message has."""
+    run = SimpleNamespace(matcher=SimpleNamespace(name="towers"), objective=SimpleNamespace(name=objective))
+    parts = {"objective": SimpleNamespace(needs=needs), "matcher": SimpleNamespace(offers=offers), "run": run}
+    return SimpleNamespace(**parts)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(("needs", "offers", "remedy"), [
+    ({"pools"}, ITEMS, "compares the candidates of anchored pools; train it with train/itm_hn.py, .*--objective tri"),
+    ({"items"}, POOLS, "compares the items of a batch with each other; train it with train/itm.py, .*--objective hi"),
+    ({"items", "offline"}, ITEMS, r"needs offline negatives; name the folder that train/mine.py wrote \(--offline F"),
+    ({"items", "offline"}, POOLS, "compares the items .* and needs offline negatives; name"),
+    ({"attention", "pools"}, POOLS, "needs attention, which matcher towers with these settings does not offer; choose "
+                                    r"another matcher \(--matcher\), .* leave the objective")])
+def test_what_nobody_hands_over_is_refused_with_its_remedy(
+    needs: set[str], offers: frozenset[str], remedy: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"objective\.name = odd: {remedy}") as caught:
+        check_needs(recipe_of("odd", needs), offers)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_matcher_and_regime_hand_over_together_is_enough() -> None:
+    check_needs(recipe_of("odd", {"attention", "pools"}, frozenset({"attention"})), POOLS)
+    check_needs(recipe_of("plain", set()), frozenset())
+
+
+@pytest.mark.parametrize("objective", ["triplet", "quintuplet"])
+def test_pools_refuse_an_objective_over_items(objective: str, make_run: MakeRun) -> None:
+    with pytest.raises(ConfigError, match=rf"objective\.name = {objective}: compares the items of a batch"):
+        PoolRegime(build_recipe(make_run(objective={"name": objective}), Solo()))
+
+
+@pytest.mark.parametrize(("batch", "size", "fits"), [(48, 1, True), (49, 1, False), (24, 2, True), (25, 2, False)])
+def test_an_update_never_wants_an_anchor_twice(batch: int, size: int, fits: bool) -> None:
+    if fits:
+        check_anchors(batch * size, 48, size)
+        return
+    said = f"train_batch_size={batch} on {size} ranks wants {batch * size} anchors an update, but there are only 48"
+    with pytest.raises(ConfigError, match=said):
+        check_anchors(batch * size, 48, size)
+
+
+def test_a_regime_counts_the_anchors_of_all_its_ranks(make_run: MakeRun) -> None:
+    """Of 48 captions, two ranks may take 24 each."""
+    run = make_run(optim={"train_batch_size": 26})
+    assert PoolRegime(build_recipe(run, Solo())).anchors_per_update == 26
+    with pytest.raises(ConfigError, match=r"train_batch_size=26 on 2 ranks wants 52 .* only 48"):
+        PoolRegime(build_recipe(run, Pretended(0, 2)))
+
+
+def test_texts_that_are_read_must_fit_the_model(make_run: MakeRun) -> None:
+    """And only those: the longest caption is too long to be an anchor, so it may be too long for the model."""
+    regime = PoolRegime(build_recipe(make_run(data={"max_txt_len": 4}), Solo()))
+    words = regime.recipe.train.index.words
+    words[words.argmax()] = 97
+    regime.check(regime.anchors)
+    with pytest.raises(DataError, match="has 97 ids, its marks included, but the model takes 96"):
+        regime.check(np.arange(len(words)))

@@ -1,0 +1,74 @@
+"""Training on hard negatives of anchored pools: score a pool without gradient, keep the hardest, train on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from config.errors import ConfigError
+from data.batch import Batch
+from data.draws import key
+from data.loader import Capacity
+from data.negatives import HardPools
+from data.plan import Plan, PoolPlan
+from train.clock import Clock
+from train.recipe import Recipe
+from train.regime import Pass, Regime
+from train.step import drawn, forward, mine
+
+
+class PoolRegime(Regime):
+    """Anchors of both directions in turn, `mining_batch` of one direction in each pass."""
+
+    offers = frozenset({"pools"})
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Raises ConfigError or DataError where the run does not fit its stores."""
+        super().__init__(recipe)
+        run, negatives = self.run, self.run.negatives
+        if negatives.offline:
+            raise ConfigError(f"offline={negatives.offline}: pools draw their own; leave it out, or train with itm.py")
+        index = recipe.train.index
+        self.pools = HardPools(index, negatives.negative_size, run.data.max_txt_len, run.seed)
+        self.anchors = self.pools.anchors
+        self.passes = 2 * run.optim.train_batch_size // negatives.mining_batch
+        most = negatives.mining_batch * (1 + negatives.negative_size)
+        self.capacity = Capacity.of(index, most, most)
+        self.check(self.anchors)
+
+    def plans(self, first_slot: int) -> Iterator[PoolPlan]:
+        sizes = self.run.optim.train_batch_size, self.run.negatives.mining_batch
+        return self.pools.plans(first_slot, *sizes, self.comm.rank, self.comm.size)
+
+    def losses(self, plan: Plan, batch: Batch, step: int, clock: Clock) -> Pass:
+        assert isinstance(plan, PoolPlan)
+        run, recipe, direction = self.run, self.recipe, plan.direction
+        with clock("mine"):
+            hard, mined = self._chosen(batch, step)
+        with clock("train"):
+            # Dropout is a draw like any other: keyed by what it is drawn for.
+            torch.manual_seed(key(run.seed, f"dropout-{direction}", plan.slot) % 2**63)
+            progress, anchors = step / run.optim.num_train_steps, run.optim.train_batch_size
+            losses = forward(recipe.matcher, recipe.objective, hard, progress, recipe.precision.autocast, anchors)
+        scores = losses.scores if mined is None else mined
+        share = len(scores) / anchors
+        logged = {"loss": losses.total.detach()}
+        for name, term in losses.terms.items():
+            logged[f"{name}_{direction}"] = term.value.detach() * share
+            if term.weight is not None:
+                logged[f"{name}_weighted_{direction}"] = term.share(len(scores), anchors).detach()
+        ahead = scores[:, 0] > scores[:, 1:].amax(1)
+        logged[f"pool_r1_{direction}"] = ahead.float().mean() * share
+        return Pass(losses.total, logged, len(scores), scores.numel())
+
+    def headline(self, values: dict[str, float]) -> dict[str, float]:
+        return {"pool R@1": (values["pool_r1_i"] + values["pool_r1_t"]) / 2}
+
+    def _chosen(self, batch: Batch, step: int) -> tuple[Batch, Tensor | None]:
+        """The batch to train on: hard negatives and the scores that chose them, or random ones early in the run."""
+        negatives = self.run.negatives
+        if step < negatives.mine_after:
+            return drawn(batch, negatives.hard_neg_size), None
+        return mine(self.recipe.matcher, batch, negatives.hard_neg_size, self.recipe.precision.autocast)

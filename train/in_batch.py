@@ -1,0 +1,154 @@
+"""Training on batches of items: whoever else is in the global batch is a negative, and offline ones come along."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.batch import Batch
+from data.candidates import open_candidates
+from data.draws import key
+from data.items import Items
+from data.loader import Capacity
+from data.offline import Offline
+from data.plan import ItemPlan, Plan
+from model.layers import full
+from model.matcher import Matcher, MatchOut, OfflineScores, Side
+from model.objective import Term
+from train.clock import Clock
+from train.comm import Comm
+from train.gather import rows_of_all, side_of_all, synchronise_norms
+from train.recipe import Recipe
+from train.regime import Pass, Regime
+from train.step import Autocast
+
+Sides = tuple[Side, Side]
+
+
+class BatchRegime(Regime):
+    """Items, captions with their images, all in one pass; negatives are searched among those of all ranks."""
+
+    offers = frozenset({"items"})
+
+    def __init__(self, recipe: Recipe) -> None:
+        """Raises ConfigError or DataError where the run does not fit its stores or its candidates."""
+        super().__init__(recipe)
+        run, index = self.run, recipe.train.index
+        self.items = Items(index, run.data.max_txt_len, run.seed, self._offline(run.negatives.offline))
+        self.anchors = self.items.anchors
+        self.passes = 1
+        self.capacity = Capacity.of_items(index, self.items.sets * run.optim.train_batch_size)
+        if self.items.offline is not None:
+            self.offers = self.offers | {"offline"}
+        synchronise_norms(recipe.matcher, recipe.comm)
+        self.check(self.anchors if self.items.offline is None else np.arange(len(index.texts)))
+
+    def _offline(self, folder: str) -> Offline | None:
+        if not folder:
+            return None
+        wanted, index = self.run.negatives, self.recipe.train.index
+        images = -(-wanted.offline_range // wanted.offline_rank_ratio)
+        candidates = open_candidates(Path(folder), index, wanted.offline_range, images)
+        drawn_from = wanted.offline_range, wanted.offline_rank_ratio, wanted.rank_coupling
+        return Offline(index, candidates, *drawn_from, self.run.seed)
+
+    def plans(self, first_slot: int) -> Iterator[ItemPlan]:
+        return self.items.plans(first_slot, self.run.optim.train_batch_size, self.comm.rank, self.comm.size)
+
+    def losses(self, plan: Plan, batch: Batch, step: int, clock: Clock) -> Pass:
+        recipe, size, anchors = self.recipe, self.comm.size, self.run.optim.train_batch_size
+        with clock("train"):
+            # For dropout that is not keyed by the items: a resume draws the same.
+            torch.manual_seed(key(self.run.seed, "dropout-items", plan.slot) % 2**63)
+            out = outcome(
+                recipe.matcher, batch, self.comm, recipe.precision.autocast, self.run.negatives.separate_passes
+            )
+            terms = recipe.objective(out, batch, step / self.run.optim.num_train_steps)
+            total = total_loss(terms, out.aux, size)
+        logged = {name: term.value.detach() for name, term in terms.items()}
+        logged |= {name: value.detach() for name, value in out.aux.items()}
+        logged["loss"] = total_loss(terms, out.aux, 1).detach()
+        assert out.positive is not None
+        logged |= batch_recall(next(iter(out.scores.values())).detach(), out.positive)
+        return Pass(total, logged, anchors, anchors * len(out.scores[next(iter(out.scores))]))
+
+    def headline(self, values: dict[str, float]) -> dict[str, float]:
+        return {"batch R@1": (values["batch_r1_i"] + values["batch_r1_t"]) / 2}
+
+
+def outcome(matcher: Matcher, batch: Batch, comm: Comm, autocast: Autocast, separate: bool = True) -> MatchOut:
+    """Training-mode forward of this rank's items against those of all ranks.
+
+    Each rank scores its own images against the texts of all, and gets the rows of the others: every pair is scored
+    once. What is then computed of the scores is the same on all ranks.
+
+    Args:
+        separate: encode each set of the batch on its own, so that what a model averages over a batch is averaged over
+            a set.
+    """
+    with autocast():
+        (images, texts), *others = encoded_sets(matcher, batch, separate)
+        everyone = side_of_all(texts, comm, "texts")
+        scores = rows_of_all(matcher.score(images, everyone), comm, "scores", shared=True)
+        aux = matcher.own_losses(images, batch)
+        offline = None
+        if others:
+            pairs = offline_pairs(matcher, (images, texts), *others)
+            text, image, both, kin = rows_of_all(pairs, comm, "offline", shared=True).unbind(1)
+            offline = OfflineScores(text, image, both, kin, related(batch, comm))
+    return MatchOut({next(iter(matcher.heads)): scores}, images, texts, aux, None, positive(batch, comm), offline)
+
+
+def encoded_sets(matcher: Matcher, batch: Batch, separate: bool) -> list[Sides]:
+    """The two sides of each set."""
+    items = len(batch.images) // batch.sets
+    cuts = [(start, start + items) for start in range(0, len(batch.images), items)]
+    if separate:
+        sets = [(batch.images.slice(*cut), batch.texts.slice(*cut)) for cut in cuts]
+        return [(matcher.encode_image(images), matcher.encode_text(texts)) for images, texts in sets]
+    images, texts = matcher.encode_image(batch.images), matcher.encode_text(batch.texts)
+    return [(images.slice(*cut), texts.slice(*cut)) for cut in cuts]
+
+
+def offline_pairs(matcher: Matcher, matching: Sides, off: Sides, off2: Sides) -> Tensor:
+    """Scores `[items, 4]` in the order of `OfflineScores`."""
+    (image, text), (image_off, text_off), (image_off2, text_off2) = matching, off, off2
+    each = torch.arange(len(image))
+    pairs = [(image, text_off), (image_off, text), (image_off, text_off), (image_off2, text_off2)]
+    return torch.stack([full(matcher.score_pairs(*sides, each, each)) for sides in pairs], 1)
+
+
+def positive(batch: Batch, comm: Comm) -> Tensor:
+    """`[items, items]` bool over all ranks' items: the text belongs to the image."""
+    items = len(batch.images) // batch.sets
+    numbers = comm.gather(torch.stack([batch.number[:items], batch.owner[:items]], 1), "numbers")
+    image, owner = numbers.to(batch.images.boxes.device, non_blocking=True).unbind(1)
+    return image[:, None] == owner
+
+
+def related(batch: Batch, comm: Comm) -> Tensor:
+    """`[items]` bool over all ranks' items: the offline text belongs to the offline image."""
+    items = len(batch.images) // batch.sets
+    same = (batch.number == batch.owner)[items : 2 * items]
+    return comm.gather(same.to(torch.uint8), "related").to(batch.images.boxes.device, non_blocking=True).bool()
+
+
+def total_loss(terms: dict[str, Term], own: dict[str, Tensor], size: int) -> Tensor:
+    """What one of `size` ranks sends backward, so that the mean of their gradients is that of the whole loss.
+
+    All ranks have the same terms, of which each has its own part of the gradient; the matcher's own losses are means
+    over a rank's items.
+    """
+    parts = [term.share(1, 1) * size for term in terms.values() if term.counted] + list(own.values())
+    return torch.stack(parts).sum()
+
+
+def batch_recall(scores: Tensor, positive: Tensor) -> dict[str, Tensor]:
+    """How often an item's match is ahead of all negatives of the batch, from images and from texts."""
+    match = scores.diagonal()
+    rivals = scores.masked_fill(positive, -torch.inf)
+    return {f"batch_r1_{way}": (match > rivals.amax(dim)).float().mean() for way, dim in (("i", 1), ("t", 0))}

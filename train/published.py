@@ -1,0 +1,127 @@
+"""Published `.pt` and `.pth.tar` files, old and of Python 2: tensors, plain values and an option list, nothing else."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from config.errors import DataError
+from model.matcher import Matcher, build, find
+from model.names import PARTS
+
+Plain = bool | int | float | str | None
+MEANS = {"rnn_type": "gru", "measure": "cosine"}
+"""Options of which one value was ever published, and is what our matchers compute."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint of AOQ, VSRN or BFAN as its authors saved it.
+
+    Attributes:
+        weights: all tensors, each part's names under its prefix.
+        options: the authors' command line, by its own names.
+        facts: `epoch` (the next one), `Eiters` (steps done) and `best_rsum`, as far as the file has them.
+    """
+
+    weights: dict[str, Tensor]
+    options: dict[str, Plain]
+    facts: dict[str, Plain]
+
+
+def unpickled(path: Path) -> Any:
+    """What a file written by `torch.save` holds, on the host; types beyond those named above are refused unread.
+
+    Raises:
+        DataError: the file is cut off, is none of torch's, or asks for another type.
+    """
+    try:
+        with torch.serialization.safe_globals([Namespace]):
+            return torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # torch raises what its reader of the day stumbles over
+        stranger = re.search(r"GLOBAL (\S+)", str(error))
+        if stranger:
+            told = f"{path}: refused, it asks for {stranger[1]}, which is neither a tensor nor a plain value"
+            raise DataError(f"{told}; save the model's state dict alone") from error
+        gist = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise DataError(f"{path}: not a whole checkpoint ({gist}); copy or save it again") from error
+
+
+def read_published(path: Path) -> Published:
+    """A published checkpoint with its options.
+
+    Raises:
+        DataError: it is not one, or not whole.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; name a published .pth.tar")
+    content = unpickled(path)
+    options = content.get("opt") if isinstance(content, dict) else None
+    if not isinstance(options, Namespace) or not is_parts(content.get("model")):
+        raise DataError(
+            f"{path}: holds no list of state dicts with the options they were trained with; "
+            "name a published .pth.tar of VSRN or BFAN, or give --output a .safetensors file"
+        )
+    facts = {name: content[name] for name in ("epoch", "Eiters", "best_rsum") if name in content}
+    return Published(joined(content["model"]), plain(vars(options)), plain(facts))
+
+
+def plain(values: Mapping[str, object]) -> dict[str, Plain]:
+    """Those of the values that are plain; nothing else of a stranger's is passed on."""
+    return {name: value for name, value in values.items() if isinstance(value, Plain)}
+
+
+def is_parts(model: object) -> TypeGuard[list[Mapping[str, Tensor]]]:
+    """Whether this is a list of one to three state dicts."""
+    return (
+        isinstance(model, list)
+        and 0 < len(model) <= len(PARTS)
+        and all(isinstance(part, Mapping) and all(isinstance(t, Tensor) for t in part.values()) for part in model)
+    )
+
+
+def joined(model: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The state dicts of image encoder, text encoder and caption branch as one, each under its prefix."""
+    return {prefix + name: tensor for prefix, part in zip(PARTS, model, strict=False) for name, tensor in part.items()}
+
+
+def matcher_of(system: str, published: Published) -> Matcher:
+    """A matcher of the settings that a published checkpoint was trained with; its weights are still to be loaded.
+
+    Raises:
+        DataError: it was trained with an option that our matcher does not have.
+    """
+    options, kind = published.options, find(system).settings
+    for name, value in MEANS.items():
+        if options.get(name, value) != value:
+            raise DataError(f"option {name} = {options[name]!r}: only {value!r} can be read; train that model anew")
+    found = sizes(published.weights) | options | {"name": system}
+    if system == "vsrn":
+        found["variant"] = "F" if options.get("data_name") == "f30k_precomp" else "C"
+        if not any(name.startswith(PARTS[2]) for name in published.weights):
+            found["caption_weight"] = 0.0
+    try:
+        return build(kind.model_validate({name: found[name] for name in kind.model_fields if name in found}))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        told = f"option {wrong['loc'][0]} = {wrong['input']!r}: {wrong['msg'].lower()}"
+        raise DataError(f"{told}; the file is no checkpoint of {system}") from error
+
+
+def sizes(weights: Mapping[str, Tensor]) -> dict[str, Plain]:
+    """Settings that the shapes of published tensors tell, for files that do not name them."""
+    found: dict[str, Plain] = {}
+    if "txt_enc.embed.weight" in weights:
+        found["vocab_size"], found["word_dim"] = weights["txt_enc.embed.weight"].shape
+    for name in ("img_enc.fc.weight", "img_enc.fc.weight_v"):
+        if name in weights:
+            found["embed_size"], found["img_dim"] = weights[name].shape
+    return found

@@ -1,0 +1,122 @@
+"""How a run turns batches into losses: what a way of training has to say to the loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from config.errors import ConfigError
+from data.batch import Batch
+from data.loader import Capacity, Loader
+from data.pairs import Array
+from data.plan import Plan
+from train.clock import Clock
+from train.journal import Journal
+from train.recipe import Recipe
+from train.splits import check_lengths
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a part of an update came to.
+
+    Attributes:
+        total: to be sent backward; an update adds up its passes and averages over ranks.
+        logged: named values; added up and averaged like `total`.
+        anchors, pairs: what was trained on, and how many scores that took.
+    """
+
+    total: Tensor
+    logged: dict[str, Tensor]
+    anchors: int
+    pairs: int
+
+
+class Regime(ABC):
+    """A way to train a recipe: which anchors an update takes, who meets them, and what that costs.
+
+    `anchors` are the captions that the endless global sequence walks through; an update takes the next
+    `train_batch_size` of them for each rank, in `passes` parts.
+    """
+
+    offers: frozenset[str]
+    """What it lets an objective see besides scores (see `Objective.needs`)."""
+    anchors: Array
+    passes: int
+    capacity: Capacity
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.run, self.comm = recipe, recipe.run, recipe.comm
+
+    @property
+    def anchors_per_update(self) -> int:
+        """Places of the global sequence that all ranks together take in one update."""
+        return self.run.optim.train_batch_size * self.comm.size
+
+    @abstractmethod
+    def plans(self, first_slot: int) -> Iterator[Plan]:
+        """This rank's plans from a place of the global sequence on, for ever."""
+
+    @abstractmethod
+    def losses(self, plan: Plan, batch: Batch, step: int, clock: Clock) -> Pass:
+        """What a batch costs in update `step` (from 0)."""
+
+    @abstractmethod
+    def headline(self, values: dict[str, float]) -> dict[str, float]:
+        """Of the logged values, the one that says most while the run goes on."""
+
+    def prepare(self, step: int, folder: Path, journal: Journal) -> int:  # noqa: ARG002
+        """Make ready for the updates from `step` on; returns the step at which to be asked again."""
+        return self.run.optim.num_train_steps
+
+    def loader(self, first_slot: int) -> Loader:
+        """Batches from a place of the global sequence on."""
+        data, recipe = self.run.data, self.recipe
+        reading = data.n_workers, data.prefetch_batches
+        return Loader(
+            recipe.train.index, self.plans(first_slot), self.capacity, *reading, recipe.device, data.pin_mem
+        )
+
+    def check(self, texts: Array) -> None:
+        """Check the run against what this regime asks of it; `texts` are those that it reads.
+
+        Raises:
+            ConfigError: the objective sees more than is offered, or an update wants the same anchor twice.
+            DataError: a text is longer than the model takes.
+        """
+        recipe = self.recipe
+        check_needs(recipe, self.offers)
+        check_anchors(self.anchors_per_update, len(self.anchors), self.comm.size)
+        check_lengths(recipe.train.index, texts, recipe.matcher.longest_text)
+
+
+def check_needs(recipe: Recipe, offers: frozenset[str]) -> None:
+    """Raise ConfigError where the objective looks at something that neither matcher nor regime hands over."""
+    missing = sorted(recipe.objective.needs - recipe.matcher.offers - offers)
+    if missing:
+        remedy = " and ".join(REMEDIES[need].format(matcher=recipe.run.matcher.name) for need in missing)
+        raise ConfigError(f"objective.name = {recipe.run.objective.name}: {remedy}")
+
+
+REMEDIES = {
+    "attention": "needs attention, which matcher {matcher} with these settings does not offer; choose another matcher "
+    "(--matcher), undo its parity switches, or leave the objective (--objective hinge)",
+    "pools": "compares the candidates of anchored pools; train it with train/itm_hn.py, or choose one for batches "
+    "(--objective triplet)",
+    "items": "compares the items of a batch with each other; train it with train/itm.py, or choose one for pools "
+    "(--objective hinge)",
+    "offline": "needs offline negatives; name the folder that train/mine.py wrote (--offline FOLDER)",
+}
+
+
+def check_anchors(wanted: int, anchors: int, size: int) -> None:
+    """Raise ConfigError where one update would want the same anchor twice."""
+    if wanted > anchors:
+        raise ConfigError(
+            f"train_batch_size={wanted // size} on {size} ranks wants {wanted} anchors an update, but there are only "
+            f"{anchors}; lower train_batch_size or -np"
+        )

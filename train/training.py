@@ -1,0 +1,62 @@
+"""A training run from its stores to the recalls of its best weights, whatever its regime."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from config.errors import DataError
+from config.schema import Run
+from train.comm import Comm
+from train.entry import claim
+from train.journal import Journal
+from train.measure import measure
+from train.recipe import Recipe, build_recipe
+from train.regime import Regime
+from train.results import keep, table
+from train.splits import write_quarantine
+from train.trainer import Trainer
+
+
+def train(build: Callable[[Recipe], Regime], run: Run, args: Namespace, comm: Comm) -> int:
+    """One training run, from its stores to the recalls of its best weights."""
+    recipe = build_recipe(run, comm)
+    regime = build(recipe)
+    if args.dry_run:
+        return dry_run(regime)
+    val, test = recipe.split("val"), recipe.split("test")
+    folder = claim(run, comm)
+    with Journal(folder, comm.rank, run.output.tensorboard, run.output.log_steps) as journal:
+        for note in args.notes:
+            journal.say(note)
+        if comm.rank == 0:
+            write_quarantine([split for split in (recipe.train, val, test) if split], folder)
+        trainer = Trainer(regime, journal, folder)
+        start = trainer.checkpoints.latest() if run.output.resume == "auto" else None
+        if run.output.resume not in ("auto", "never"):
+            start = Path(run.output.resume)
+        if start:
+            trainer.resume(start)
+        code = trainer.fit(val)
+        if code or test is None:
+            return code
+        best = trainer.load_best()
+        found = measure(recipe, test, "test", folder, journal)
+        if found is not None:
+            journal.event("valid", step=trainer.step, split="test", recalls=found["recalls"])
+            keep(folder, "test", found | {"checkpoint": best.name if best else ""})
+            sys.stdout.write(table(found["recalls"]))
+    return code
+
+
+def dry_run(regime: Regime) -> int:
+    """Build everything and read one batch; nothing is written."""
+    loader = regime.loader(0)
+    _, batch = next(iter(loader))
+    loader.close()
+    if not len(batch):
+        raise DataError("the first batch is empty")
+    sys.stderr.write(f"ready: {len(regime.anchors)} anchors, a pass of {len(batch)} pairs\n")
+    return 0
