@@ -31,7 +31,6 @@ from data.pairs import PairIndex
 from data.store import missing
 from scripts._program import run
 from scripts.page.attention import WIDTH, Blocks, Picture, Places, View, drawn, looks, words_of
-from scripts.page.outcome import Scores
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare
 from train.checkpoint import Checkpoints
@@ -39,6 +38,7 @@ from train.comm import Solo
 from train.entry import KINDS
 from train.recipe import Parts, build_parts
 from train.scorer import read_images
+from train.scores import Scores
 from train.splits import Split
 
 Pair = tuple[int, int]

@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import DataError
 from scripts._program import run
-from scripts.page.outcome import Outcome, Scores, counting, open_outcome
+from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare
-from train.recall import Array, Counts, Floats, Ints, Ties, count
+from train.recall import Array, Counts, Floats, Ints, Ties, count, in_order
+from train.scores import Scores
 
 SHOWN = 5
 GROUPS = (("Found first", 0, 1), ("Found among the first ten", 1, 10), ("Missed", 10, None))
@@ -110,8 +111,7 @@ class Maker:
 
     def _answers(self, values: Array, right: NDArray[np.bool_],
                  look: Callable[[int], tuple[str, str | None]]) -> tuple[list[Answer], Answer]:
-        last_in_tie = ~right if self.ties == "optimistic" else right
-        order = np.lexsort((last_in_tie, -values.astype(np.float64)))
+        order = in_order(values, right, self.ties)
         first_right = int(np.flatnonzero(right[order])[0])
         places = sorted({*range(min(SHOWN, len(order))), first_right})
         made = {place: Answer(place + 1, float(values[order[place]]), bool(right[order[place]]),

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -39,6 +40,7 @@ class Way:
     rows: list[tuple[int, float, float | None]]
     mean: float
     median_rank: float
+    mean_rank: float | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,11 @@ def tell_split(outcome: Outcome, name: str, args: argparse.Namespace) -> Split:
     facts = [f"{entry[key]:,} {key}" for key in ("images", "texts") if key in entry]
     facts += [f"{ties} ties", *([f"mean of {folds} folds"] if folds > 1 else [])]
     facts += ["legacy count of image retrieval"] if ir_count == "legacy" else []
-    facts += [f"checkpoint {entry['checkpoint']}"] if entry.get("checkpoint") else []
+    facts += _origin(entry)
+    if "whole" in entry:
+        whole = entry["whole"]
+        firsts = ", ".join(f"{long} R@1 {100 * whole[f'{short}_r1']:.1f} %" for short, long in WAYS)
+        facts.append(f"all images at once: rsum {whole['rsum']:.1f}, {firsts}")
     ways = [_way(short, long, entry["recalls"], by_chance) for short, long in WAYS]
     return Split(name, entry["recalls"], ways, facts, check_split(name, entry, scores), charts, gallery)
 
@@ -122,7 +128,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _way(short: str, long: str, recalls: dict[str, float], by_chance: dict[str, float]) -> Way:
     rows = [(top, recalls[f"{short}_r{top}"], by_chance.get(f"{short}_r{top}")) for top in TOP]
-    return Way(long, rows, recalls[f"{short}_r_mean"], recalls[f"{short}_medr"])
+    return Way(long, rows, recalls[f"{short}_r_mean"], recalls[f"{short}_medr"], recalls.get(f"{short}_meanr"))
+
+
+def _origin(entry: dict[str, Any]) -> list[str]:
+    """What was measured: a checkpoint, a kept score matrix, or the mean of several."""
+    if entry.get("ensemble"):
+        return [f"ensemble: the mean scores of {', '.join(entry['ensemble'])}"]
+    if entry.get("scores"):
+        return [f"counted from {entry['scores']}"]
+    return [f"checkpoint {entry['checkpoint']}"] if entry.get("checkpoint") else []
 
 
 if __name__ == "__main__":

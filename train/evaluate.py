@@ -1,4 +1,4 @@
-"""Measure a trained model on its splits, or count the recalls of a score file again; ISDa where phrases have boxes."""
+"""Measure a trained model on its splits, or kept scores of one or several; ISDa where phrases have boxes."""
 
 import sys
 from pathlib import Path
@@ -9,11 +9,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from config.errors import ConfigError, DataError
 from config.schema import Run
-from data.files import read_json
 from train.checkpoint import Checkpoints
 from train.comm import Comm
 from train.entry import leave, main
@@ -21,7 +18,8 @@ from train.isda import check_offers_attention, measure_isda, one_line
 from train.journal import Journal
 from train.measure import judged, measure
 from train.recipe import build_parts
-from train.results import REMEDY, keep, table
+from train.results import keep, shown
+from train.scores import ENSEMBLE, MATRIX, keep_mean, open_scores
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -36,7 +34,15 @@ def flags(parser: ArgumentParser) -> None:
         help="measure ISDa instead: how far words and regions disagree on the relations of annotated objects; give the "
         "stores with --test_txt_db and --test_img_db (regions are the annotated boxes)",
     )
-    parser.add_argument("--scores", default="", help="count this folder's matrix.npy and ids.json instead of scoring")
+    parser.add_argument(
+        "--scores",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="count a kept score matrix instead of scoring, or an ensemble: the mean of several; each a folder with "
+        "matrix.npy and ids.json, or a run's output folder with scores of this split",
+    )
 
 
 def work(run: Run, args: Namespace, comm: Comm) -> int:
@@ -47,7 +53,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     if args.scores and args.isda:
         raise ConfigError("--scores and --isda exclude each other: a score matrix says nothing of attention")
     if args.scores:
-        return recount(run, Path(args.scores), args.split, folder)
+        return recount(run, args, folder) if comm.rank == 0 else 0
     checkpoint = chosen(args.which, folder, run.weights.checkpoint)
     parts = build_parts(run, comm, str(checkpoint))
     if args.isda:
@@ -65,20 +71,15 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
             finish(folder, f"isda-{args.split}", found and found | {"checkpoint": str(checkpoint)}, one_line)
         else:
             found = measure(parts, split, args.split, folder, journal)
-            finish(folder, args.split, found and found | {"checkpoint": str(checkpoint)}, table_of)
+            finish(folder, args.split, found and found | {"checkpoint": str(checkpoint)}, shown)
     return 0
 
 
-def finish(folder: Path, name: str, found: dict[str, Any] | None, shown: Callable[[dict[str, Any]], str]) -> None:
+def finish(folder: Path, name: str, found: dict[str, Any] | None, told: Callable[[dict[str, Any]], str]) -> None:
     """On the rank that found something: keep it in results.json and print it."""
     if found is not None:
         keep(folder, name, found)
-        sys.stdout.write(shown(found))
-
-
-def table_of(found: dict[str, Any]) -> str:
-    """The recalls of a split's entry."""
-    return table(found["recalls"])
+        sys.stdout.write(told(found))
 
 
 def chosen(which: str, folder: Path, start: str) -> Path:
@@ -98,15 +99,40 @@ def chosen(which: str, folder: Path, start: str) -> Path:
     return found
 
 
-def recount(run: Run, scores: Path, split: str, folder: Path) -> int:
-    """Recalls of a kept score matrix under the run's counting options."""
-    try:
-        matrix = np.load(scores / "matrix.npy", mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{scores / 'matrix.npy'}: {error}; {REMEDY}") from error
-    owner = np.asarray(read_json(scores / "ids.json", REMEDY)["owner"])
-    finish(folder, split, judged(run.eval, matrix, owner) | {"scores": str(scores)}, table_of)
+def recount(run: Run, args: Namespace, folder: Path) -> int:
+    """Recalls of a kept score matrix, or of the mean of several, under the run's counting options.
+
+    The mean is kept like the scores of one model, in `folder/scores/<split>-ensemble`.
+
+    Raises:
+        ConfigError: a matrix is named twice.
+        DataError: a matrix is missing, or two are not of the same pairs.
+    """
+    places = [scores_in(place, args.split) for place in args.scores]
+    twice = next((place for place in places if sum(place.samefile(other) for other in places) > 1), None)
+    if twice:
+        raise ConfigError(f"--scores names {twice} twice; its model would count double in the mean")
+    name = args.split + (ENSEMBLE if len(places) > 1 else "")
+    if args.dry_run:
+        sys.stderr.write(f"ready: {name} of {len(places)} score matrices\n")
+        return 0
+    one = len(places) == 1
+    scores = open_scores(places[0]) if one else keep_mean(folder / "scores" / name, places)
+    source = {"scores": str(places[0])} if one else {"ensemble": [str(place) for place in places]}
+    finish(folder, name, judged(run.eval, scores.matrix, scores.owner) | source, shown)
     return 0
+
+
+def scores_in(place: Path, split: str) -> Path:
+    """The folder of a split's score matrix: `place` itself, or where a run with that output folder keeps it.
+
+    Raises:
+        DataError: neither holds a matrix.
+    """
+    found = next((folder for folder in (place, place / "scores" / split) if (folder / MATRIX).is_file()), None)
+    if found is None:
+        raise DataError(f"{place}: holds no {MATRIX}, nor does its scores/{split}; evaluate that run on {split} first")
+    return found
 
 
 if __name__ == "__main__":

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 
 from config.schema import Eval
-from data.files import read_json, write_array, write_json
 from data.negatives import following
-from data.pairs import Array, PairIndex
+from data.pairs import Array
 from train.journal import Journal
-from train.recall import recalls
+from train.recall import fold_recalls, mean, recalls
 from train.recipe import Parts
-from train.results import REMEDY
 from train.scorer import fingerprint
+from train.scores import MATRIX, keep_scores, kept_origin
 from train.splits import Split
 
 
@@ -36,7 +35,7 @@ def measure(parts: Parts, split: Split, name: str, folder: Path, journal: Journa
     origin = f"{stripes}-{parts.run.eval.score_dtype}"
     if parts.comm.share(kept_origin(place) == origin)[0]:
         journal.say(f"{name}: scored before by these weights")
-        matrix = np.load(place / "matrix.npy", mmap_mode="r", allow_pickle=False) if parts.comm.rank == 0 else None
+        matrix = np.load(place / MATRIX, mmap_mode="r", allow_pickle=False) if parts.comm.rank == 0 else None
     else:
         matrix = scored(parts, split, name, place / "parts" / stripes, journal)
         if matrix is not None:
@@ -66,29 +65,20 @@ def tenths(name: str, journal: Journal) -> Callable[[int, int], None]:
 
 
 def judged(options: Eval, matrix: Array, owner: Array) -> dict[str, Any]:
-    """Recalls of a score matrix `[images, texts]`, with what they were counted over."""
+    """Recalls of a score matrix `[images, texts]`, with what they were counted over.
+
+    With folds, "recalls" are the mean of "each_fold", and "whole" are those among all images at once.
+    """
+    each = fold_recalls(matrix, owner, options.ties, options.ir_count, options.folds)
+    whole = recalls(matrix, owner, options.ties, options.ir_count) if options.folds > 1 else None
     return {
-        "recalls": recalls(matrix, owner, options.ties, options.ir_count, options.folds),
+        "recalls": mean(each),
         "images": matrix.shape[0],
         "texts": matrix.shape[1],
         "folds": options.folds,
         "ties": options.ties,
         "ir_count": options.ir_count,
-    }
-
-
-def kept_origin(place: Path) -> str | None:
-    """Which weights and pairs the matrix kept in `place` came from; None without one."""
-    whole = (place / "matrix.npy").exists() and (place / "ids.json").exists()
-    return read_json(place / "ids.json", REMEDY).get("origin") if whole else None
-
-
-def keep_scores(place: Path, matrix: Array, index: PairIndex, origin: str) -> None:
-    """Write `matrix.npy` and `ids.json`, each whole or not at all, the latter last."""
-    (place / "ids.json").unlink(missing_ok=True)
-    write_array(place / "matrix.npy", matrix)
-    ids = {"images": index.images, "texts": index.texts, "owner": index.owner.tolist(), "origin": origin}
-    write_json(place / "ids.json", ids)
+    } | ({"each_fold": each, "whole": whole} if whole else {})
 
 
 @torch.inference_mode()

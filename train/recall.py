@@ -1,12 +1,14 @@
 """From a score matrix and its ground truth to ranks and recalls, both ways, with ties counted in the open.
 
 Rows are images and columns are texts; `owner[t]` is the row of the image that text t describes. An image
-may have any number of texts. One pass over blocks of rows counts, for every query, the wrong candidates
-scored above its positive and those scored equal to it; every rank and recall follows from these two counts.
+may have any number of texts. One pass over blocks of rows counts, for every query, the wrong candidates scored above
+its positive, those scored equal to it, and which of these have a smaller index; every rank and recall follows
+from these counts.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -16,30 +18,37 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 
-Ties = Literal["pessimistic", "optimistic", "mean"]
+Ties = Literal["pessimistic", "optimistic", "mean", "index"]
 IrCount = Literal["correct", "legacy"]
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 TOP = (1, 5, 10)
-_TIED_SHARE = {"pessimistic": 1.0, "optimistic": 0.0, "mean": 0.5}
 _BLOCK_ROWS = 255  # so that column counts of a block fit in uint8, which numpy adds fastest
 _BLOCK_VALUES = 1 << 21  # a few blocks of this size are all the memory taken beside the matrix
 
 
 @dataclass(frozen=True)
 class Counts:
-    """For each query: the wrong candidates above its best positive, and those equal to it; [queries]."""
+    """For each query: the wrong candidates above its best positive, those equal to it, and of these the ones whose
+    index is smaller than that of the (first) best positive; [queries]."""
 
     above: Ints
     equal: Ints
+    before: Ints
 
     def ranks(self, ties: Ties = "pessimistic") -> Floats:
-        """Ranks from 0 (first): a tied positive stands last, first or in the middle of its tie."""
+        """Ranks from 0 (first): a tied positive stands last, first or in the middle of its tie, or where it is listed.
+
+        "index" is the order of a stable sort: the best right answer is preceded by what scores more and by what
+        scores the same and is listed earlier.
+        """
         if ties not in get_args(Ties):
             raise ConfigError(f"ties: {ties!r} is not known; give one of {', '.join(get_args(Ties))}")
-        return self.above + _TIED_SHARE[ties] * self.equal
+        ahead: dict[Ties, Array] = {"pessimistic": self.equal, "optimistic": np.zeros_like(self.equal),
+                                    "mean": self.equal / 2, "index": self.before}
+        return np.asarray(self.above + ahead[ties], np.float64)
 
     def touches_top(self, top: int = TOP[-1]) -> NDArray[np.bool_]:
         """Where a tie could move the positive within, into or out of the first `top` places."""
@@ -58,21 +67,26 @@ def count(scores: Array, owner: Array) -> tuple[Counts, Counts]:
     positive = _single(scores[owner, np.arange(texts)])
     best = np.full(images, -np.inf, positive.dtype)
     np.maximum.at(best, owner, positive)
-    above_image, not_below_image = np.zeros((2, images), np.int64)
-    above_text, not_below_text = np.zeros((2, texts), np.int64)
+    winners = np.flatnonzero(positive == best[owner])  # right texts as high as the best one are no rivals
+    own = np.bincount(owner[winners], minlength=images)
+    first = np.full(images, texts)
+    np.minimum.at(first, owner[winners], winners)
+    of_images, of_texts = (Counts(*np.zeros((3, queries), np.int64)) for queries in (images, texts))
     for rows in _blocks(images, texts):
         block = _single(scores[rows])
         _refuse_nan(block, rows.start)
-        limit = best[rows, None]
-        above_image[rows] = np.count_nonzero(block > limit, axis=1)
-        not_below_image[rows] = np.count_nonzero(block >= limit, axis=1)
-        above_text += _count_down(block > positive)
-        not_below_text += _count_down(block >= positive)
-    # Right texts as high as the best one are no rivals, nor is a text's own image.
-    own = np.bincount(owner[positive == best[owner]], minlength=images)
+        of_images.above[rows] = np.count_nonzero(block > best[rows, None], axis=1)
+        not_below = np.count_nonzero(block >= best[rows, None], axis=1)
+        of_images.equal[rows] = not_below - of_images.above[rows] - own[rows]
+        of_images.before[rows] = _before_in_rows(block, best[rows], first[rows], of_images.equal[rows])
+        above, equal = _count_down(block > positive), _count_down(block >= positive)
+        equal -= above
+        of_texts.above[:] += above
+        of_texts.equal[:] += equal
+        of_texts.before[:] += _before_in_columns(block, positive, owner - rows.start, equal)
+    of_texts.equal[:] -= 1  # a text's own image
     asked = np.unique(owner)
-    of_images = Counts(above_image[asked], (not_below_image - above_image - own)[asked])
-    return of_images, Counts(above_text, not_below_text - above_text - 1)
+    return Counts(of_images.above[asked], of_images.equal[asked], of_images.before[asked]), of_texts
 
 
 def rank_images(scores: Array, owner: Array, ties: Ties = "pessimistic") -> Floats:
@@ -85,16 +99,32 @@ def rank_texts(scores: Array, owner: Array, ties: Ties = "pessimistic") -> Float
     return count(scores, owner)[0].ranks(ties)
 
 
+def in_order(scores: Array, right: NDArray[np.bool_], ties: Ties = "pessimistic") -> Ints:
+    """The candidates of each query (last axis), best first, in the order by which its rank is counted.
+
+    right: which candidates are right answers, of the shape of `scores`. Within a tie they stand last, first
+    ("optimistic") or, with "index", where they are listed.
+    """
+    late = {"optimistic": ~right, "index": np.zeros_like(right)}.get(ties, right)
+    return np.lexsort((late, -scores.astype(np.float64)))
+
+
 def recalls(scores: Array, owner: Array, ties: Ties = "pessimistic", ir_count: IrCount = "correct",
             folds: int = 1) -> dict[str, float]:
-    """Recalls of both directions, their means, median ranks and how many queries have a tie in the top 10.
+    """The mean over folds of what `fold_recalls` finds in each; with one fold, what it finds among all images."""
+    return mean(fold_recalls(scores, owner, ties, ir_count, folds))
+
+
+def fold_recalls(scores: Array, owner: Array, ties: Ties = "pessimistic", ir_count: IrCount = "correct",
+                 folds: int = 1) -> list[dict[str, float]]:
+    """Recalls of both directions, their means, median and mean ranks, and how many queries have a tie in the top 10.
 
     Keys: txt_r1/5/10 and txt_r_mean (image query, text answers), img_* (text query, image answers), r_mean
-    of all six, ties_in_top10 (share of all queries): fractions; rsum: the six in percent, added up;
-    txt_medr and img_medr: median ranks from 1. With folds, the images are cut into that many runs in their
-    given order, each judged among its own texts, and every value is the mean over the runs. ir_count
-    "legacy" counts a query's own number as a hit where it is below k, as the published UNITER tables do; it
-    is for comparison with them only.
+    of all six, ties_in_top10 (share of all queries): fractions; rsum: the six in percent, added up; r1r5: the
+    four of R@1 and R@5, likewise; *_medr and *_meanr: median and mean ranks from 1. Where ties is "index", a
+    median between two ranks is the lower one, as the published code that ranks so has it. With folds, the images are
+    cut into that many runs in their given order, each judged among its own texts. ir_count "legacy" counts a query's
+    own number as a hit where it is below k, as the published UNITER tables do; it is for comparison with them only.
     Raises ConfigError for an unknown option, DataError as `count` does or if folds do not divide the
     images.
     """
@@ -102,15 +132,15 @@ def recalls(scores: Array, owner: Array, ties: Ties = "pessimistic", ir_count: I
         raise ConfigError(f"ir_count: {ir_count!r} is not known; give one of {', '.join(get_args(IrCount))}")
     owner = _checked(scores, owner)
     if folds == 1:
-        return _one_fold(scores, owner, ties, ir_count)  # without a copy of what may be a large matrix
-    return _mean([_one_fold(scores[rows][:, texts], owner[texts] - rows.start, ties, ir_count)
-                  for rows, texts in _folds(owner, len(scores), folds)])
+        return [_one_fold(scores, owner, ties, ir_count)]  # without a copy of what may be a large matrix
+    return [_one_fold(scores[rows][:, texts], owner[texts] - rows.start, ties, ir_count)
+            for rows, texts in _folds(owner, len(scores), folds)]
 
 
 def chance(owner: Array, images: int, folds: int = 1) -> dict[str, float]:
     """The recalls (fractions, txt_r1 ... img_r10) that random scores would have on average."""
     if folds > 1:
-        return _mean([chance(owner[texts] - rows.start, rows.stop - rows.start)
+        return mean([chance(owner[texts] - rows.start, rows.stop - rows.start)
                       for rows, texts in _folds(owner, images, folds)])
     texts = len(owner)
     right = np.bincount(owner, minlength=images)
@@ -123,7 +153,8 @@ def chance(owner: Array, images: int, folds: int = 1) -> dict[str, float]:
     return found | {f"img_r{top}": min(top, images) / images for top in TOP}
 
 
-def _mean(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+def mean(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each value over `parts`."""
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
 
@@ -136,9 +167,12 @@ def _one_fold(scores: Array, owner: Array, ties: Ties, ir_count: IrCount) -> dic
         for top in TOP:
             values[f"{name}_r{top}"] = (_hits(ranks, top) + _legacy_hits(extra, top)) / len(ranks)
         values[f"{name}_r_mean"] = float(np.mean([values[f"{name}_r{top}"] for top in TOP]))
-        values[f"{name}_medr"] = float(np.median(ranks)) + 1
+        median = float(np.median(ranks))
+        values[f"{name}_medr"] = (math.floor(median) if ties == "index" else median) + 1
+        values[f"{name}_meanr"] = float(ranks.mean()) + 1
     values["r_mean"] = (values["txt_r_mean"] + values["img_r_mean"]) / 2
     values["rsum"] = 100 * sum(values[f"{name}_r{top}"] for name in ("txt", "img") for top in TOP)
+    values["r1r5"] = 100 * sum(values[f"{name}_r{top}"] for name in ("txt", "img") for top in (1, 5))
     touched = np.concatenate([of_images.touches_top(), of_texts.touches_top()])
     values["ties_in_top10"] = float(touched.mean())
     return values
@@ -196,6 +230,25 @@ def _blocks(images: int, texts: int) -> Iterator[slice]:
 def _single(values: Array) -> Array:
     """Half floats widened, exactly, because numpy compares them slowly."""
     return values.astype(np.float32) if values.dtype == np.float16 else np.asarray(values)
+
+
+def _before_in_rows(block: Array, best: Array, first: Ints, equal: Ints) -> Ints:
+    """For each row the columns before `first` that equal its best; only rows that tie are looked at again."""
+    found = np.zeros_like(equal)
+    tied = np.flatnonzero(equal)
+    earlier = np.arange(block.shape[1]) < first[tied, None]
+    found[tied] = np.count_nonzero(earlier & (block[tied] == best[tied, None]), axis=1)
+    return found
+
+
+def _before_in_columns(block: Array, positive: Array, place: Ints, equal: NDArray[np.uint8]) -> Ints:
+    """For each column the rows before its own one that equal it; `place [columns]` is the own row, counted in rows
+    of this block and maybe outside it, `equal [columns]` how many rows of the block equal it."""
+    found = np.where(place >= len(block), equal, 0).astype(np.int64)
+    within = np.flatnonzero((place >= 0) & (place < len(block)) & (equal > 1))
+    earlier = np.arange(len(block))[:, None] < place[within]
+    found[within] = np.count_nonzero(earlier & (block[:, within] == positive[within]), axis=0)
+    return found
 
 
 def _count_down(claims: NDArray[np.bool_]) -> NDArray[np.uint8]:

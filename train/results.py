@@ -7,8 +7,6 @@ from typing import Any
 
 from data.files import read_json, write_json
 
-REMEDY = "name a folder that an evaluation wrote"
-
 
 def keep(folder: Path, name: str, found: dict[str, Any]) -> None:
     """Put an entry into results.json; the others stay as they are."""
@@ -18,11 +16,22 @@ def keep(folder: Path, name: str, found: dict[str, Any]) -> None:
     write_json(path, there | {name: found}, indent=1)
 
 
+def shown(found: dict[str, Any]) -> str:
+    """The recalls of an entry for people; with folds, those of all images at once below their mean."""
+    if "whole" not in found:
+        return table(found["recalls"])
+    images, folds = found["images"], found["folds"]
+    return (
+        f"mean of {folds} folds of {images // folds:,} images\n{table(found['recalls'])}\n"
+        f"all {images:,} images\n{table(found['whole'])}"
+    )
+
+
 def table(recalls: dict[str, float]) -> str:
-    """The recalls as published tables print them, in percent."""
-    rows = [("image to text", "txt"), ("text to image", "img")]
-    lines = [f"{'':14}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'median rank':>13}"]
-    for title, short in rows:
+    """The recalls of both directions as published tables print them, in percent, and their ranks, from 1."""
+    lines = [f"{'':14}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'mean R':>9}{'median rank':>13}{'mean rank':>11}"]
+    for title, short in (("image to text", "txt"), ("text to image", "img")):
         values = "".join(f"{100 * recalls[f'{short}_r{k}']:7.1f}" for k in (1, 5, 10))
-        lines.append(f"{title:14}{values}{recalls[f'{short}_medr']:13.0f}")
+        ranks = f"{recalls[f'{short}_medr']:13.1f}{recalls[f'{short}_meanr']:11.1f}"
+        lines.append(f"{title:14}{values}{100 * recalls[f'{short}_r_mean']:9.1f}{ranks}")
     return "\n".join([*lines, f"rsum {recalls['rsum']:.1f}", ""])

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data.pairs import PairIndex
-from scripts.page.outcome import Scores, counting, open_outcome
-from train.measure import kept_origin
+from scripts.page.outcome import counting, open_outcome
 from train.recall import Counts, Ties
 from train.recipe import Parts
 from train.scorer import fingerprint
+from train.scores import Scores, kept_origin
 
 Weights = NDArray[np.float64]
 
@@ -186,8 +186,9 @@ class Places:
             return ""
         column = np.asarray(self.scores.matrix[:, text], np.float64)
         own = column[index.owner[text]]
-        above, equal = np.count_nonzero(column > own), np.count_nonzero(column == own) - 1
-        place = 1 + Counts(np.array([above]), np.array([equal])).ranks(self.ties)[0]
+        above, tied = np.count_nonzero(column > own), np.flatnonzero(column == own)
+        before = np.count_nonzero(tied < index.owner[text])
+        place = 1 + Counts(*np.array([[above], [len(tied) - 1], [before]])).ranks(self.ties)[0]
         return f"right picture at place {place:g} of {len(column):,}"
 
 

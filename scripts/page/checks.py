@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from config.errors import ConfigError, DataError
-from scripts.page.outcome import Outcome, Scores, counting
+from scripts.page.outcome import Outcome, counting
 from train.recall import chance, recalls
+from train.scores import Scores
 
 _SAME = 1e-6  # fractions; results.json holds what the same code computed
 
@@ -45,7 +46,8 @@ def check_split(name: str, entry: dict[str, Any], scores: Scores | None) -> list
         checks.append(Check("bad", "Image retrieval is counted with the error of the published code: it is "
                                    "too high, and comparable with tables counted so only."))
     if ties != "pessimistic":
-        checks.append(Check("open", f"Ties are counted as {ties}: recalls may be higher than by default."))
+        told = "listed" if ties == "index" else ties
+        checks.append(Check("open", f"Ties are counted as {told}: recalls may be higher than by default."))
     tied = entry["recalls"].get("ties_in_top10")
     if tied:
         checks.append(Check("open", f"A tie touches the top ten of {tied:.2%} of the queries."))

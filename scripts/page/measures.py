@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from scripts.page.charts import Chart, Line, curves, histogram, layers
-from scripts.page.outcome import Outcome, Scores
+from scripts.page.outcome import Outcome
 from scripts.page.plot import plain
 from train.recall import Floats, Ties, count
+from train.scores import Scores
 
 Event = dict[str, Any]
 

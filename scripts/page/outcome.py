@@ -7,28 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from config.errors import DataError
 from train.isda import SHOWN
 from train.journal import METRICS, read_events
-from train.recall import Array, Ints, IrCount, Ties
+from train.recall import IrCount, Ties
+from train.scores import MATRIX, Scores, open_scores
 
 RECALLS = (*(f"{way}_{name}" for way in ("txt", "img") for name in ("r1", "r5", "r10", "r_mean", "medr")),
            "r_mean", "rsum")
 
 
 ISDA = "isda-"  # before the split's name
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One split's score matrix [images, texts] (a memory map), the ids of both, and owner [texts]."""
-
-    matrix: Array
-    images: list[str]
-    texts: list[str]
-    owner: Ints
 
 
 @dataclass(frozen=True)
@@ -62,18 +51,7 @@ class Outcome:
     def scores(self, split: str) -> Scores | None:
         """The score matrix of a split, or None where none was kept; DataError where its files disagree."""
         folder = self.folder / "scores" / split
-        if not (folder / "matrix.npy").is_file():
-            return None
-        try:
-            matrix = np.load(folder / "matrix.npy", mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError) as error:
-            raise DataError(f"{folder / 'matrix.npy'}: no score matrix ({error}); evaluate again") from None
-        ids = _read_json(folder / "ids.json")
-        images, texts = list(map(str, ids["images"])), list(map(str, ids["texts"]))
-        if matrix.shape != (len(images), len(texts)) or len(ids["owner"]) != len(texts):
-            raise DataError(f"{folder}: matrix.npy has shape {matrix.shape}, ids.json names {len(images)} "
-                            f"images and {len(texts)} texts; evaluate again")
-        return Scores(matrix, images, texts, np.asarray(ids["owner"], np.int64))
+        return open_scores(folder) if (folder / MATRIX).is_file() else None
 
 
 def open_outcome(folder: str | Path) -> Outcome:

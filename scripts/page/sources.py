@@ -14,7 +14,8 @@ from PIL import Image, ImageOps
 from config.errors import DataError
 from data.source.captions import Entry, read_captions
 from data.texts import TextStore
-from scripts.page.outcome import Outcome, Scores
+from scripts.page.outcome import Outcome
+from train.scores import ENSEMBLE, Scores
 
 Read = Callable[[], bytes]
 
@@ -41,6 +42,7 @@ class Captions:
         """From `file` if given, else from the text store that config.json names for the split."""
         if file is not None:
             return cls.from_file(file, scores)
+        split = split.removesuffix(ENSEMBLE)
         store = outcome.setting("data", f"{split}_txt_db")
         if store and Path(store).is_dir():
             return cls.from_store(Path(store))

@@ -43,7 +43,7 @@ Write = Callable[..., Path]
         ({"optim": {"betas": [0.9, 2]}}, "optim.betas = 2 (FILE): should be less than 1"),
         ({"optim": {"betas": [0.9]}}, "optim.betas"),
         ({"eval": {"full_val": 1}}, "eval.full_val = 1 (FILE): should be a valid boolean"),
-        ({"eval": {"ties": "fair"}}, "should be 'pessimistic', 'optimistic' or 'mean'"),
+        ({"eval": {"ties": "fair"}}, "should be 'pessimistic', 'optimistic', 'mean' or 'index'"),
         ({"seed": 1.5}, "seed = 1.5 (FILE): should be a valid integer"),
         ({"data": 3}, "data (FILE): should be an object"),
         ({"data": {"conf_th": 2}}, "data.conf_th = 2 (FILE): should be from 0 to 1, or -1"),

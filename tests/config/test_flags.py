@@ -59,8 +59,8 @@ def test_every_leaf_of_the_common_sections_has_a_flag(kinds: Kinds) -> None:
 def test_the_help_says_what_each_flag_means_and_its_default(kinds: Kinds) -> None:
     usage = " ".join(parser_for(kinds).format_help().split())
     assert "--learning_rate X peak learning rate, reached at the end of the warm-up (default: 5e-05)" in usage
-    assert "--ties {pessimistic,optimistic,mean}" in usage
-    assert "negatives: the pool of each anchor" in usage
+    assert "--ties {pessimistic,optimistic,mean,index}" in usage
+    assert "negatives: who an anchor is set against" in usage
     assert "objective: a margin between a pair and its negatives --margin X" in usage
 
 

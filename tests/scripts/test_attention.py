@@ -29,9 +29,9 @@ from scripts.page.attention import Blocks, drawn, looks, words_of
 from tests.support import DIM, RULE, config_of, open_index, write_config
 from train.checkpoint import Checkpoints
 from train.entry import KINDS
-from train.measure import keep_scores
 from train.recall import recalls
 from train.scorer import fingerprint, read_images, read_texts
+from train.scores import keep_scores
 
 CAPTIONS = (
     "a red dog, a red <b>cat</b>",
@@ -242,6 +242,9 @@ def test_the_place_of_the_right_picture(made, write, tmp_path):
     assert "not told" not in page.text
     write_json(run / "results.json", {"test": {"recalls": recalls(matrix, index.owner), "ties": "optimistic"}})
     assert "right picture at place 2 of 3" in write("--pairs", "scene_000001:2", run=run).text
+    write_json(run / "results.json", {"test": {"recalls": recalls(matrix, index.owner), "ties": "index"}})
+    assert "right picture at place 2 of 3" in write("--pairs", "scene_000001:2", run=run).text
+    assert "right picture at place 3 of 3" in write("--pairs", "scene_000002:5", run=run).text, "all three are equal"
     keep_scores(run / "scores" / "test", matrix, index, "other-off-float32")
     page = write("--pairs", "scene_000001:2", run=run)
     assert "was made with other weights or stores" in page.text

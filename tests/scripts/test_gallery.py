@@ -44,6 +44,15 @@ def test_ties_stand_as_they_are_counted(make_run, change):
         shown = gallery.make_gallery(outcome, "test", outcome.scores("test"), None, None, 1)
         examples = [example for group in shown.text_queries for example in group.examples]
         assert [example.best.place for example in examples] == [place]
+    change(folder / "results.json", lambda content: content["test"].update(ties="index"))
+    outcome = open_outcome(folder)
+    shown = gallery.make_gallery(outcome, "test", outcome.scores("test"), None, None, 6)
+    for groups, name in ((shown.image_queries, "text {}"), (shown.text_queries, "scene_test_{:06d}")):
+        examples = [example for group in groups for example in group.examples]
+        assert sorted(example.best.place for example in examples) == [1, 2, 3, 4, 5, 6]
+        assert {example.answers[0].label for example in examples} == {name.format(0)}
+        for example in examples:
+            assert example.best.label == name.format(example.best.place - 1), "at the place where it is listed"
 
 
 def test_gallery_page(make_run, tmp_path, read_page):

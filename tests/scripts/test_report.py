@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
+from config.schema import Eval
+from data.texts import TextWriter
 from scripts import report
+from scripts.page.plot import plain
+from train.measure import judged
 from train.recall import recalls
+from train.scores import keep_mean
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def test_numbers_checks_and_settings_are_told(make_run, write):
     for name in ("txt_r1", "img_r5", "img_r10"):
         assert f"<b>{100 * told[name]:.1f}</b>" in page.source
     assert f"<b>{told['rsum']:.1f}</b>" in page.source
-    assert "All 13 values of results.json follow from the scores." in page.text
+    assert "All 16 values of results.json follow from the scores." in page.text
     assert "no better than chance" not in page.text
     assert "Training reached its last step, 800." in page.text
     for title in ("Loss", "Validation", "Learning rate", "Gradient norm", "Pairs per second",
@@ -70,6 +75,51 @@ def test_numbers_checks_and_settings_are_told(make_run, write):
     assert "hinge, image anchors" in page.text
     assert "1 more that were logged" in page.text
     assert "5e-05" in page.text
+
+
+def test_an_ensemble_has_its_part_of_the_page(make_run, write, change, tmp_path):
+    """An entry without a checkpoint: its members are named, its recalls counted again, its captions found."""
+    folder, other = make_run("one"), make_run("two", seed=0, strength=0.8)
+    places = [run / "scores" / "test" for run in (folder, other)]
+    mean = keep_mean(folder / "scores" / "test-ensemble", places)
+    entry = judged(Eval(ties="index", folds=4), mean.matrix, mean.owner) | {"ensemble": list(map(str, places))}
+    change(folder / "results.json", lambda content: content.update({"test-ensemble": entry}))
+    with TextWriter(tmp_path / "words.db", {"CLS": 1, "SEP": 2, "MASK": 3, "v_range": [5, 50]}) as writer:
+        for text, owner in zip(mean.texts, mean.owner, strict=True):
+            writer.add(text, {"input_ids": [7], "img_fname": mean.images[owner], "raw": f"said of {text}"})
+    change(folder / "config.json", lambda content: content["data"].update(test_txt_db=str(tmp_path / "words.db")))
+    page = write(folder)
+    assert "Results on test-ensemble" in page.text
+    assert f"ensemble: the mean scores of {places[0]}, {places[1]}" in page.text
+    assert page.text.count("checkpoint step-800") == 1
+    assert page.text.count("All 16 values of results.json follow from the scores.") == 2
+    assert "index ties · mean of 4 folds" in page.text
+    assert f"all images at once: rsum {entry['whole']['rsum']:.1f}, image → text R@1" in page.text
+    assert "Ties are counted as listed" in page.text
+    assert "Texts are shown by their ids" not in page.text
+    assert "said of " in page.text
+    assert report.main([str(folder)]) == 0
+
+
+def test_mean_ranks_are_shown_where_results_have_them(make_run, write, change):
+    folder = make_run()
+    told = json.loads((folder / "results.json").read_text())["test"]["recalls"]
+    assert f'<td>mean rank</td><td></td><td class="number">{plain(told["img_meanr"])}</td>' in write(folder).source
+
+    def older(content):
+        for name in ("txt_meanr", "img_meanr", "r1r5"):
+            del content["test"]["recalls"][name]
+
+    change(folder / "results.json", older)
+    page = write(folder)
+    assert "mean rank" not in page.text
+    assert "All 13 values of results.json follow from the scores." in page.text
+
+
+def test_scores_counted_elsewhere_are_named(make_run, write, change):
+    folder = make_run()
+    change(folder / "results.json", lambda content: content["test"].update(scores="runs/a/scores/test"))
+    assert "counted from runs/a/scores/test" in write(folder).text
 
 
 def test_without_pictures_and_captions_ids_are_shown_and_said(make_run, write):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,11 +19,12 @@ from tests.train.conftest import MakeRun, Pretended
 from train import measure as measuring
 from train.comm import Comm, Solo
 from train.journal import Journal
-from train.measure import judged, keep_scores, kept_origin, measure, quick_check, tenths
+from train.measure import judged, measure, quick_check, tenths
 from train.precision import Precision
-from train.recall import recalls
+from train.recall import Ties, fold_recalls, recalls
 from train.recipe import Parts, build_parts
 from train.scorer import read_images, read_texts
+from train.scores import kept_origin
 from train.splits import Split
 
 
@@ -131,7 +132,15 @@ def test_a_matrix_is_judged_by_the_runs_options() -> None:
     options = Eval(ties="optimistic", ir_count="legacy", folds=2)
     found = judged(options, matrix, owner)
     assert found.pop("recalls") == recalls(matrix, owner, "optimistic", "legacy", 2)
+    assert found.pop("each_fold") == fold_recalls(matrix, owner, "optimistic", "legacy", 2)
+    assert found.pop("whole") == recalls(matrix, owner, "optimistic", "legacy")
     assert found == {"images": 20, "texts": 40, "folds": 2, "ties": "optimistic", "ir_count": "legacy"}
+
+
+def test_what_a_run_may_choose_is_what_recalls_know() -> None:
+    fields = Eval.model_fields
+    assert get_args(fields["ties"].annotation) == get_args(Ties)
+    assert set(get_args(fields["select_by"].annotation)) <= judged(Eval(), np.eye(3), np.arange(3))["recalls"].keys()
 
 
 def plain_quick(parts: Parts, split: Split, size: int) -> dict[str, float]:
@@ -188,18 +197,3 @@ def test_tenths_are_said_once_each(tmp_path: Path) -> None:
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert len(lines) == 10
     assert lines[-1].endswith("val: 100 % scored")
-
-
-def test_a_matrix_is_there_whole_or_not_at_all(make_run: MakeRun, tmp_path: Path,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:
-    _, split = opened(make_run)
-    keep_scores(tmp_path, np.zeros((24, 48)), split.index, "before")
-
-    def dies(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(np, "save", dies)
-    with pytest.raises(KeyboardInterrupt):
-        keep_scores(tmp_path, np.ones((24, 48)), split.index, "after")
-    assert not np.load(tmp_path / "matrix.npy", allow_pickle=False).any()
-    assert kept_origin(tmp_path) is None, "what is half replaced is not used again"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from config.errors import ConfigError, DataError
-from train.recall import TOP, chance, count, rank_images, rank_texts, recalls
+from train.recall import TOP, chance, count, fold_recalls, in_order, rank_images, rank_texts, recalls
 
 GOLDEN = Path(__file__).parents[3] / "shared/golden/uniter"
 
@@ -26,21 +26,36 @@ def golden(case):
 
 
 def brute_force(scores, owner, direction):
-    """(above, equal) of every query, by comparing one candidate at a time."""
-    pairs = []
+    """(above, equal, before) of every query, by comparing one candidate at a time."""
+    found = []
     images, texts = scores.shape
     if direction == "img":
         for t in range(texts):
-            rivals = [scores[i, t] for i in range(images) if i != owner[t]]
-            positive = scores[owner[t], t]
-            pairs.append((sum(r > positive for r in rivals), sum(r == positive for r in rivals)))
-        return pairs
+            rivals = [i for i in range(images) if i != owner[t]]
+            found.append(standing(scores[:, t], scores[owner[t], t], owner[t], rivals))
+        return found
     for i in range(images):
-        right = [scores[i, t] for t in range(texts) if owner[t] == i]
+        right = [t for t in range(texts) if owner[t] == i]
         if right:
-            rivals = [scores[i, t] for t in range(texts) if owner[t] != i]
-            pairs.append((sum(r > max(right) for r in rivals), sum(r == max(right) for r in rivals)))
-    return pairs
+            best = max(right, key=lambda t: scores[i, t])  # the first of equal ones
+            found.append(standing(scores[i], scores[i, best], best, [t for t in range(texts) if owner[t] != i]))
+    return found
+
+
+def standing(values, positive, place, rivals):
+    equal = [rival for rival in rivals if values[rival] == positive]
+    return sum(values[rival] > positive for rival in rivals), len(equal), sum(rival < place for rival in equal)
+
+
+def listed_ranks(scores, owner, direction):
+    """Ranks by the published words: strictly larger scores, and equal ones with a smaller index; best of the right."""
+    ranks = []
+    values, right = (scores.T, owner[:, None]) if direction == "img" else (scores, None)
+    for query, row in enumerate(values):
+        answers = right[query] if right is not None else np.flatnonzero(owner == query)
+        each = [(row > row[at]).sum() + (row[:at] == row[at]).sum() for at in answers]
+        ranks += [min(each)] if each else []
+    return ranks
 
 
 @st.composite
@@ -58,7 +73,74 @@ def tied_matrices(draw):
 def test_counts_agree_with_a_brute_force(case):
     scores, owner = case
     for direction, counts in zip(("txt", "img"), count(scores, owner), strict=True):
-        assert list(zip(counts.above, counts.equal, strict=True)) == brute_force(scores, owner, direction)
+        told = list(zip(counts.above, counts.equal, counts.before, strict=True))
+        assert told == brute_force(scores, owner, direction)
+
+
+@given(tied_matrices())
+@settings(max_examples=150, deadline=None)
+def test_ties_by_index_are_the_published_ranks(case):
+    scores, owner = case
+    assert rank_images(scores, owner, "index").tolist() == listed_ranks(scores, owner, "img")
+    assert rank_texts(scores, owner, "index").tolist() == listed_ranks(scores, owner, "txt")
+
+
+@given(tied_matrices())
+@settings(max_examples=60, deadline=None)
+def test_candidates_in_order_have_the_right_answer_at_its_rank(case):
+    scores, owner = case
+    right = owner == np.arange(len(scores))[:, None]
+    for ties in ("pessimistic", "optimistic", "index"):
+        for values, is_right, ranks in ((scores.T, right.T, rank_images(scores, owner, ties)),
+                                        (scores, right, rank_texts(scores, owner, ties))):
+            asked = is_right.any(1)
+            order = in_order(values, is_right, ties)
+            assert (np.take_along_axis(is_right, order, 1).argmax(1)[asked] == ranks).all()
+            ordered = np.take_along_axis(values, order, 1)
+            assert (ordered[:, 1:] <= ordered[:, :-1]).all()
+            if ties == "index":
+                assert (order[:, 0] == values.argmax(1)).all(), "the first of the highest"
+
+
+def test_ties_by_index_across_blocks():
+    """More rows than one block holds; ties before, in and behind the block of the own image."""
+    rng = np.random.default_rng(0)
+    images, texts = 600, 900
+    scores = rng.integers(0, 4, (images, texts)).astype(np.float64)
+    owner = rng.permutation(np.arange(texts) % images)
+    assert rank_images(scores, owner, "index").tolist() == listed_ranks(scores, owner, "img")
+    assert rank_texts(scores, owner, "index").tolist() == listed_ranks(scores, owner, "txt")
+
+
+def test_scores_in_float64_are_compared_as_they_are():
+    """Differences that float32 cannot hold are no ties."""
+    scores = np.array([[1.0, 1.0 + 1e-12], [1.0 + 1e-12, 1.0]])
+    assert rank_images(scores, np.arange(2), "optimistic").tolist() == [1, 1]
+    assert rank_images(scores.astype(np.float32), np.arange(2), "optimistic").tolist() == [0, 0]
+    assert recalls(scores, np.arange(2))["ties_in_top10"] == 0
+
+
+def test_a_median_between_two_ranks_is_the_lower_one_only_with_ties_by_index():
+    scores = np.array([[0.9, 0.5], [0.1, 0.4]])  # texts at ranks 0 and 1 of two
+    owner = np.array([0, 1])
+    assert recalls(scores, owner, "index")["img_medr"] == 1
+    assert recalls(scores, owner)["img_medr"] == 1.5
+    places = np.array([0, 1, 3, 6])  # a whole middle stays: (1 + 3) / 2 = 2
+    scores = (np.arange(10)[:, None] < places).astype(float)
+    scores[9] = 0.5
+    owner = np.full(4, 9)
+    assert rank_images(scores, owner).tolist() == places.tolist()
+    assert {recalls(scores, owner, ties)["img_medr"] for ties in ("index", "mean")} == {3}
+
+
+def test_mean_ranks_and_the_selection_sums():
+    rng = np.random.default_rng(3)
+    scores, owner = rng.normal(size=(30, 90)), np.arange(90) // 3
+    found = recalls(scores, owner)
+    assert found["img_meanr"] == pytest.approx(rank_images(scores, owner).mean() + 1)
+    assert found["txt_meanr"] == pytest.approx(rank_texts(scores, owner).mean() + 1)
+    assert found["r1r5"] == pytest.approx(100 * sum(found[name] for name in ("txt_r1", "txt_r5", "img_r1", "img_r5")))
+    assert found["rsum"] - found["r1r5"] == pytest.approx(100 * (found["txt_r10"] + found["img_r10"]))
 
 
 @given(tied_matrices())
@@ -149,6 +231,7 @@ def test_folds_are_the_mean_of_the_parts():
         texts = np.flatnonzero((owner >= start) & (owner < start + 4))
         parts.append(recalls(scores[start:start + 4, texts], owner[texts] - start))
     folded = recalls(scores, owner, folds=3)
+    assert fold_recalls(scores, owner, folds=3) == parts
     assert folded == {name: pytest.approx(np.mean([part[name] for part in parts])) for name in folded}
     assert folded["img_r5"] == 1  # four images in a fold
     with pytest.raises(DataError, match="5 equal folds"):
@@ -179,7 +262,7 @@ def test_what_cannot_be_ranked_is_refused(scores, owner, said):
 
 def test_unknown_options_are_refused():
     scores, owner = np.eye(2), np.arange(2)
-    with pytest.raises(ConfigError, match="pessimistic, optimistic, mean"):
+    with pytest.raises(ConfigError, match="pessimistic, optimistic, mean, index"):
         recalls(scores, owner, ties="lucky")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="correct, legacy"):
         recalls(scores, owner, ir_count="wrong")  # type: ignore[arg-type]

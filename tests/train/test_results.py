@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config.errors import DataError
-from train.results import keep, table
+from train.results import keep, shown, table
 
 
 def test_entries_stand_beside_each_other_and_the_newest_of_a_name_counts(tmp_path: Path) -> None:
@@ -25,9 +25,30 @@ def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "results.json").read_text() == "{"
 
 
-def test_the_table_is_in_percent() -> None:
-    values = {f"{side}_r{k}": k / 100 for side in ("txt", "img") for k in (1, 5, 10)}
-    text = table(values | {"txt_medr": 3.0, "img_medr": 4.0, "rsum": 32.0})
-    assert text.splitlines()[1].split() == ["image", "to", "text", "1.0", "5.0", "10.0", "3"]
-    assert text.splitlines()[2].split() == ["text", "to", "image", "1.0", "5.0", "10.0", "4"]
-    assert text.splitlines()[3] == "rsum 32.0"
+def values(scale: float = 1.0) -> dict[str, float]:
+    """Each number another one, so that none can stand under the name of its neighbour."""
+    sides = {"txt": 0, "img": 20}
+    recalls = {f"{side}_r{k}": scale * (k + more) / 100 for side, more in sides.items() for k in (1, 5, 10)}
+    means = {"txt_r_mean": scale * 0.0533, "img_r_mean": scale * 0.2533, "rsum": scale * 92.0}
+    return recalls | means | {"txt_medr": 3.0, "img_medr": 4.5, "txt_meanr": 7.25, "img_meanr": 1234.5}
+
+
+def test_the_table_is_in_percent_and_every_number_stands_under_its_name() -> None:
+    head, to_text, to_image, rsum, end = table(values()).split("\n")
+    assert head.split("  ")[-1].strip() == "mean rank"
+    for name, ours, theirs in (("R@1", "1.0", "21.0"), ("R@5", "5.0", "25.0"), ("R@10", "10.0", "30.0"),
+                               ("mean R", "5.3", "25.3"), ("median rank", "3.0", "4.5"),
+                               ("mean rank", "7.2", "1234.5")):
+        stop = head.index(name) + len(name)
+        assert (to_text[:stop].split()[-1], to_image[:stop].split()[-1]) == (ours, theirs), name
+    assert to_text.startswith("image to text ")
+    assert to_image.startswith("text to image ")
+    assert (rsum, end) == ("rsum 92.0", "")
+
+
+def test_folds_are_shown_by_their_mean_with_the_whole_below() -> None:
+    entry = {"recalls": values(), "images": 5000, "folds": 5}
+    assert shown({"recalls": values(), "images": 5000, "folds": 1}) == table(values())
+    text = shown(entry | {"whole": values(0.5), "each_fold": [values()] * 5})
+    assert text == (f"mean of 5 folds of 1,000 images\n{table(values())}\n"
+                    f"all 5,000 images\n{table(values(0.5))}")

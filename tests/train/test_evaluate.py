@@ -1,0 +1,141 @@
+"""train/evaluate.py: kept scores counted again, and ensembles of several models."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from config.errors import ConfigError, DataError
+from config.schema import Run
+from tests.support import run as command
+from tests.support import write_config
+from tests.train.conftest import MakeRun, Pretended
+from train.comm import Comm, Solo
+from train.evaluate import work
+from train.recall import fold_recalls, recalls
+from train.results import shown
+from train.scores import Scores, keep_scores, open_scores
+
+OWNER = np.arange(60) % 20
+
+
+def scored(folder: Path, seed: int) -> Path:
+    """A run's output folder whose test scores are half noise."""
+    rng = np.random.default_rng(seed)
+    matrix = (rng.standard_normal((20, 60)) + 2 * (np.arange(20)[:, None] == OWNER)).astype(np.float32)
+    place = folder / "scores" / "test"
+    place.mkdir(parents=True)
+    keep_scores(place, matrix, Scores(matrix, [f"i{n}" for n in range(20)], [*map(str, range(60))], OWNER), f"w{seed}")
+    return folder
+
+
+def evaluate(run: Run, *places: Path, dry_run: bool = False, comm: Comm | None = None) -> None:
+    args = Namespace(scores=list(places), isda=False, split="test", which="best", dry_run=dry_run)
+    assert work(run, args, comm or Solo()) == 0
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    return [scored(tmp_path / name, seed) for seed, name in enumerate(("one", "two", "three"))]
+
+
+def results(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "results.json").read_text()))
+
+
+def run_into(make_run: MakeRun, out: Path, **options: Any) -> Run:
+    return make_run(eval=options, output={"output_dir": str(out)})
+
+
+def test_one_matrix_is_counted_where_it_lies(
+    make_run: MakeRun, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, place = tmp_path / "out", runs[0] / "scores" / "test"
+    for named in (place, runs[0]):
+        evaluate(run_into(make_run, out, ties="index"), named)
+        found = results(out)
+        assert list(found) == ["test"]
+        assert found["test"]["recalls"] == recalls(open_scores(place).matrix, OWNER, "index")
+        assert found["test"]["scores"] == str(place)
+        assert capsys.readouterr().out == shown(found["test"])
+    assert not (out / "scores").exists()
+
+
+def test_an_ensemble_is_judged_by_the_mean_of_its_scores(
+    make_run: MakeRun, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    evaluate(run_into(make_run, out), *runs)
+    each = [open_scores(folder / "scores" / "test").matrix for folder in runs]
+    mean = sum(matrix.astype(np.float64) for matrix in each) / 3
+    found = results(out)["test-ensemble"]
+    assert found["recalls"] == recalls(mean, OWNER)
+    assert found["recalls"]["rsum"] > max(recalls(matrix, OWNER)["rsum"] for matrix in each)
+    assert found["ensemble"] == [str(folder / "scores" / "test") for folder in runs]
+    assert "checkpoint" not in found
+    np.testing.assert_array_equal(open_scores(out / "scores" / "test-ensemble").matrix, mean)
+    assert capsys.readouterr().out == shown(found)
+
+
+def test_an_ensemble_beside_a_runs_own_result_harms_it_not(make_run: MakeRun, runs: list[Path]) -> None:
+    evaluate(run_into(make_run, runs[0]), runs[0])
+    before = results(runs[0])["test"]
+    evaluate(run_into(make_run, runs[0]), runs[0], runs[1])
+    assert results(runs[0]).keys() == {"test", "test-ensemble"}
+    assert results(runs[0])["test"] == before
+
+
+def test_folds_of_an_ensemble_are_told_one_by_one_and_whole(
+    make_run: MakeRun, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    evaluate(run_into(make_run, out, folds=5), *runs[:2])
+    found, mean = results(out)["test-ensemble"], open_scores(out / "scores" / "test-ensemble").matrix
+    assert found["each_fold"] == fold_recalls(mean, OWNER, folds=5)
+    assert found["recalls"] == recalls(mean, OWNER, folds=5)
+    assert found["whole"] == recalls(mean, OWNER)
+    told = capsys.readouterr().out
+    assert told.index("mean of 5 folds of 4 images") < told.index("all 20 images")
+
+
+def test_what_cannot_be_averaged_or_found_is_refused(make_run: MakeRun, runs: list[Path], tmp_path: Path) -> None:
+    run = run_into(make_run, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"names .*one/scores/test twice"):
+        evaluate(run, runs[0], runs[1], runs[0] / "scores" / "test")
+    with pytest.raises(DataError, match=r"nowhere: holds no matrix\.npy, nor does its scores/test; evaluate that run"):
+        evaluate(run, runs[0], tmp_path / "nowhere")
+    names = runs[1] / "scores" / "test" / "ids.json"
+    content = json.loads(names.read_text())
+    names.write_text(json.dumps(content | {"texts": content["texts"][::-1]}))
+    with pytest.raises(DataError, match="text 0 is 0 in the first and 59 in the second"):
+        evaluate(run, *runs)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_written_by_a_dry_run_or_another_rank(
+    make_run: MakeRun, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(run_into(make_run, tmp_path / "out"), *runs, dry_run=True)
+    assert capsys.readouterr().err == "ready: test-ensemble of 3 score matrices\n"
+    evaluate(run_into(make_run, tmp_path / "out"), *runs, comm=Pretended(1, 2))
+    assert capsys.readouterr() == ("", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_ensemble_by_the_real_command(make_run: MakeRun, runs: list[Path], tmp_path: Path) -> None:
+    config = write_config(tmp_path / "given.json", make_run().dump())
+    words = ["train/evaluate.py", "--config", config, "--folds", "5", "--ties", "index", "--output_dir"]
+    done = command(*words, tmp_path / "out", "--scores", *runs[:2])
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path / "out")["test-ensemble"]
+    assert done.stdout == shown(found)
+    assert found["ties"] == "index"
+    done = command(*words, tmp_path / "other", "--scores", runs[0], tmp_path / "none")
+    assert done.returncode == 3
+    assert done.stderr == (f"evaluate: {tmp_path / 'none'}: holds no matrix.npy, nor does its scores/test; "
+                           "evaluate that run on test first\n")
