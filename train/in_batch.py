@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from config.errors import ConfigError
 from data.batch import Batch
 from data.candidates import open_candidates
 from data.draws import key
@@ -50,6 +51,10 @@ class BatchRegime(Regime):
     def _offline(self, folder: str) -> Offline | None:
         if not folder:
             return None
+        if "offline" not in self.recipe.objective.needs:
+            name = self.run.objective.name
+            raise ConfigError(f"offline={folder}: objective {name} takes no offline negatives; leave it out, or "
+                              "choose another (--objective quintuplet)")
         wanted, index = self.run.negatives, self.recipe.train.index
         images = -(-wanted.offline_range // wanted.offline_rank_ratio)
         candidates = open_candidates(Path(folder), index, wanted.offline_range, images)

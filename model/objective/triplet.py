@@ -24,7 +24,6 @@ class OfItems(Named):
     mask_same_image: bool = True
     """another caption of an item's own image is no negative; false = it is one, as published"""
 
-
     def hardest(self, progress: float) -> bool:
         """Whether only the hardest negatives count at this point of the run."""
         return self.max_violation and progress >= self.hardest_from

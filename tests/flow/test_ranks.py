@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from tests.items import items_config, random_candidates, write_candidates
 from tests.processes import entry
-from tests.support import ROOT, config_of, environment, events, write_config
+from tests.support import ROOT, config_of, environment, events, open_index, write_config
 
 pytestmark = pytest.mark.slow
 UPDATES = 20
@@ -22,9 +24,14 @@ def train(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "
     """Twenty updates of eight anchors a direction, shared out over the ranks; the output folder."""
     config = config_of(stores, optim={"num_train_steps": UPDATES, "train_batch_size": 8 // ranks, **optim},
                        eval={"valid_steps": UPDATES}, matcher={"initializer_range": 0.3}, objective=objective or {})
+    return trained("train/itm_hn.py", config, folder, ranks, launcher)
+
+
+def trained(program: str, config: dict[str, Any], folder: Path, ranks: int, launcher: str = "horovodrun") -> Path:
+    """The output folder of a run that has ended well."""
     out = folder / f"{launcher}-{ranks}"
     path = write_config(folder / f"{out.name}.json", config)
-    words = entry("train/itm_hn.py", "--config", path, "--output_dir", out, ranks=ranks, launcher=launcher)
+    words = entry(program, "--config", path, "--output_dir", out, ranks=ranks, launcher=launcher)
     done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
                           check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -74,3 +81,48 @@ def test_compressed_gradients_train_nearly_the_same(alone: Path, stores: tuple[P
     one, half = curves(alone), curves(train(tmp_path, stores, 2, compression="fp16"))
     assert not np.array_equal(one, half)
     np.testing.assert_allclose(half[:, 0], one[:, 0], atol=5e-3)
+
+
+def train_items(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "horovodrun") -> Path:
+    """Ten updates of twelve items with offline negatives, dropout, and statistics over the batch; the output folder."""
+    index, lists = open_index(stores), folder / "offline"
+    if not lists.exists():
+        write_candidates(lists, random_candidates(index), index.order_hash)
+    config = items_config(
+        stores, negatives={"offline": str(lists), "offline_range": 10}, objective={"name": "quintuplet"},
+        optim={"num_train_steps": 10, "train_batch_size": 12 // ranks, "warmup_steps": 0}, eval={"valid_steps": 5},
+        matcher={"variant": "F", "input_dropout_p": 0.3})  # fmt: skip
+    return trained("train/itm.py", config, folder, ranks, launcher)
+
+
+@pytest.fixture(scope="module")
+def items_alone(stores: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_items(tmp_path_factory.mktemp("items"), stores, 1)
+
+
+def numbers(folder: Path, names: list[str]) -> np.ndarray:
+    """[updates, names]"""
+    return np.array([[event[name] for name in names] for event in events(folder, "train")])
+
+
+@pytest.mark.parametrize("launcher", ["horovodrun", "torchrun"])
+def test_two_ranks_train_on_items_as_one(
+    items_alone: Path, launcher: str, stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Negatives are searched among those of both ranks, norms see the rows of both, dropout is drawn by item."""
+    both = items_alone, train_items(tmp_path, stores, 2, launcher)
+    logged = [name for name in events(items_alone, "train")[0] if not name.endswith(("_s", "time", "event"))]
+    shares = [name for name in logged if name.endswith("_active") or name.startswith("batch_r1")]
+    costs = [name for name in logged if name not in shares]
+    assert {"loss", "caption", "online_t", "offline_kin", "weight_i", "grad_norm", "lr"} <= set(costs)
+    one, two = (numbers(folder, costs) for folder in both)
+    assert one.shape == two.shape == (10, len(costs))
+    losses = one[:, costs.index("loss")]
+    assert losses.std() > 0.01, "the losses move, so that their being equal says something"
+    np.testing.assert_allclose(two[:, costs.index("loss")], losses, rtol=1e-5)
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+    # Captions of the same words tie: rounding may decide for one item of the twelve.
+    np.testing.assert_allclose(*(numbers(folder, shares) for folder in both), atol=1 / 12 + 1e-6)
+    weights = [load_file(folder / "ckpt/latest/model.safetensors") for folder in both]
+    for name in ("image_norm.running_mean", "graph.1.norm.running_var"):
+        np.testing.assert_allclose(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5)

@@ -285,6 +285,20 @@ def test_a_resumed_run_ends_to_the_bit_the_same(offline: bool, make_run: MakeIte
     assert all(event["caption"] > 0 for event in curve(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", ["vsrn", "bfan"])
+def test_half_precision_costs_nearly_the_same(name: str, precision: str, index: PairIndex) -> None:
+    (batch,), matcher = batches(index, 1), small(name).train()
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+    half = outcome(matcher, batch, Solo(), lambda: torch.autocast("cpu", dtype))
+    whole = outcome(matcher, batch, Solo(), nullcontext)
+    assert half.offline is not None
+    assert whole.offline is not None
+    assert half.offline.both.dtype == torch.float32
+    for ours, theirs in ((half.scores["match"], whole.scores["match"]), (half.offline.kin, whole.offline.kin)):
+        torch.testing.assert_close(ours.float(), theirs, rtol=0.05, atol=0.05)
+
+
 def test_dropout_that_items_do_not_key_is_drawn_by_the_place_in_the_sequence(make_run: MakeItemRun) -> None:
     regime = BatchRegime(build_recipe(make_run(), Solo()))
     draws = []

@@ -25,8 +25,8 @@ def outcome(seed: int = 0) -> MatchOut:
     return item_outcome(random_scores(N, N, seed=seed), OWNER, 2 * random_scores(4, N, seed=seed + 50) + 0.2, RELATED)
 
 
-def terms(out: MatchOut, **options: Any) -> dict[str, Term]:
-    return Quintuplet(Config(**options))(out, item_batch(len(out.images)), 0.5)
+def terms(out: MatchOut, progress: float = 0.5, **options: Any) -> dict[str, Term]:
+    return Quintuplet(Config(**options))(out, item_batch(len(out.images)), progress)
 
 
 def counted(out: MatchOut, **options: Any) -> dict[str, float]:
@@ -96,6 +96,12 @@ def test_switched_off_one_after_the_other_the_parts_are_the_published_ablation()
     assert counted(out, adaptive=False, pairs=False) == {name: whole[name] for name in (*ONLINE, *OFFLINE[:2])}
     triplet = Triplet(TripletConfig())(out, item_batch(N), 0.5)
     assert counted(out, **off) == {name: term.value.item() for name, term in triplet.items()}
+
+
+def test_the_hardest_alone_may_count_from_a_share_of_the_run_on() -> None:
+    out = outcome()
+    assert counted(out, hardest_from=0.51) == counted(out, max_violation=False) != counted(out)
+    assert counted(out, hardest_from=0.5) == counted(out)
 
 
 class Slopes(NamedTuple):

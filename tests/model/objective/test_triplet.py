@@ -14,8 +14,8 @@ from tests.items import item_batch, item_outcome, random_scores
 SCORES = torch.tensor([[0.5, 0.4, 0.1], [0.6, 0.7, 0.2], [0.35, 0.0, 0.3]], dtype=torch.float64)
 
 
-def terms(scores: Tensor, owner: list[int] | None = None, **options: Any) -> dict[str, Tensor]:
-    found = Triplet(Config(**options))(item_outcome(scores, owner), item_batch(len(scores)), 0.5)
+def terms(scores: Tensor, owner: list[int] | None = None, progress: float = 0.5, **options: Any) -> dict[str, Tensor]:
+    found = Triplet(Config(**options))(item_outcome(scores, owner), item_batch(len(scores)), progress)
     return {name: term.value for name, term in found.items()}
 
 
@@ -47,6 +47,15 @@ def test_each_option_is_the_formula_pair_by_pair(options: dict[str, Any]) -> Non
     found = {name: value.item() for name, value in terms(scores, owner, **options).items()}
     assert found == pytest.approx(plain(scores, owner, **options))
     assert options == {} or found != pytest.approx(plain(scores, owner)), "the option changes something"
+
+
+def test_the_hardest_alone_may_count_from_a_share_of_the_run_on() -> None:
+    scores = random_scores(6, 6)
+    hardest, everyone = terms(scores), terms(scores, max_violation=False)
+    assert hardest != everyone
+    for progress, expected in ((0.0, everyone), (0.29, everyone), (0.3, hardest), (1.0, hardest)):
+        assert terms(scores, progress=progress, hardest_from=0.3) == expected
+    assert terms(scores, progress=1.0, hardest_from=0.3, max_violation=False) == everyone
 
 
 def test_a_batch_of_one_image_has_no_negatives_unless_twins_are() -> None:
