@@ -175,7 +175,7 @@ class Eval(Section):
     score_dtype: Literal["float32", "float16"] = "float32"
     """type that scores are kept in; float16 makes ties (the mean of an ensemble is kept in float64)"""
     folds: Count = 1
-    """equal parts of the images whose recalls are averaged (5 = COCO 1K)"""
+    """equal parts of the test images whose recalls are averaged (5 = COCO 1K)"""
     select_by: Literal["rsum", "r1r5", "r_mean", "txt_r_mean", "img_r_mean", "txt_r1", "img_r1"] = "rsum"
     """validation number whose highest value makes the best checkpoint (r1r5 = sum of both R@1 and R@5)"""
 

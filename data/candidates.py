@@ -24,31 +24,36 @@ class Candidates:
 
     Attributes:
         i2t, t2i: `[images, k]` texts, `[texts, k]` images, int32.
-        checked: whether a manifest vouches for the order that they count in.
+        manifest: what the mining job wrote of them; empty for lists that came without.
     """
 
     i2t: Array
     t2i: Array
-    checked: bool
+    manifest: dict[str, Any]
+
+    @property
+    def checked(self) -> bool:
+        """Whether the manifest vouches for the order that they count in; embeddings mined without stores have none."""
+        return self.manifest.get(ORDER) is not None
 
 
 def open_candidates(folder: Path, index: PairIndex, texts: int, images: int) -> Candidates:
     """The lists in `folder` (`i2t_*.npy` and `t2i_*.npy`), of which `texts` and `images` columns will be used.
 
-    The published lists have no manifest: of those only shapes and ranges are looked at.
+    Where no manifest tells their order, as of the published lists, only shapes and ranges are looked at.
 
     Raises:
         DataError: a list is missing, too narrow, of other stores, or points outside of them.
     """
     if not folder.is_dir():
         raise DataError(f"offline={folder}: there is no such folder; name the one that train/mine.py wrote")
-    manifest = read_json(folder / MANIFEST, REMEDY) if (folder / MANIFEST).exists() else None
-    if manifest is not None and manifest.get(ORDER) != index.order_hash:
+    manifest = read_json(folder / MANIFEST, REMEDY) if (folder / MANIFEST).exists() else {}
+    if manifest.get(ORDER) not in (None, index.order_hash):
         raise DataError(f"offline={folder}: mined over other stores, or another order of them; {REMEDY}")
     rows = len(index.images), len(index.texts)
     i2t = _opened(_only(folder, "i2t"), rows[0], rows[1], texts, "offline_range")
     t2i = _opened(_only(folder, "t2i"), rows[1], rows[0], images, "offline_range over offline_rank_ratio")
-    return Candidates(i2t, t2i, manifest is not None)
+    return Candidates(i2t, t2i, manifest)
 
 
 def _only(folder: Path, name: str) -> Path:

@@ -52,9 +52,15 @@ class Slot:
         self.features = views[0].view(dtype).reshape(capacity.regions, dim)
         self.boxes = views[1].view(np.float32).reshape(capacity.regions, 7)
         self.ids = views[2].view(np.int64)
-        if pin:
-            for view in views:
-                torch.cuda.cudart().cudaHostRegister(view.ctypes.data, view.nbytes, 0)
+        self._pinned = [(view.ctypes.data, view.nbytes) for view in views if pin and view.nbytes]
+        for address, size in self._pinned:
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, size, 0))
+
+    def release(self) -> None:
+        """Let go of page-locked memory; what was read is gone with this object."""
+        for address, _ in self._pinned:
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
+        self._pinned = []
 
     def fill(self, index: PairIndex, plan: Plan) -> None:
         """Decode the plan's images and texts, one after the other, into this memory."""
@@ -126,9 +132,13 @@ class Loader:
             worker.ask(slot, plan)
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers and let go of page-locked memory."""
         for worker in self._workers:
             worker.close()
+        if self._copied is not None:
+            self._copied.synchronize()
+        for slot in self._slots:
+            slot.release()
 
 
 class Worker:

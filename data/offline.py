@@ -16,7 +16,7 @@ from data.pairs import Array, PairIndex
 Coupling = Literal["shared", "independent"]
 
 
-class Quintuplet(NamedTuple):
+class Drawn(NamedTuple):
     """Numbers `[items]` in the index: each item's pair, and two more pairs of wrong ones.
 
     Attributes:
@@ -59,7 +59,7 @@ class Offline:
         self.rank_ratio, self.coupling, self.seed = rank_ratio, coupling, seed
         self._draws = lru_cache(maxsize=2)(self._of_epoch)
 
-    def draw(self, epochs: Array, texts: Array) -> Quintuplet:
+    def draw(self, epochs: Array, texts: Array) -> Drawn:
         """The quintuplets of captions `texts [items]` in their epochs `[items]`."""
         rank, image_rank, which = np.empty((3, len(texts)))
         for epoch in np.unique(epochs):
@@ -78,7 +78,7 @@ class Offline:
 
 def quintuplets(
     owners: Owners, i2t: Array, t2i: Array, texts: Array, text_rank: Array, image_rank: Array, which: Array
-) -> Quintuplet:
+) -> Drawn:
     """Look the drawn candidates up.
 
     Args:
@@ -89,4 +89,4 @@ def quintuplets(
     image = owners.of[texts]
     text_off, image_off = i2t[image, text_rank].astype(np.int64), t2i[texts, image_rank].astype(np.int64)
     text_off2 = owners.text_at(image_off, which)
-    return Quintuplet(image, texts, image_off, text_off, owners.of[text_off], text_off2)
+    return Drawn(image, texts, image_off, text_off, owners.of[text_off], text_off2)

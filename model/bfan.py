@@ -67,6 +67,7 @@ class Bfan(Matcher):
     """Rows of regions on one side and of words on the other, packed; each pair is scored from all of both."""
 
     settings = Config
+    config: Config
     heads: ClassVar[dict[str, HeadKind]] = {"match": "late"}
 
     def __init__(self, config: Config) -> None:

@@ -93,6 +93,8 @@ class Matcher(nn.Module, ABC):
     """A system: three verbs, a typed config section (`settings`), and the kinds of its heads."""
 
     settings: ClassVar[type[Named]]
+    config: Named
+    """The section it was built from."""
     heads: ClassVar[dict[str, HeadKind]]
     ordered_regions: ClassVar[bool] = False
     """Whether the order of an image's regions means something to it."""
@@ -176,7 +178,7 @@ class Matcher(nn.Module, ABC):
         return MatchOut({head: scores}, images, texts, aux, attention, positive)
 
     def own_losses(self, images: Side, batch: Batch) -> dict[str, Tensor]:
-        """Its own losses over a batch's matching pairs while it is trained, none otherwise; `images` are the batch's."""
+        """Its own losses over the matching pairs of a batch with these `images`, while it is trained; else none."""
         if not self.training:
             return {}
         image, text = batch.matches

@@ -102,6 +102,7 @@ class Uniter(Matcher):
     """Scores are raw `rank` values; the sigmoid belongs to the loss."""
 
     settings = Config
+    config: Config
     heads: ClassVar[dict[str, HeadKind]] = {"match": "joint"}
     uses_boxes: ClassVar[bool] = True
     decayed_norms: ClassVar = ("region.feature_norm.weight", "region.box_norm.weight")

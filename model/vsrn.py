@@ -83,6 +83,7 @@ class Vsrn(Matcher):
     """Unit rows on both sides; scores are their dot products."""
 
     settings = Config
+    config: Config
     heads: ClassVar[dict[str, HeadKind]] = {"match": "dot"}
     ordered_regions: ClassVar[bool] = True
 
@@ -124,7 +125,7 @@ class Vsrn(Matcher):
 
     def reason(self, regions: Ragged) -> Ragged:
         """The regions after the graph, packed `[total, d]`, normalised; what the captioning branch reads."""
-        counts = regions.lengths.to(regions.values)[:, None, None]
+        counts = regions.lengths.to(regions.values.device, regions.values.dtype, non_blocking=True)[:, None, None]
         if self.config.variant == "C":
             regions = self._region_norm(regions)
         for block in self.graph.values():

@@ -67,7 +67,7 @@ def unpack(source: Path, system: str, folder: Path) -> list[str]:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     save_file(matcher.state_dict(), beside / WEIGHTS)
-    settings = matcher.config.model_dump(mode="json")  # type: ignore[union-attr, operator]
+    settings = matcher.config.model_dump(mode="json")
     write_json(beside / CONFIG, {"_note": note, "matcher": settings}, indent=1)
     beside.rename(folder)
     return loaded.ignored

@@ -55,7 +55,7 @@ def random_candidates(index: PairIndex, texts: int = 10, images: int = 2, seed: 
     wrong = np.arange(len(index.images))[:, None] != index.owner
     i2t = np.argsort(-(rng.random(wrong.shape) + wrong), axis=1)[:, :texts]
     t2i = np.argsort(-(rng.random(wrong.T.shape) + wrong.T), axis=1)[:, :images]
-    return Candidates(i2t.astype(np.int32), t2i.astype(np.int32), checked=True)
+    return Candidates(i2t.astype(np.int32), t2i.astype(np.int32), {ORDER: "vouched for"})
 
 
 def write_candidates(folder: Path, candidates: Candidates, order: str | None = None) -> Path:

@@ -62,7 +62,7 @@ def answer_signals(program: str, comm: Comm, roll: Roll) -> None:
 
 def tell_lost(program: str, comm: Comm, who: str) -> int:
     """The line of a rank that cannot go on without `who`."""
-    lost = f"lost {who}; the last checkpoint is whole: start again with the same command"
+    lost = f"lost {who}; what is saved is whole; start again with the same command"
     return tell(f"{program}, rank {comm.rank}", lost, FAILED)
 
 

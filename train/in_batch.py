@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from config.errors import ConfigError
+from config.errors import ConfigError, DataError
 from data.batch import Batch
 from data.candidates import open_candidates
 from data.draws import key
@@ -23,6 +23,9 @@ from model.objective import Term
 from train.clock import Clock
 from train.comm import Comm
 from train.gather import rows_of_all, side_of_all, synchronise_norms
+from train.journal import Journal
+from train.mining.job import mine
+from train.mining.settings import Settings
 from train.recipe import Recipe
 from train.regime import Pass, Regime
 from train.step import Autocast
@@ -45,6 +48,7 @@ class BatchRegime(Regime):
         self.capacity = Capacity.of_items(index, self.items.sets * run.optim.train_batch_size)
         if self.items.offline is not None:
             self.offers = self.offers | {"offline"}
+        self._mining = self._same_rules() if run.negatives.refresh_every else Settings()
         synchronise_norms(recipe.matcher, recipe.comm)
         self.check(self.anchors if self.items.offline is None else np.arange(len(index.texts)))
 
@@ -56,10 +60,60 @@ class BatchRegime(Regime):
             raise ConfigError(f"offline={folder}: objective {name} takes no offline negatives; leave it out, or "
                               "choose another (--objective quintuplet)")
         wanted, index = self.run.negatives, self.recipe.train.index
-        images = -(-wanted.offline_range // wanted.offline_rank_ratio)
-        candidates = open_candidates(Path(folder), index, wanted.offline_range, images)
+        candidates = open_candidates(Path(folder), index, *self._widths)
         drawn_from = wanted.offline_range, wanted.offline_rank_ratio, wanted.rank_coupling
         return Offline(index, candidates, *drawn_from, self.run.seed)
+
+    def warning(self, values: dict[str, float]) -> str:
+        if values.get("negative_weights", 0) > 0:
+            return "some adaptive weights are negative and reward violations (see clamp_weights, detach_weights)"
+        return ""
+
+    def prepare(self, step: int, folder: Path, journal: Journal) -> int:
+        """Mine candidates anew, with the weights of the moment, where `refresh_every` epochs have gone by."""
+        epochs = self.run.negatives.refresh_every
+        every = epochs * -(-len(self.anchors) // self.anchors_per_update) or self.run.optim.num_train_steps
+        mined_at = step // every * every
+        if mined_at:
+            self._renew(folder / "offline" / f"step-{mined_at:08d}", step == mined_at, journal)
+        offline = self.items.offline
+        if offline is not None and not offline.candidates.checked:
+            journal.say("no manifest tells which stores the offline candidates were mined over: their order is trusted")
+        return mined_at + every
+
+    def _renew(self, folder: Path, now: bool, journal: Journal) -> None:
+        """Draw from the lists in `folder`, which are mined `now` or were when the run came by before."""
+        run, index = self.run, self.recipe.train.index
+        if now:
+            mine(self.recipe, index, folder, self._mining, folder.name, journal.say)
+        elif not folder.exists():
+            raise DataError(f"{folder}: the candidates that were mined here are gone, and with them the way to go on; "
+                            "put the folder back, or resume from a checkpoint before it")
+        self.items = Items(index, run.data.max_txt_len, run.seed, self._offline(str(folder)))
+
+    def _same_rules(self) -> Settings:
+        """How to mine as the first candidates were mined.
+
+        Raises:
+            ConfigError: a rule of theirs cannot be followed here.
+        """
+        assert self.items.offline is not None
+        manifest = self.items.offline.candidates.manifest
+        rules = manifest.get("filters", {})
+        if rules.get("extra_pairs"):
+            raise ConfigError("refresh_every: the first candidates leave out extra pairs, of a file that is not known "
+                              "here; mine them without --extra_pairs, or set refresh_every to 0")
+        return Settings(
+            *self._widths, operands=manifest.get("operands", "float32"), same_words=rules.get("same_words", False),
+            score_margin=rules.get("score_margin"), shortlist=max(Settings.shortlist, self._widths[0]),
+            overwrite=True,  # of this step by other weights: resumed from a checkpoint before it, in another manner
+        )  # fmt: skip
+
+    @property
+    def _widths(self) -> tuple[int, int]:
+        """How many candidate texts of an image and images of a text are drawn from."""
+        wanted = self.run.negatives
+        return wanted.offline_range, -(-wanted.offline_range // wanted.offline_rank_ratio)
 
     def plans(self, first_slot: int) -> Iterator[ItemPlan]:
         return self.items.plans(first_slot, self.run.optim.train_batch_size, self.comm.rank, self.comm.size)

@@ -21,10 +21,15 @@ from train.scores import MATRIX, keep_scores, kept_origin
 from train.splits import Split
 
 
-def measure(parts: Parts, split: Split, name: str, folder: Path, journal: Journal) -> dict[str, Any] | None:
+def measure(
+    parts: Parts, split: Split, name: str, folder: Path, journal: Journal, folds: int | None = None
+) -> dict[str, Any] | None:
     """Score every pair of `split`, keep the matrix in `folder/scores/<name>`, and return what rank 0 found.
 
     A matrix that the same weights left there for the same pairs is counted again, not computed again.
+
+    Args:
+        folds: equal parts of the images that recalls are averaged over; None as the run says.
 
     Returns:
         The entry for results.json on rank 0, None elsewhere.
@@ -43,7 +48,8 @@ def measure(parts: Parts, split: Split, name: str, folder: Path, journal: Journa
             keep_scores(place, matrix, split.index, origin)
     if matrix is None:
         return None
-    return judged(parts.run.eval, matrix, split.index.owner) | {"left_out": list(split.left_out)}
+    options = parts.run.eval if folds is None else parts.run.eval.model_copy(update={"folds": folds})
+    return judged(options, matrix, split.index.owner) | {"left_out": list(split.left_out)}
 
 
 def scored(parts: Parts, split: Split, name: str, stripes: Path, journal: Journal) -> Array | None:

@@ -69,6 +69,10 @@ class Regime(ABC):
     def headline(self, values: dict[str, float]) -> dict[str, float]:
         """Of the logged values, the one that says most while the run goes on."""
 
+    def warning(self, values: dict[str, float]) -> str:  # noqa: ARG002
+        """What the logged values should make people look at; '' for nothing."""
+        return ""
+
     def prepare(self, step: int, folder: Path, journal: Journal) -> int:  # noqa: ARG002
         """Make ready for the updates from `step` on; returns the step at which to be asked again."""
         return self.run.optim.num_train_steps

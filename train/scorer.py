@@ -143,8 +143,8 @@ def read_texts(index: PairIndex, chosen: Sequence[int] | Array) -> Ragged:
 
 
 def fingerprint(matcher: Matcher, index: PairIndex) -> str:
-    """A name for these weights on these images and texts: another packing of the same names is another thing."""
-    digest = hashlib.blake2b(digest_size=8)
+    """A name for this matcher on these images and texts: other settings, or another packing, are another thing."""
+    digest = hashlib.blake2b(matcher.config.model_dump_json().encode(), digest_size=8)
     for name, tensor in matcher.state_dict().items():
         digest.update(name.encode())
         digest.update(as_bytes(tensor))

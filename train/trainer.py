@@ -44,6 +44,7 @@ class Trainer:
         self.summed = 0
         self.told: int | None = None
         self.stopped_by: int | None = None
+        self.warned: set[str] = set()
         self.reducer = GradientReducer(self.comm, self.matcher.named_parameters(), self.run.optim.compression)
 
     def resume(self, folder: Path) -> None:
@@ -87,6 +88,10 @@ class Trainer:
             with self.clock.paused():
                 until = self.regime.prepare(self.step, self.folder, self.journal)
             self._stretch(min(until, total), total, val)
+            if self.step < total and self.stopped_by is None and not self._due(total):
+                # What comes before the next stretch may take longer than a scheduler waits.
+                with self.clock.paused():
+                    self._validate_and_save(None)
 
     def _stretch(self, until: int, total: int, val: Split | None) -> None:
         """Update after update, with whatever is due in between."""
@@ -173,8 +178,15 @@ class Trainer:
         self.summed = 0
         rates = self.clock.read(self.comm.size)
         self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values, **rates)
+        self._warn(self.regime.warning(values))
         shown = {"loss": values["loss"]} | self.regime.headline(values)
         self.journal.progress(self.step, total, shown | {"pairs/s": rates["pairs_per_s"]})
+
+    def _warn(self, text: str) -> None:
+        """Say a warning of the regime, once."""
+        if text and text not in self.warned:
+            self.warned.add(text)
+            self.journal.say(f"step {self.step}: {text}")
 
     def _mean_sums(self) -> dict[str, Tensor]:
         """What was summed since the last line of the log, as its mean over ranks; to be called by all of them."""
@@ -208,7 +220,8 @@ class Trainer:
     def _validate(self, val: Split) -> float:
         """The number by which checkpoints are compared, the same on all ranks."""
         if self.run.eval.full_val:
-            found = measure(self.recipe, val, "val", self.folder, self.journal)
+            # Folds are how a test set is published; checkpoints are told apart by all images at once.
+            found = measure(self.recipe, val, "val", self.folder, self.journal, folds=1)
             recalls = self.comm.share(found and found["recalls"])[0]
         else:
             recalls = quick_check(self.recipe, val)

@@ -71,6 +71,8 @@ def test_a_recipe_is_the_same_run_in_both_forms(house: str, published: str, kind
         ("vsrn-f30k", 128, 2e-4, 15, 30),
         ("aoq-vsrn-coco", 124, 2e-4, 10, 20),
         ("aoq-vsrn-f30k", 124, 2e-4, 10, 20),
+        ("bfan-equal-coco", 128, 5e-4, 15, 20),
+        ("bfan-prob-f30k", 128, 2e-4, 15, 15),
         ("aoq-bfan-equal-coco", 128, 5e-4, 10, 20),
         ("aoq-bfan-prob-coco", 128, 5e-4, 10, 20),
         ("aoq-bfan-equal-f30k", 128, 2e-4, 10, 15),
@@ -83,7 +85,7 @@ def test_the_published_recipes_over_items_are_those_of_the_table(
     """`drop`: epochs after which the rate is a tenth; an epoch ends with a batch that is not full."""
     captions = 5 * (113_287 if "coco" in name else 29_000)
     updates = math.ceil(captions / batch)
-    for kind in ("", "-parity") if name.startswith("aoq") else ("",):
+    for kind in ("",) if name.startswith("bfan") else ("", "-parity"):
         run = load(SHIPPED / f"{name}{kind}.json", {}, KINDS)
         optim, objective = run.optim, run.objective.model_dump()
         assert (optim.train_batch_size, optim.learning_rate) == (batch, rate)
@@ -91,7 +93,8 @@ def test_the_published_recipes_over_items_are_those_of_the_table(
         assert (optim.optim, optim.betas, optim.adam_eps, optim.weight_decay) == ("adam", (0.9, 0.999), 1e-8, 0)
         assert (optim.grad_norm, optim.warmup_steps, optim.decay_factor) == (2.0, 0, 0.1)
         assert objective["max_violation"]
-        assert objective.get("mask_true_pairs", True) is (kind == "")
+        assert objective.get("mask_true_pairs", kind == "") is objective["mask_same_image"] is (kind == "")
+        assert run.eval.folds == (5 if "coco" in name else 1)
         assert optim.step_twice == ("caption." if kind and "vsrn" in name else "")
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import DataError
-from data.offline import Coupling, Offline, Quintuplet, quintuplets
+from data.offline import Coupling, Drawn, Offline, quintuplets
 from data.owners import Owners
 from data.pairs import Array, PairIndex
 from tests.items import random_candidates
@@ -24,7 +24,7 @@ def offline(index: PairIndex, best: int = 10, rank_ratio: int = 5, coupling: Cou
     return Offline(index, random_candidates(index), best, rank_ratio, coupling, seed)
 
 
-def drawn(source: Offline, epoch: int = 0, texts: Array | None = None) -> Quintuplet:
+def drawn(source: Offline, epoch: int = 0, texts: Array | None = None) -> Drawn:
     texts = np.arange(len(source.index.texts)) if texts is None else texts
     return source.draw(np.full_like(texts, epoch), texts)
 
@@ -52,7 +52,7 @@ def test_a_draw_depends_on_seed_epoch_and_caption_alone(index: PairIndex) -> Non
     source, texts = offline(index), np.array([7, 30, 2, 47])
     epochs = np.array([0, 1, 1, 0])
     whole = [drawn(offline(index), epoch) for epoch in range(2)]
-    for name in Quintuplet._fields:
+    for name in Drawn._fields:
         expected = [getattr(whole[epoch], name)[text] for epoch, text in zip(epochs, texts, strict=True)]
         assert getattr(source.draw(epochs, texts), name).tolist() == expected
     assert not np.array_equal(whole[0].text_off, whole[1].text_off)

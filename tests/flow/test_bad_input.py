@@ -281,7 +281,7 @@ def test_a_rank_that_dies_is_named_by_the_others(launcher: str, victim: int, sto
         wait_until(lambda: not any(member.is_running() for member in family), 60 - (time.monotonic() - start))
     log = (tmp_path / "log").read_text()
     assert re.search(rf"itm_hn, rank {1 - victim}: lost rank {victim} \(host \S+, process {pid}\); "
-                     "the last checkpoint is whole: start again with the same command", log), log[-3000:]
+                     "what is saved is whole; start again with the same command", log), log[-3000:]
 
 
 def test_a_rank_that_dies_in_a_validation_is_named_too(stores: Stores, tmp_path: Path) -> None:

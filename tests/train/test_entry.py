@@ -97,6 +97,7 @@ def test_a_lost_rank_is_named(
     code, told = outcome(work, capsys)
     assert code == 1
     assert told.startswith(f"itm_hn, rank 0: lost rank 1 (host {os.uname().nodename}, process {2**22 + 1}); ")
+    assert told.endswith("; what is saved is whole; start again with the same command\n")
     assert told.count("\n") == 1
 
 

@@ -1,0 +1,234 @@
+"""Offline candidates of a Flickr30K-sized set, both ways: our job against the product alone, and against searches."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from data.pairs import Array
+from scripts.benchmarks.timing import Row, absent, one_thread, product_peak
+from train.host import keep_freed_memory
+from train.mining.filters import Excluded, positives
+from train.mining.lists import Task, lists
+from train.mining.screen import choose
+
+GROUP = "mining candidates"
+TILE_BYTES = 16 << 20
+LIMIT_GB = 1.5
+FACTORS = 64
+"""What embeddings of trained models differ in: far fewer directions than they are wide."""
+CALL = 512
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many embeddings of which width, how many candidates, and which part of the queries a peer searches."""
+
+    images: int
+    captions: int
+    width: int
+    texts_per_image: int
+    images_per_text: int
+    part: int
+
+    @property
+    def pairs(self) -> int:
+        return self.images * self.captions
+
+
+FULL, QUICK = Size(29000, 145000, 1024, 300, 60, 16), Size(300, 1500, 64, 30, 10, 2)
+
+
+def rows(folder: Path, quick: bool) -> Iterator[Row]:  # noqa: ARG001
+    """The whole job in both arithmetics, its memory, and each peer on a part of the queries."""
+    size = QUICK if quick else FULL
+    keep_freed_memory()
+    with one_thread():
+        task = made(size)
+        peak = product_peak(0.3 if quick else 4.0)
+        found: dict[str, float] = {}
+        for kind in ("auto", "float32"):
+            with watched() as used:
+                start = time.process_time()
+                screen = choose(task.images, task.texts, kind, torch.device("cpu"))
+                mined = lists(task, screen, TILE_BYTES)
+                found[kind] = time.process_time() - start
+            checked = check(task, mined[0], mined[1], 8 if quick else 64)
+            yield against_product(size, kind, screen.kind, found[kind], peak, checked)
+            if kind == "auto":
+                yield memory(used[0])
+        yield from peers(task, size, mined, size.pairs / found["auto"])
+
+
+def made(size: Size) -> Task:
+    """Captions that lie around their images."""
+    generator = torch.Generator().manual_seed(0)
+    owner = np.arange(size.captions) * size.images // size.captions
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    basis, centre = drawn(FACTORS, size.width), drawn(size.images, FACTORS)
+    images = normalize((centre + 0.5 * drawn(size.images, FACTORS)) @ basis)
+    texts = normalize((centre[torch.from_numpy(owner)] + 0.7 * drawn(size.captions, FACTORS)) @ basis)
+    return Task(images, texts, (size.texts_per_image, size.images_per_text), Excluded.of(positives(owner)))
+
+
+def against_product(size: Size, kind: str, screen: str, seconds: float, peak: float, checked: int) -> Row:
+    """How near the job comes to a float32 product of the same size alone."""
+    ours = 2 * size.pairs * size.width / seconds
+    facts = (
+        f"{size.images} x {size.captions} x {size.width}, best {size.texts_per_image} and {size.images_per_text}, "
+        f"screened in {screen}; one thread; {checked} lists equal those of float64"
+    )
+    aim = 0.7 if kind == "auto" else None
+    name = "both directions" if kind == "auto" else f"both directions, {kind} only"
+    return Row(GROUP, name, ours / 1e9, peak / 1e9, "GFLOP/s", "float32 product alone", ours / peak, aim, facts)
+
+
+def memory(gigabytes: float) -> Row:
+    """What the job takes beside its inputs, its lists included."""
+    return Row(GROUP, "memory beside the embeddings", gigabytes, LIMIT_GB, "GB", "the limit", LIMIT_GB / gigabytes, 1.0)
+
+
+def check(task: Task, i2t: Array, t2i: Array, queries: int) -> int:
+    """How many lists were compared with all float64 scores; raises RuntimeError where one differs."""
+    rng = np.random.default_rng(0)
+    for ours, left, right, excluded in (
+        (i2t, task.images, task.texts, (task.excluded.image, task.excluded.text)),
+        (t2i, task.texts, task.images, (task.excluded.text, task.excluded.image)),
+    ):
+        some = np.sort(rng.choice(len(left), queries, replace=False))
+        scores = left[some].double() @ right.double().T
+        barred = np.isin(excluded[0], some)
+        scores[np.searchsorted(some, excluded[0][barred]), excluded[1][barred]] = -torch.inf
+        best = scores.sort(dim=1, descending=True, stable=True).indices[:, : ours.shape[1]]
+        if not np.array_equal(best.numpy(), ours[some]):
+            raise RuntimeError("our lists differ from those of float64: their times mean nothing")
+    return 2 * queries
+
+
+@contextmanager
+def watched() -> Iterator[list[float]]:
+    """The gigabytes by which this process grows at most inside, once it ends."""
+    grown: list[float] = []
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
+    before = status("VmRSS")
+    yield grown
+    grown.append((status("VmHWM") - before) / 1e6)
+
+
+def status(name: str) -> int:
+    """Kilobytes that this process's status tells."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+
+Search = Callable[[Tensor, Tensor, int], Array]
+"""The best `k` of a pool for some queries, positives included: (queries, pool, k) -> `[queries, k]`."""
+
+
+def peers(task: Task, size: Size, mined: tuple[Array, ...], ours: float) -> Iterator[Row]:
+    """Each peer searches both ways for the same number of queries' share; ours is in pairs a second of the whole."""
+    searches: dict[str, tuple[Search, str]] = {
+        "faiss flat index": (with_faiss, absent("faiss")),
+        "matmul and topk": (with_topk, ""),
+        "mine_hard_negatives": (
+            with_sentence_transformers, absent("sentence_transformers", "datasets"),
+        ),
+    }
+    rates = {}
+    for name, (search, lacking) in searches.items():
+        if lacking:
+            yield Row(GROUP, f"both directions, {name}", note=lacking)
+            continue
+        seconds = 0.0
+        most = int(task.excluded.per_image(size.images).max())
+        for left, right, k, own in (
+            (task.images, task.texts, size.texts_per_image + most, mined[0]),
+            (task.texts, task.images, size.images_per_text + 1, mined[1]),
+        ):
+            queries = left[: len(left) // size.part]
+            start = time.process_time()
+            found = search(queries, right, k)
+            seconds += time.process_time() - start
+            check_alike(own[: len(queries)], found)
+        rates[name] = size.pairs / size.part / seconds
+    for name, rate in rates.items():
+        aim = 3.0 if rate == max(rates.values()) else None
+        note = f"the peer searched for one in {size.part} of the queries, in all of the pool; one thread"
+        yield Row(GROUP, f"both directions, {name}", ours, rate, "pairs/s", "twice the product and a search each",
+                  ours / rate, aim, note)
+
+
+def check_alike(ours: Array, found: Array) -> None:
+    """Raise RuntimeError where a search misses more of our candidates than rounding explains."""
+    some = range(0, len(ours), max(1, len(ours) // 32))
+    kept = np.mean([np.isin(ours[row], found[row]).mean() for row in some])
+    if kept < 0.95:
+        raise RuntimeError(f"a peer finds only {kept:.0%} of our candidates: its time means nothing")
+
+
+def with_faiss(queries: Tensor, pool: Tensor, k: int) -> Array:
+    """Facebook's exact inner-product index."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(pool.shape[1])
+    index.add(pool.numpy())
+    return np.asarray(index.search(queries.numpy(), k)[1])
+
+
+def with_topk(queries: Tensor, pool: Tensor, k: int) -> Array:
+    """Blocks of a plain product, each searched by torch.topk."""
+    return torch.cat([(part @ pool.T).topk(k, dim=1).indices for part in queries.split(CALL)]).numpy()
+
+
+class Ready:
+    """What mine_hard_negatives asks of a model, with embeddings that are there already, by their texts."""
+
+    device = "cpu"
+
+    def __init__(self, queries: Tensor, pool: Tensor) -> None:
+        self._queries, self._pool = queries, pool
+
+    def encode_query(self, names: list[str], **_: Any) -> Array:
+        return self._queries[[int(name) for name in names]].numpy()
+
+    def encode_document(self, names: list[str], **_: Any) -> Array:
+        return self._pool[[int(name) for name in names]].numpy()
+
+    def similarity(self, left: Array, right: Tensor) -> Tensor:
+        return torch.from_numpy(left) @ right.T
+
+    def similarity_pairwise(self, left: Array, right: Tensor) -> Tensor:
+        return (torch.from_numpy(left) * right).sum(1)
+
+
+def with_sentence_transformers(queries: Tensor, pool: Tensor, k: int) -> Array:
+    """The peer leaves one text of each query out as its positive; any will do."""
+    from datasets import Dataset
+    from sentence_transformers.util import mine_hard_negatives
+
+    names = [str(number) for number in range(len(queries))]
+    left_out = [str(number % len(pool)) for number in range(len(queries))]
+    pairs = Dataset.from_dict({"anchor": names, "positive": left_out})
+    model: Any = Ready(queries, pool)
+    corpus = [str(number) for number in range(len(pool))]
+    with redirect_stderr(io.StringIO()):
+        found = mine_hard_negatives(
+            pairs, model, corpus=corpus, range_max=k, num_negatives=k, faiss_batch_size=CALL,
+            output_format="n-tuple", verbose=False,
+        )
+    columns = [np.asarray(found[f"negative_{number}"], dtype=np.int64) for number in range(1, k + 1)]
+    return np.stack(columns, 1)
