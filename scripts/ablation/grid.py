@@ -1,7 +1,9 @@
-"""Which runs there are: configs times seeds, all checked before the first one starts, and told from others before."""
+"""Which runs there are: configs, times variants, times seeds; all checked before the first one starts, and told from
+others before."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +16,8 @@ from config.cli import parse
 from config.errors import ConfigError
 from config.schema import Run
 from data.files import read_json
-from scripts.ablation.rows import Row
+from scripts._training import training_program
+from scripts.ablation.rows import PLUS, Row
 from scripts.compare_runs import flattened
 from train.entry import KINDS
 from train.evaluate import flags as evaluate_flags
@@ -22,10 +25,23 @@ from train.journal import METRICS, read_events
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One config with one seed: a training run and its output folder."""
+class Column:
+    """What is compared: a config as it stands, or a variant of it, named `config+variant`, with flags of its own."""
 
     config: Path
+    variant: str = ""
+    flags: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.config.stem + (PLUS + self.variant if self.variant else "")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One column with one seed: a training run and its output folder."""
+
+    column: Column
     seed: int
     folder: Path
     words: tuple[str, ...]
@@ -38,34 +54,61 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, int]:
-        return self.config.stem, self.seed
+        return self.column.name, self.seed
+
+    @property
+    def program(self) -> str:
+        """The entry that trains it."""
+        return training_program(self.run)
 
     @property
     def log(self) -> Path:
         return self.folder.with_name(f"{self.name}.log")
 
 
-def plan(configs: Sequence[Path], seeds: Sequence[int], output: Path, flags: Sequence[str]) -> list[Cell]:
-    """The runs of a grid, one seed of all configs after the other, so that a table is fair from early on.
+def columns(configs: Sequence[Path], variants: Sequence[str]) -> list[Column]:
+    """Every config in every variant, `'NAME: FLAGS'` or a bare `NAME` for the config as it stands.
 
     Raises:
-        ConfigError: two configs would share a name, a seed stands there twice, or `flags` hold what the grid decides.
-        SystemExit: a config or flag is wrong; it was told in one line, as the training entry tells it.
+        ConfigError: two would share a name, or a name cannot be told from others or be a folder's.
     """
     for place, path in enumerate(configs):
         twin = next((other for other in configs[:place] if other.stem == path.stem), None)
         if twin:
             raise ConfigError(f"--configs {twin} {path}: both would be called {path.stem!r}; copy one to another name")
+        if PLUS in path.stem:
+            raise ConfigError(f"--configs {path}: {PLUS!r} stands between a config and its variant; rename the file")
+    named: dict[str, tuple[str, ...]] = {}
+    for text in variants:
+        name, _, flags = (part.strip() for part in text.partition(":"))
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise ConfigError(f"--vary {text!r}: should be 'NAME: FLAGS', the name of letters, digits, '_', '.', '-'")
+        if name in named:
+            raise ConfigError(f"--vary {name}: stands there twice; rename one")
+        named[name] = tuple(split_words("--vary", flags))
+    if not named:
+        return [Column(config) for config in configs]
+    return [Column(config, name, flags) for config in configs for name, flags in named.items()]
+
+
+def plan(compared: Sequence[Column], seeds: Sequence[int], output: Path, flags: Sequence[str]) -> list[Cell]:
+    """The runs of a grid, one seed of all columns after the other, so that a table is fair from early on.
+
+    Raises:
+        ConfigError: a seed stands there twice, or `flags` hold what the grid decides.
+        SystemExit: a config or flag is wrong; it was told in one line, as the training entry tells it.
+    """
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds {' '.join(map(str, seeds))}: a seed stands there twice; remove one")
-    return [make_cell(config, seed, output, flags) for seed in seeds for config in configs]
+    return [make_cell(column, seed, output, flags) for seed in seeds for column in compared]
 
 
-def make_cell(config: Path, seed: int, output: Path, flags: Sequence[str]) -> Cell:
-    """One run, as `plan` makes it."""
-    folder = output / f"{config.stem}-seed{seed}"
-    words = ("--config", str(config), "--seed", str(seed), "--output_dir", str(folder), *flags)
-    return Cell(config, seed, folder, words, _understood("--flags", words))
+def make_cell(column: Column, seed: int, output: Path, flags: Sequence[str]) -> Cell:
+    """One run, as `plan` makes it; a variant's flags have the last word."""
+    folder = output / f"{column.name}-seed{seed}"
+    words = ("--config", str(column.config), "--seed", str(seed), "--output_dir", str(folder), *flags, *column.flags)
+    given_by = f"--flags or --vary {column.variant}" if column.variant else "--flags"
+    return Cell(column, seed, folder, words, _understood(given_by, words))
 
 
 def check_evaluations(cells: Sequence[Cell], evaluations: Sequence[Sequence[str]]) -> None:
@@ -77,8 +120,8 @@ def check_evaluations(cells: Sequence[Cell], evaluations: Sequence[Sequence[str]
     """
     for cell in cells:
         if not evaluations and not cell.run.data.test_txt_db:
-            raise ConfigError(f"{cell.config}: test_txt_db is not set, nothing would be measured; name a test set, "
-                              "or another split with --evaluate \"--split val\"")
+            raise ConfigError(f"{cell.column.config}: test_txt_db is not set, nothing would be measured; name a test "
+                              "set, or another split with --evaluate \"--split val\"")
         for flags in evaluations:
             _understood("--evaluate", (*cell.words, *flags), evaluate_flags)
 
@@ -117,7 +160,7 @@ def refuse_mixture(cells: Sequence[Cell], rows: Mapping[tuple[str, int], Row], r
         else:
             continue
         if theirs != cell.run.hash():
-            raise ConfigError(f"{cell.name}: {folder.parent} holds run {theirs}, {cell.config} now makes run "
+            raise ConfigError(f"{cell.name}: {folder.parent} holds run {theirs}, {cell.column.config} now makes run "
                               f"{cell.run.hash()}{_difference(cell)}; name another --output_dir or rename the config")
         for other in worlds - {ranks}:
             raise ConfigError(f"{cell.name}: was trained with --ranks {other}, now --ranks {ranks}: its batches "

@@ -19,6 +19,8 @@ FACTS = ("config", "seed", "hash", "num_train_steps", "ranks", "train_s", "evalu
 JUDGED = ("images", "texts", "folds", "ties", "ir_count")
 """How the recalls of an entry were counted: numbers that differ in one of these do not compare."""
 BETWEEN = " | "
+PLUS = "+"
+"""Between a config and its variant in the name that a row has as its `config`."""
 
 
 @dataclass(frozen=True)

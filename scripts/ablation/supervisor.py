@@ -1,8 +1,9 @@
-"""One command at a time, its talk in a log, and whatever a scheduler says passed on to it."""
+"""Commands, one or a few at a time, their talk in logs, and whatever a scheduler says passed on to them."""
 
 from __future__ import annotations
 
 import fcntl
+import os
 import re
 import shlex
 import signal
@@ -37,16 +38,19 @@ class Supervisor:
     """Calls entries as a user would from a shell in this process's folder.
 
     lock: a descriptor that the commands inherit (see `alone`).
+    threads: that each process calculates with; as the environment has it where nothing is said.
+    Several threads may `call` at a time; signals are heard in the main one.
     """
 
-    def __init__(self, lock: int) -> None:
+    def __init__(self, lock: int, threads: int | None = None) -> None:
         self.lock = lock
+        self.environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
         self.told: int | None = None
-        self._child: Popen[bytes] | None = None
+        self._children: set[Popen[bytes]] = set()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Meanwhile SIGTERM, SIGUSR1 and SIGINT stop the command at work, which saves, and let no other begin."""
+        """Meanwhile SIGTERM, SIGUSR1 and SIGINT stop the commands at work, which save, and let no other begin."""
         before = {kind: signal.signal(kind, self._hear) for kind in SIGNALS}
         try:
             yield
@@ -57,7 +61,7 @@ class Supervisor:
     def call(self, entry: str, words: Sequence[str], log: Path, ranks: int = 1) -> Ended:
         """Run an entry of the project to its end; its output is added to `log`."""
         if self.told:
-            return Ended(_stop_code(self.told), "")
+            return Ended(stop_code(self.told), "")
         whole = [*launcher(ranks), sys.executable, str(ROOT / entry), *words]
         with log.open("ab") as file:
             file.write(f"$ {shlex.join(whole)}\n".encode())
@@ -65,24 +69,27 @@ class Supervisor:
             begin = file.tell()
             # A session of its own: an interrupt at the terminal reaches it once, through here.
             with Popen(whole, stdin=DEVNULL, stdout=file, stderr=STDOUT, start_new_session=True,
-                       pass_fds=(self.lock,)) as self._child:
+                       pass_fds=(self.lock,), env=self.environment) as child:
+                self._children.add(child)
                 if self.told:
-                    self._pass_on(self.told)
-                code = self._child.wait()
-            self._child = None
+                    self._pass_on(child, self.told)
+                code = child.wait()
+                self._children.discard(child)
         ended = ending(code, log.read_bytes()[begin:].decode(errors="replace"))
-        return Ended(_stop_code(self.told), ended.last) if self.told and code else ended
+        return Ended(stop_code(self.told), ended.last) if self.told and code else ended
+
+    def stop(self, number: int) -> None:
+        """Do as if this signal had come, unless one has."""
+        if self.told is None:
+            self._hear(number, None)
 
     def _hear(self, number: int, _: object) -> None:
         self.told = number
-        if self._child is not None:
-            self._pass_on(number)
+        for child in list(self._children):
+            self._pass_on(child, number)
 
-    def _pass_on(self, number: int) -> None:
+    def _pass_on(self, child: Popen[bytes], number: int) -> None:
         """Tell the ranks themselves where there are any: their launcher would leave them five seconds to save."""
-        child = self._child
-        if child is None:
-            return
         with suppress(psutil.NoSuchProcess):
             family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
             for process in [process for process in family if _is_entry(process)] or family[:1]:
@@ -143,5 +150,6 @@ def alone(output: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-def _stop_code(number: int) -> int:
+def stop_code(number: int) -> int:
+    """What a program leaves with that this signal has stopped."""
     return INTERRUPTED if number == signal.SIGINT else REQUEUE

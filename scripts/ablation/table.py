@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from config.errors import ConfigError
 from config.hints import did_you_mean
-from scripts.ablation.rows import JUDGED, Row
+from scripts.ablation.rows import JUDGED, PLUS, Row
 from scripts.compare_runs import written
 
 CONFIDENCE = 0.95
@@ -109,19 +109,29 @@ def _places(largest: float) -> int:
 
 
 def tables(rows: Sequence[Row], configs: Sequence[str], report: Sequence[str], split: str) -> str:
-    """Both tables in Markdown, with what has to be known to read them; one line for each config, the first is
-    what the others are compared with."""
+    """The tables in Markdown, with what has to be known to read them: the means, one line for each config; then the
+    differences to the first config, or to the first variant of each.
+    """
     rows = [row for row in rows if row.config in configs]
     measures = [find_measure(name, split, rows) for name in report]
     runs = {config: {row.seed: row for row in rows if row.config == config} for config in configs}
     titles = [measure.title for measure in measures]
     means = [[config, str(len(runs[config])), *_means(runs[config], measures)] for config in configs]
     parts = [written([["config", "n", *titles], *means], markdown=True)]
-    first, *others = configs
-    if others:
-        lines = [[config, *_differences(runs[config], runs[first], measures)] for config in others]
-        parts.append(written([[f"minus {first}", "n", *titles], *lines], markdown=True))
+    for first, *others in compared(configs):
+        if others:
+            lines = [[config, *_differences(runs[config], runs[first], measures)] for config in others]
+            parts.append(written([[f"minus {first}", "n", *titles], *lines], markdown=True))
     return "\n\n".join([*parts, "\n".join([NOTE, *unlike(runs, split)])])
+
+
+def compared(configs: Sequence[str]) -> list[list[str]]:
+    """Which are set against each other: the variants of one config; configs without variants among themselves."""
+    groups: dict[str, list[str]] = {}
+    for config in configs:
+        stem, plus, _ = config.rpartition(PLUS)
+        groups.setdefault(stem if plus else "", []).append(config)
+    return list(groups.values())
 
 
 def _means(runs: Mapping[int, Row], measures: Sequence[Measure]) -> list[str]:

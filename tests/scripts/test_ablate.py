@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -14,7 +15,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from scripts.ablate import main, parse
-from scripts.ablation.grid import check_evaluations, make_cell, plan, refuse_mixture, split_words
+from scripts.ablation.grid import Column, check_evaluations, columns, make_cell, plan, refuse_mixture, split_words
 from scripts.ablation.rows import Row, measured, read_rows, train_seconds, write_rows
 from scripts.ablation.supervisor import Supervisor, alone, ending, launcher
 from scripts.ablation.table import estimate, find_measure, t_quantile, tables
@@ -28,12 +29,13 @@ def row(config: str = "a", seed: int = 1, ranks: int = 1, hash: str = "0" * 12, 
     return Row(config, seed, hash, 800, ranks, 12.5, (), named)
 
 
-def grid(folder: Path, *names: str, seeds: tuple[int, ...] = (1,), flags: tuple[str, ...] = (), **sections):
+def grid(folder: Path, *names: str, seeds: tuple[int, ...] = (1,), flags: tuple[str, ...] = (),
+         vary: tuple[str, ...] = (), **sections):
     """Cells of configs of these names, which need no stores to be planned."""
     folder.mkdir(exist_ok=True)
     content = config_of((Path("texts.db"), Path("images")), **sections)
     paths = [write_config(folder / f"{name}.json", content) for name in names]
-    return plan(paths, seeds, folder / "out", flags)
+    return plan(columns(paths, vary), seeds, folder / "out", flags)
 
 
 # ---- rows
@@ -111,6 +113,15 @@ def test_the_table_and_its_paired_differences():
     assert len(lines) == 10
 
 
+def test_variants_are_compared_with_the_first_of_their_own_config():
+    rows = [row(name, seed, rsum=value + seed) for seed in (1, 2)
+            for name, value in (("a+plain", 100.0), ("a+wide", 103.0), ("b+plain", 200.0), ("b+wide", 190.0))]
+    lines = tables(rows, ["a+plain", "a+wide", "b+plain", "b+wide"], ["rsum"], "test").splitlines()
+    assert [line.split(" | ")[0] for line in lines if "minus" in line] == ["| minus a+plain", "| minus b+plain"]
+    assert [line for line in lines if line.startswith("| a+wide")][1] == "| a+wide | 2 | +3.0 ± 0.0 |"
+    assert [line for line in lines if line.startswith("| b+wide")][1] == "| b+wide | 2 | -10.0 ± 0.0 |"
+
+
 def test_one_seed_has_no_interval_and_one_config_no_differences():
     text = tables([row(img_r1=0.3125, img_medr=2.0)], ["a"], ["img_r1", "img_medr", "train_s"], "test")
     assert text.splitlines()[2] == "| a | 1 | 31.2 | 2.000 | 12.50 |"
@@ -163,11 +174,40 @@ def test_a_grid_is_every_config_with_every_seed(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_grid_of_variants(tmp_path):
+    """A variant's flags come after those of all, and the program follows from the objective that they choose."""
+    vary = ("plain", "half: --learning_rate 5e-4 --num_train_steps 70", "items: --objective triplet --margin 0.3")
+    cells = grid(tmp_path, "a", "b", flags=("--num_train_steps", "80"), vary=vary)
+    assert [cell.name for cell in cells[:3]] == ["a+plain-seed1", "a+half-seed1", "a+items-seed1"]
+    assert [cell.key for cell in cells[3:]] == [("b+plain", 1), ("b+half", 1), ("b+items", 1)]
+    assert [cell.run.optim.num_train_steps for cell in cells[:3]] == [80, 70, 80]
+    assert [cell.run.optim.learning_rate for cell in cells[:2]] == [1e-3, 5e-4]
+    assert [cell.program for cell in cells[:3]] == ["train/itm_hn.py", "train/itm_hn.py", "train/itm.py"]
+
+
 def test_names_that_would_mix_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"both would be called 'a'; copy one to another name"):
-        plan([tmp_path / "a.json", tmp_path / "more" / "a.json"], [1], tmp_path, [])
+        columns([tmp_path / "a.json", tmp_path / "more" / "a.json"], [])
+    with pytest.raises(ConfigError, match=r"--configs .*/a\+b\.json: '\+' stands between a config and its variant"):
+        columns([tmp_path / "a+b.json"], [])
     with pytest.raises(ConfigError, match="--seeds 1 2 1: a seed stands there twice"):
-        plan([tmp_path / "a.json"], [1, 2, 1], tmp_path, [])
+        plan([Column(tmp_path / "a.json")], [1, 2, 1], tmp_path, [])
+
+
+@pytest.mark.parametrize(("vary", "told"), [
+    (["--margin 0.3"], r"--vary '--margin 0.3': should be 'NAME: FLAGS'"),
+    (["a/b: --margin 0.3"], "should be 'NAME: FLAGS', the name of letters"),
+    (["wide", "wide: --margin 0.3"], "--vary wide: stands there twice"),
+    (["wide: --set 'a"], r"--vary .*: No closing quotation; close it"),
+])
+def test_variants_that_cannot_be_told_apart_are_refused(vary, told, tmp_path):
+    with pytest.raises(ConfigError, match=told):
+        columns([tmp_path / "a.json"], vary)
+
+
+def test_variants_leave_to_the_grid_what_is_its_own(tmp_path):
+    with pytest.raises(ConfigError, match="--flags or --vary other: --seed is for the grid to say"):
+        grid(tmp_path, "a", vary=("other: --seed 3",))
 
 
 @pytest.mark.parametrize("flag", ["--output_dir=x", "--seed=3", "--config=CONFIG", "--dry_run"])
@@ -230,7 +270,7 @@ def test_other_seeds_of_a_changed_config_are_noticed_too(tmp_path):
     before = grid(tmp_path, "a")[0]
     out.mkdir()
     write_rows(out / "runs.csv", [row(hash=before.run.hash())])
-    assert make_cell(config, 1, out, []).run.hash() == before.run.hash()
+    assert make_cell(Column(config), 1, out, []).run.hash() == before.run.hash()
     grid(tmp_path, "a", optim={"learning_rate": 2e-3})
     with pytest.raises(ConfigError, match=r"a-seed1: .* holds run"):
         main(["--configs", str(config), "--seeds", "2", "--output_dir", str(out)])
@@ -273,6 +313,26 @@ def test_a_told_supervisor_begins_nothing(tmp_path):
     assert not (tmp_path / "log").exists()
 
 
+def test_several_commands_at_a_time_are_all_told_to_stop(tmp_path, monkeypatch):
+    """Two that would run for ever; the first to be told ends, and takes the other with it."""
+    monkeypatch.setattr("scripts.ablation.supervisor.ROOT", tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "endless.py").write_text(
+        "import os, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: os._exit(75))\n"
+        "print(os.environ['OMP_NUM_THREADS'], flush=True)\n"
+        "time.sleep(100)\n")
+    logs = [tmp_path / "a.log", tmp_path / "b.log"]
+    with alone(tmp_path / "out") as lock, ThreadPoolExecutor(2) as pool:
+        supervisor = Supervisor(lock, threads=3)
+        calls = [pool.submit(supervisor.call, "train/endless.py", [], log) for log in logs]
+        wait_until(lambda: all(log.exists() and log.read_text().endswith("\n3\n") for log in logs), 20)
+        supervisor.stop(signal.SIGTERM)
+        supervisor.stop(signal.SIGINT)
+        assert [call.result(20).code for call in calls] == [75, 75]
+        assert supervisor.told == signal.SIGTERM, "the first word counts"
+
+
 # ---- the program
 
 
@@ -296,7 +356,9 @@ def test_only_the_table(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("words", "told"), [
-    ([], "--configs and --seeds are needed to train"), (["--table", "--ranks", "0"], "--ranks 0: should be 1 or more")])
+    ([], "--configs and --seeds are needed to train"),
+    (["--table", "--ranks", "0"], "--ranks 0: should be 1 or more"),
+    (["--table", "--jobs", "0"], "--jobs 0: should be 1 or more")])
 def test_a_wrong_command_line_is_refused(words, told, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([*words, "--output_dir", str(tmp_path)])
@@ -350,6 +412,25 @@ def test_a_killed_grid_goes_on_and_repeats_no_finished_run(stores, tmp_path):
     assert sum(starts(out).values()) == 6, "only the evaluations were run"
     assert all(found.evaluations == ("--split val",) and "val/rsum" in found.values for found in
                read_rows(out / "runs.csv"))
+
+
+@pytest.mark.slow
+def test_variants_two_at_a_time(stores, tmp_path):
+    """Stopped in the middle of two, finished by the same command; rows stand in the order of the grid."""
+    config, out = write_config(tmp_path / "a.json", config_of(stores)), tmp_path / "out"
+    words = ["scripts/ablate.py", "--configs", config, "--seeds", "1", "--output_dir", out, "--jobs", "2",
+             "--vary", "long: --num_train_steps 60", "short", "wide: --margin 0.4", "--report", "rsum",
+             "--flags", "--save_steps 5"]
+    with started(command(*words), tmp_path / "log") as process:
+        wait_until(lambda: steps_logged(out / "a+long-seed1") >= 5 and steps_logged(out / "a+short-seed1") >= 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 75
+    done = run(*words)
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(out / "runs.csv")
+    assert [(found.config, found.num_train_steps) for found in rows] == [("a+long", 60), ("a+short", 6), ("a+wide", 6)]
+    assert starts(out)["a+long-seed1"] == 2
+    assert "| minus a+long | n | rsum |" in done.stdout
 
 
 @pytest.mark.slow
