@@ -28,6 +28,17 @@ train() {  # train RUN CONFIG SEED
     say "$1: train/itm.py --config config/$2.json --seed $3"
     "${start[@]}" train/itm.py --config "config/$2.json" --seed "$3" --output_dir "$folder/$1" "${flags[@]}"
 }
+both() {  # both RUN CONFIG SEED RUN CONFIG SEED: side by side where each run is one process, else one after the other
+    if [ "$ranks" = 1 ]; then
+        train "${@:1:3}" &
+        local other=$!
+        train "${@:4:3}"
+        wait "$other"
+    else
+        train "${@:1:3}"
+        train "${@:4:3}"
+    fi
+}
 ensemble() {  # ensemble NAME RUN RUN
     say "$1: the mean of what $2 and $3 give a pair"
     "$bin/python" train/evaluate.py --config "$folder/$2/config.json" --output_dir "$folder/$1" \
@@ -40,10 +51,8 @@ train vsrn demo-vsrn 1
 say "mining: the hardest texts of each image and images of each text, over all training pairs"
 "${start[@]}" train/mine.py --config "$folder/vsrn/config.json"
 
-train aoq-vsrn demo-aoq-vsrn 1
-train aoq-vsrn-2 demo-aoq-vsrn 2
-train aoq-bfan-equal demo-aoq-bfan-equal 1
-train aoq-bfan-prob demo-aoq-bfan-prob 1
+both aoq-vsrn demo-aoq-vsrn 1 aoq-vsrn-2 demo-aoq-vsrn 2
+both aoq-bfan-equal demo-aoq-bfan-equal 1 aoq-bfan-prob demo-aoq-bfan-prob 1
 
 ensemble ensemble-vsrn aoq-vsrn aoq-vsrn-2
 ensemble ensemble-bfan aoq-bfan-equal aoq-bfan-prob

@@ -40,9 +40,10 @@ class Tokens:
         return cls(torch.from_numpy(opened(path)), torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
 
     def bytes(self, items: Tensor) -> int:
-        """Of these items: as they are, and as wide as the longest, which is how they are scored."""
+        """Of these items: as they are, and where they differ in length as wide as the longest, to be scored."""
         lengths = self.offsets.diff()[items]
-        rows = int(lengths.sum()) + len(items) * int(lengths.max())
+        rows, filled = int(lengths.sum()), len(items) * int(lengths.max())
+        rows += filled if filled > rows else 0
         return rows * self.values.shape[1] * self.values.element_size()
 
     def side(self, items: Tensor, device: torch.device) -> Side:
@@ -111,8 +112,10 @@ class Reranker:
         def work(some: Array) -> tuple[Tensor, Tensor]:
             chosen = torch.from_numpy(np.sort(shortlists[some], axis=1)).long()
             query = torch.from_numpy(some).repeat_interleave(chosen.shape[1])
-            pairs = (query, chosen.flatten()) if by_image else (chosen.flatten(), query)
-            scores = self._scores(*pairs).view(chosen.shape).double()
+            # By candidate, so that where pairs are cut each candidate is read once: queries are few.
+            candidate, order = chosen.flatten().sort(stable=True)
+            pairs = (query[order], candidate) if by_image else (candidate, query[order])
+            scores = self._scores(*pairs)[order.argsort()].view(chosen.shape).double()
             if direction.ceiling is not None:
                 scores[scores > direction.ceiling[torch.from_numpy(some)][:, None]] = -torch.inf
             scores, order = scores.sort(dim=1, descending=True, stable=True)

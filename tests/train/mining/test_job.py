@@ -16,10 +16,10 @@ from tests.train.conftest import Pretended
 from train.comm import Comm, Solo
 from train.mining import job as module
 from train.mining import screen
-from train.mining.facts import Given
+from train.mining.facts import Given, checksum
 from train.mining.job import Job
+from train.mining.place import Place
 from train.mining.settings import Settings
-from train.mining.storage import opened
 
 
 def job(folder: Path, comm: Comm | None = None) -> Job:
@@ -31,14 +31,14 @@ def job(folder: Path, comm: Comm | None = None) -> Job:
 
 
 class Second(Pretended):
-    """The second of two ranks, told what the first one says."""
+    """The second of two ranks, told what the first one says each time."""
 
-    def __init__(self, said: Any) -> None:
+    def __init__(self, *said: Any) -> None:
         super().__init__(1, 2)
-        self._said = said
+        self._said = iter(said)
 
     def share(self, value: Any) -> list[Any]:
-        return [self._said, value]
+        return [next(self._said), value]
 
 
 def test_all_rows_are_looked_at_for_a_screen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,14 +64,13 @@ def test_a_screen_that_cannot_be_noted_is_one_line(tmp_path: Path, monkeypatch: 
         job(tmp_path).run()
 
 
-def test_other_ranks_wait_for_the_first_to_say_what_is_left_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_ranks_do_as_the_first_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They look into the unfinished folder only where the first one is not at work there."""
     job(tmp_path).run()
-    monkeypatch.setattr(module.Place, "is_whole", lambda _: pytest.fail("looked where the first rank is at work"))
-    second, left = Second(False), job(tmp_path, Second(False))
-    assert second.share(True) == [False, True]
-    monkeypatch.setattr(Job, "_make", lambda *_: None)
-    left.run()
-    assert opened(tmp_path / "lists" / "i2t_train.npy").shape == (20, 5)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "lists").iterdir()}
+    monkeypatch.setattr(Place, "is_whole", lambda _: pytest.fail("looked where the first rank is at work"))
+    monkeypatch.setattr(Job, "_make", lambda *_: pytest.fail("made what is whole"))
+    sums = [checksum(tmp_path / f"{name}.npy") for name in ("img", "cap")]
+    not_done, whole = False, True
+    job(tmp_path, Second(sums, not_done, whole)).run()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "lists").iterdir()} == before

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from config.errors import DataError
 from tests.mined import CPU, owners, searched, task
+from train.mining import lists as module
 from train.mining import running
 from train.mining.cut import Cut
 from train.mining.exact import Shortlists
 from train.mining.filters import Ceilings
-from train.mining import lists as module
 from train.mining.lists import Direction, Task, finish, lists, narrow
 from train.mining.scan import Found, due
 from train.mining.screen import choose
