@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,24 +50,34 @@ FULL, QUICK = Size(29000, 145000, 1024, 300, 60, 16), Size(300, 1500, 64, 30, 10
 
 
 def rows(folder: Path, quick: bool) -> Iterator[Row]:  # noqa: ARG001
-    """The whole job in both arithmetics, its memory, and each peer on a part of the queries."""
+    """The whole job in both arithmetics, its memory, and each peer on a part of the queries.
+
+    The job runs before and after the peers, so that a machine's slow minutes fall on both.
+    """
     size = QUICK if quick else FULL
     keep_freed_memory()
     with one_thread():
         task = made(size)
         peak = product_peak(0.3 if quick else 4.0)
-        found: dict[str, float] = {}
-        for kind in ("auto", "float32"):
-            with watched() as used:
-                start = time.process_time()
-                screen = choose(task.images, task.texts, kind, torch.device("cpu"))
-                mined = lists(task, screen, TILE_BYTES)
-                found[kind] = time.process_time() - start
-            checked = check(task, mined[0], mined[1], 8 if quick else 64)
-            yield against_product(size, kind, screen.kind, found[kind], peak, checked)
-            if kind == "auto":
-                yield memory(used[0])
-        yield from peers(task, size, mined, size.pairs / found["auto"])
+        with watched() as grown:
+            first, mined, screen = run(task, "auto")
+        checked = check(task, mined[0], mined[1], 8 if quick else 64)
+        rates = dict(searched(task, size, mined))
+        seconds = (first + run(task, "auto")[0]) / 2
+        yield against_product(size, "auto", screen, seconds, peak, checked)
+        yield memory(grown[0])
+        yield from against_peers(size, rates, size.pairs / seconds)
+        alone, mined, screen = run(task, "float32")
+        checked = check(task, mined[0], mined[1], 8 if quick else 64)
+        yield against_product(size, "float32", screen, alone, peak, checked)
+
+
+def run(task: Task, kind: str) -> tuple[float, tuple[Array, ...], str]:
+    """Processor seconds of the job, its lists, and which arithmetic it was screened in."""
+    start = time.process_time()
+    screen = choose(task.images, task.texts, kind, torch.device("cpu"))
+    mined = lists(task, screen, TILE_BYTES)
+    return time.process_time() - start, mined, screen.kind
 
 
 def made(size: Size) -> Task:
@@ -134,41 +144,42 @@ def status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
-Search = Callable[[Tensor, Tensor, int], Array]
-"""The best `k` of a pool for some queries, positives included: (queries, pool, k) -> `[queries, k]`."""
-
-
-def peers(task: Task, size: Size, mined: tuple[Array, ...], ours: float) -> Iterator[Row]:
-    """Each peer searches both ways for the same number of queries' share; ours is in pairs a second of the whole."""
-    searches: dict[str, tuple[Search, str]] = {
-        "faiss flat index": (with_faiss, absent("faiss")),
-        "matmul and topk": (with_topk, ""),
-        "mine_hard_negatives": (
-            with_sentence_transformers, absent("sentence_transformers", "datasets"),
-        ),
-    }
-    rates = {}
-    for name, (search, lacking) in searches.items():
-        if lacking:
-            yield Row(GROUP, f"both directions, {name}", note=lacking)
+def searched(task: Task, size: Size, mined: tuple[Array, ...]) -> Iterator[tuple[str, float | str]]:
+    """Each peer's pairs a second, searching both ways for a part of the queries; or what it lacks."""
+    most = int(task.excluded.per_image(size.images).max())
+    ways = (
+        (task.images, task.texts, size.texts_per_image + most, mined[0]),
+        (task.texts, task.images, size.images_per_text + 1, mined[1]),
+    )
+    for name, search, needed in (
+        ("faiss flat index", with_faiss, ("faiss",)),
+        ("matmul and topk", with_topk, ()),
+        ("mine_hard_negatives", with_sentence_transformers, ("sentence_transformers", "datasets")),
+    ):
+        if lacking := absent(*needed):
+            yield name, lacking
             continue
         seconds = 0.0
-        most = int(task.excluded.per_image(size.images).max())
-        for left, right, k, own in (
-            (task.images, task.texts, size.texts_per_image + most, mined[0]),
-            (task.texts, task.images, size.images_per_text + 1, mined[1]),
-        ):
+        for left, right, k, own in ways:
             queries = left[: len(left) // size.part]
             start = time.process_time()
             found = search(queries, right, k)
             seconds += time.process_time() - start
             check_alike(own[: len(queries)], found)
-        rates[name] = size.pairs / size.part / seconds
+        yield name, size.pairs / size.part / seconds
+
+
+def against_peers(size: Size, rates: dict[str, float | str], ours: float) -> Iterator[Row]:
+    """How many times as fast as each peer we are; the aim is set against the best of them."""
+    best = max((rate for rate in rates.values() if isinstance(rate, float)), default=0.0)
+    note = f"the peer searched all of the pool, twice, for one in {size.part} of the queries; one thread"
     for name, rate in rates.items():
-        aim = 3.0 if rate == max(rates.values()) else None
-        note = f"the peer searched for one in {size.part} of the queries, in all of the pool; one thread"
-        yield Row(GROUP, f"both directions, {name}", ours, rate, "pairs/s", "twice the product and a search each",
-                  ours / rate, aim, note)
+        title = f"both directions, {name}"
+        if isinstance(rate, str):
+            yield Row(GROUP, title, note=rate)
+        else:
+            aim = 3.0 if rate == best else None
+            yield Row(GROUP, title, ours, rate, "pairs/s", name, ours / rate, aim, note)
 
 
 def check_alike(ours: Array, found: Array) -> None:

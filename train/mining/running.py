@@ -20,7 +20,7 @@ from train.mining.screen import LOWEST, Slack
 
 GROUP = 16
 """Scores of which only the largest is compared."""
-SPREAD = 3.0
+SPREAD = 4.0
 """How many standard deviations a bet is on the safe side."""
 ENOUGH = 3
 """The m-th largest of this many times m groups is hardly less than the m-th largest of all."""

@@ -30,8 +30,9 @@ def test_the_fold_is_a_tree_whatever_is_beside() -> None:
     assert folded(many, torch.ones(1002, 4))[-2:].tolist() == [1.0, 2.0]
 
 
-def test_doubled_products_of_a_pool_of_many_parts() -> None:
-    queries, pool = embeddings(5, 2 * POOL_ROWS + 3, 8)
+@pytest.mark.parametrize("width", [8, 128, 150, 256])
+def test_doubled_products_of_a_pool_of_many_parts(width: int) -> None:
+    queries, pool = embeddings(5, 2 * POOL_ROWS + 3, width)
     rng = np.random.default_rng(0)
     counts = torch.tensor([3, 0, 400, 1, 50])
     lists = Shortlists.of(counts, torch.from_numpy(rng.integers(0, len(pool), int(counts.sum()))))
