@@ -21,6 +21,13 @@ from train.entry import KINDS
 pytestmark = pytest.mark.slow
 NARROW = ["--texts_per_image", "25", "--images_per_text", "5"]
 """As many candidates as the miniature draws from."""
+PROGRAMS = {
+    "train/itm_hn.py": ROOT / "config" / "smoke-uniter.json",
+    "train/itm.py": ROOT / "config" / "smoke-vsrn.json",
+    "train/mine.py": ROOT / "config" / "smoke-vsrn.json",
+    "train/evaluate.py": ROOT / "config" / "smoke-uniter.json",
+}
+"""Every entry, with a configuration that it takes."""
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("smoke-*.json"))
 
 
@@ -195,23 +202,24 @@ def tried(*words: str | Path) -> None:
     assert done.stderr.startswith("ready: ")
 
 
-def test_the_commands_explain_themselves(program: str, config: Path) -> None:
-    for entry_point in (program, "train/evaluate.py", "train/mine.py"):
-        shown = run(entry_point, "--config", config, "--print-config", "--learning_rate", "2e-5")
-        assert shown.returncode == 0, shown.stderr
-        assert json.loads(shown.stdout)["optim"]["learning_rate"] == 2e-5
-        for flag in ("--help", "--version"):
-            assert run(entry_point, flag).returncode == 0
+@pytest.mark.parametrize("entry_point", PROGRAMS)
+def test_the_commands_explain_themselves(entry_point: str) -> None:
+    shown = run(entry_point, "--config", PROGRAMS[entry_point], "--print-config", "--learning_rate", "2e-5")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["optim"]["learning_rate"] == 2e-5
+    for flag in ("--help", "--version"):
+        assert run(entry_point, flag).returncode == 0
 
 
-def test_an_evaluation_without_a_checkpoint_says_so(config: Path, tmp_path: Path) -> None:
-    done = run("train/evaluate.py", "--config", config, "--output_dir", tmp_path / "out")
+def test_an_evaluation_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    done = run("train/evaluate.py", "--config", PROGRAMS["train/evaluate.py"], "--output_dir", tmp_path / "out")
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1
     assert "holds no checkpoint" in done.stderr
     assert not os.path.exists(tmp_path / "out")
 
 
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_an_entry_runs_from_any_folder(program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own first lines put the project's root on the path."""
     monkeypatch.setattr("tests.support.ROOT", tmp_path)
