@@ -71,10 +71,24 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Images:
-    """Region features `[total, d]` (as stored, usually float16) and their boxes `[total, 7]` (float32)."""
+    """Region features `[total, d]` (as stored, usually float16) and their boxes `[total, 7]` (float32).
+
+    A picture is one row of its pixels: `features` are then `[n, 3, side, side]`, uint8.
+    """
 
     features: Ragged
     boxes: Tensor
+
+    @classmethod
+    def of_pixels(cls, pixels: Tensor) -> Images:
+        """Pictures `[n, 3, side, side]`."""
+        no_boxes = pixels.new_zeros((len(pixels), 7), dtype=torch.float32)
+        return cls(Ragged(pixels, torch.arange(len(pixels) + 1)), no_boxes)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        return self.boxes.device
 
     def __len__(self) -> int:
         return len(self.features)

@@ -282,3 +282,39 @@ def decode_text(buffer: Buffer) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise DamagedRecord("is not a caption record")
     return record
+
+
+# ---------------------------------------------------------------- pictures
+
+
+class StoredPicture(NamedTuple):
+    """A picture's file as it was given, and the size [height, width] that it is shown in."""
+
+    data: bytes
+    height: int
+    width: int
+
+
+def encode_picture(picture: StoredPicture) -> bytes:
+    """A msgpack map of the file's bytes, height and width, and the CRC32C of the bytes."""
+    fields = {"jpeg": picture.data, "h": picture.height, "w": picture.width, "crc": crc32c.crc32c(picture.data)}
+    return bytes(msgpack.packb(fields, use_bin_type=True))
+
+
+def decode_picture(buffer: Buffer, verify: bool = True) -> tuple[StoredPicture, bool]:
+    """The picture of a record, and whether the record bears a checksum; other packers' may not, and may hold more.
+
+    Raises:
+        DamagedRecord: no map with the three fields, or with `verify` a checksum that does not match.
+    """
+    try:
+        fields = msgpack.unpackb(buffer, raw=False, strict_map_key=False)
+        data, checksum = fields["jpeg"], fields.get("crc")
+        picture = StoredPicture(data, int(fields["h"]), int(fields["w"]))
+    except (msgpack.UnpackException, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedRecord(f"is no map of a picture's bytes, height and width ({error})") from error
+    if not isinstance(data, bytes):
+        raise DamagedRecord(f"its picture is no bytes but {type(data).__name__}")
+    if verify and checksum is not None and crc32c.crc32c(data) != checksum:
+        raise DamagedRecord("its checksum does not match its bytes")
+    return picture, checksum is not None

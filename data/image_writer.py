@@ -112,24 +112,12 @@ class ImageWriter:
             "kind": "images", "codec": codec, "version": VERSION, "rule": asdict(self.rule), "keep_all": keep_all,
             "dtype": features_only or "float16", "has_boxes": features_only is None, **(meta or {}),
         }  # fmt: skip
-        self._begin()
+        note_options(self._writer, self._meta)
         self._journal = self._writer.partial / "counts.jsonl"
         stored, noted = set(self._writer.keys()), _read_journal(self._journal)
         self._counts = {name: count for name, (count, _) in noted.items() if name in stored}
         self._dim = next((dim for name, (_, dim) in noted.items() if name in stored), None)
         self._log = self._journal.open("a", encoding="utf-8")
-
-    def _begin(self) -> None:
-        """Note what is being packed, so that a run with other options does not go on with this one's work."""
-        path = self._writer.partial / "meta.json"
-        if not path.exists():
-            write_json(path, self._meta)
-        begun = read_json(path)
-        names = (begun.keys() | self._meta) - {"dim", "count"}
-        differing = sorted(name for name in names if begun.get(name) != self._meta.get(name))
-        if differing:
-            self._writer.release()
-            raise DataError(f"{path.parent} was begun with another {differing[0]}; remove it or use the same")
 
     @property
     def path(self) -> Path:
@@ -220,6 +208,23 @@ class ImageWriter:
         if name is not None:
             write_json((self.partial if self.codec == "native" else self.folder) / name, counts)
         write_json(self.partial / "meta.json", {"dim": self._dim, "count": len(counts), **self._meta})
+
+
+def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:
+    """Note what is being packed, so that a run with other options does not go on with this one's work.
+
+    Raises:
+        DataError: the folder was begun with other options; the writer is released.
+    """
+    path = writer.partial / "meta.json"
+    if not path.exists():
+        write_json(path, meta)
+    begun = read_json(path)
+    names = (begun.keys() | meta) - {"dim", "count"}
+    differing = sorted(name for name in names if begun.get(name) != meta.get(name))
+    if differing:
+        writer.release()
+        raise DataError(f"{path.parent} was begun with another {differing[0]}; remove it or use the same")
 
 
 def _read_journal(path: Path) -> dict[str, tuple[int, int]]:

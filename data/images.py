@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,8 @@ from config.errors import DataError
 from data import codec as formats
 from data.codec import Buffer, DamagedRecord
 from data.files import read_json
-from data.image_writer import DTYPES, KEYS, ImageWriter
+from data.image_source import stored_meta, stored_names
+from data.image_writer import DTYPES, ImageWriter
 from data.regions import Codec, RegionRule, box_features
 from data.store import LmdbStore, missing
 from data.variants import find_variant, store_variants
@@ -102,16 +102,12 @@ class ImageStore:
     @cached_property
     def names(self) -> list[str]:
         """All image names in the order of the store's own list."""
-        try:
-            return [str(name) for name in json.loads(bytes(self._store.get(KEYS)))]
-        except ValueError as error:
-            raise DataError(f"{self.path}: its list {KEYS} is damaged ({error}); pack it again") from error
+        return stored_names(self._store)
 
     @cached_property
     def meta(self) -> dict[str, Any]:
         """What our packer noted (kind, dim, count, codec, version, ...); empty for others' stores."""
-        path = self.path / "meta.json"
-        return dict(read_json(path)) if path.is_file() else {}
+        return stored_meta(self._store)
 
     @cached_property
     def has_boxes(self) -> bool:
@@ -132,6 +128,11 @@ class ImageStore:
         if not self.names:
             raise DataError(f"{self.path} holds no image; pack it again")
         return int(self._rows(self.names[0], verify=False).features.shape[1])
+
+    @property
+    def row_shape(self) -> tuple[int]:
+        """The shape of one region's features."""
+        return (self.dim,)
 
     @cached_property
     def _noted(self) -> dict[str, int] | None:
@@ -201,12 +202,19 @@ class ImageStore:
         self._verified.add(name)
         return rows
 
-    def read_into(self, name: str, features: NDArray[Any], boxes: NDArray[np.float32]) -> None:
+    def read_into(
+        self,
+        name: str,
+        features: NDArray[Any],
+        boxes: NDArray[np.float32],
+        key: int | None = None,  # noqa: ARG002
+    ) -> None:
         """Copy an image's first n regions straight from the store's map into the caller's arrays.
 
         Args:
             features: [n, d], float16 or float32, C order; n is at most `counts([name])`.
             boxes: [n, 7] float32; filled with zeros where the store has none.
+            key: what random draws would depend on; nothing about regions is random.
 
         Raises:
             DamagedRecord: the record's bytes are not what was written; names store and image.

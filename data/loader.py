@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
+from math import prod
 from multiprocessing.connection import Connection
 
 import numpy as np
 import torch
 
 from config.errors import DataError, Failure
+from data.augment import WordAugment
 from data.batch import Batch, Images, Ragged
 from data.pairs import PairIndex
 from data.plan import Plan
@@ -42,17 +44,22 @@ class Capacity:
 
 
 class Slot:
-    """Memory for one batch, shared with forked workers and pinned where there is a CUDA device."""
+    """Memory for one batch, shared with forked workers and pinned where there is a CUDA device.
+
+    `features [regions, *row_shape]`, `boxes [regions, 7]` and `ids [words]` hold the batch, one image or text after
+    the other; `lengths` says how many ids each text has come to.
+    """
 
     def __init__(self, capacity: Capacity, index: PairIndex, pin: bool) -> None:
-        dim, dtype = index.image_dim, index.feature_type
-        sizes = (capacity.regions * dim * dtype.itemsize, capacity.regions * 7 * 4, capacity.words * 8)
+        shape, dtype = (capacity.regions, *index.row_shape), index.feature_type
+        texts = capacity.words // 2  # at most: each has its two marks
+        sizes = (prod(shape) * dtype.itemsize, capacity.regions * 7 * 4, capacity.words * 8, texts * 8)
         self._memory = [mmap.mmap(-1, max(size, 1)) for size in sizes]
         views = [np.frombuffer(memory, np.uint8)[:size] for memory, size in zip(self._memory, sizes, strict=True)]
-        self.features = views[0].view(dtype).reshape(capacity.regions, dim)
+        self.features = views[0].view(dtype).reshape(shape)
         self.boxes = views[1].view(np.float32).reshape(capacity.regions, 7)
-        self.ids = views[2].view(np.int64)
-        self._pinned = [(view.ctypes.data, view.nbytes) for view in views if pin and view.nbytes]
+        self.ids, self.lengths = views[2].view(np.int64), views[3].view(np.int64)
+        self._pinned = [(view.ctypes.data, view.nbytes) for view in views[:3] if pin and view.nbytes]
         for address, size in self._pinned:
             torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(address, size, 0))
 
@@ -62,14 +69,18 @@ class Slot:
             torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(address))
         self._pinned = []
 
-    def fill(self, index: PairIndex, plan: Plan) -> None:
-        """Decode the plan's images and texts, one after the other, into this memory."""
-        index.read_images(plan.images, self.features, self.boxes)
+    def fill(self, index: PairIndex, plan: Plan, augment: WordAugment | None = None) -> None:
+        """Decode the plan's images and texts, one after the other, into this memory; `augment` alters the texts."""
+        keys, lengths = plan.read_keys, index.words[plan.texts]
+        index.read_images(plan.images, self.features, self.boxes, keys)
         index.read_texts(plan.texts, self.ids)
+        if augment is not None and keys is not None:
+            lengths = augment(self.ids, lengths, keys)
+        self.lengths[: len(lengths)] = lengths
 
     def batch(self, index: PairIndex, plan: Plan) -> Batch:
         """A view of this memory as a batch."""
-        regions, words = index.regions[plan.images], index.words[plan.texts]
+        regions, words = index.regions[plan.images], self.lengths[: len(plan.texts)]
         features = torch.from_numpy(self.features[: regions.sum()])
         boxes = torch.from_numpy(self.boxes[: regions.sum()])
         texts = Ragged.of(torch.from_numpy(self.ids[: words.sum()]), torch.from_numpy(words))
@@ -93,12 +104,13 @@ class Loader:
         prefetch: int,
         device: torch.device,
         pin: bool = True,
+        augment: WordAugment | None = None,
     ) -> None:
-        self.index, self.plans, self.device = index, plans, device
+        self.index, self.plans, self.device, self.augment = index, plans, device, augment
         on_gpu = device.type == "cuda"
         self._copied = torch.cuda.Event() if on_gpu else None
         self._slots = [Slot(capacity, index, pin and on_gpu) for _ in range(workers * prefetch + 1)]
-        self._workers = [Worker(index, self._slots) for _ in range(workers)]
+        self._workers = [Worker(index, self._slots, augment) for _ in range(workers)]
 
     def __iter__(self) -> Iterator[tuple[Plan, Batch]]:
         """(plan, batch) for each plan; raises DataError as the reading worker did."""
@@ -127,7 +139,7 @@ class Loader:
 
     def _start(self, plan: Plan, slot: int, worker: Worker | None) -> None:
         if worker is None:
-            self._slots[slot].fill(self.index, plan)
+            self._slots[slot].fill(self.index, plan, self.augment)
         else:
             worker.ask(slot, plan)
 
@@ -144,9 +156,9 @@ class Loader:
 class Worker:
     """A forked process that fills slots."""
 
-    def __init__(self, index: PairIndex, slots: list[Slot]) -> None:
+    def __init__(self, index: PairIndex, slots: list[Slot], augment: WordAugment | None) -> None:
         self._pipe, theirs = mp.Pipe()
-        given = (theirs, index, slots, os.getpid())
+        given = (theirs, index, slots, augment, os.getpid())
         self._process = mp.get_context("fork").Process(target=serve, args=given, daemon=True)
         self._process.start()
         theirs.close()
@@ -179,7 +191,9 @@ class Worker:
         self._process.join()
 
 
-def serve(pipe: Connection, index: PairIndex, slots: list[Slot], parent: int) -> None:
+def serve(
+    pipe: Connection, index: PairIndex, slots: list[Slot], augment: WordAugment | None, parent: int
+) -> None:
     """A worker's life: fill the slots it is asked for until the parent closes the pipe or is gone.
 
     A scheduler signals every process of a job; the parent alone decides what that means.
@@ -194,7 +208,7 @@ def serve(pipe: Connection, index: PairIndex, slots: list[Slot], parent: int) ->
         except EOFError:
             return
         try:
-            slots[number].fill(index, plan)
+            slots[number].fill(index, plan, augment)
         except ValueError as error:
             pipe.send(str(error))
         else:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from config.errors import DataError
-from data.images import ImageStore
+from data.image_source import ImageSource
 from data.owners import Owners
 from data.texts import TextStore
 
@@ -23,7 +23,7 @@ class Source:
     """One text store with the image store that its captions speak of."""
 
     texts: TextStore
-    images: ImageStore
+    images: ImageSource
 
 
 class PairIndex:
@@ -33,7 +33,7 @@ class PairIndex:
         images, texts: names, sources in the given order (images in the order of `img2txts.json`, captions in that of
             `id2len.json`).
         owner: `[texts]`, the image number of each caption; `owners` finds the captions of an image too.
-        regions: `[images]`, how many regions each image has.
+        regions: `[images]`, how many regions each image has; pictures have one, which is all of them.
         words: `[texts]`, how many ids each caption has, [CLS] and [SEP] included.
         image_source, text_source: which source each comes from; candidates never cross sources.
     """
@@ -81,12 +81,17 @@ class PairIndex:
 
     @property
     def image_dim(self) -> int:
-        """Width of the region features."""
+        """Width of the region features, or side of the pictures."""
         return self.sources[0].images.dim
 
     @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of a region's features, or of a picture."""
+        return self.sources[0].images.row_shape
+
+    @property
     def feature_type(self) -> np.dtype[Any]:
-        """The type that region features are read in: the widest of the sources."""
+        """The type that images are read in: the widest of the sources."""
         return np.result_type(*(source.images.dtype for source in self.sources))
 
     def captions(self, image: int) -> Array:
@@ -98,11 +103,18 @@ class PairIndex:
         everything = np.arange(len(self.texts))
         return everything if max_txt_len < 0 else everything[self.words - 2 <= max_txt_len]
 
-    def read_images(self, images: Sequence[int] | Array, features: Array, boxes: Array) -> None:
-        """Decode these images' regions, one after the other, into `features [total, d]` and `boxes [total, 7]`."""
-        for image, (start, end) in zip(images, spans(self.regions[images]), strict=True):
+    def read_images(
+        self, images: Sequence[int] | Array, features: Array, boxes: Array, keys: Array | None = None
+    ) -> None:
+        """Decode these images, one after the other, into `features [total, *row_shape]` and `boxes [total, 7]`.
+
+        Args:
+            keys: `[images]`, what a store may key random changes of each image by; without keys it makes none.
+        """
+        keyed = [None] * len(images) if keys is None else keys.tolist()
+        for image, (start, end), key in zip(images, spans(self.regions[images]), keyed, strict=True):
             store = self.sources[self.image_source[image]].images
-            store.read_into(self.images[image], features[start:end], boxes[start:end])
+            store.read_into(self.images[image], features[start:end], boxes[start:end], key)
 
     def read_texts(self, texts: Sequence[int] | Array, ids: Array) -> None:
         """Write these captions' ids, [CLS] and [SEP] included, one after the other into `ids [total]`."""

@@ -11,6 +11,9 @@ import torch
 from data.batch import Batch, Direction, Images, Pool, Ragged
 from data.pairs import Array
 
+SET_STRIDE = 2**60
+"""Between the keys of an item's sets: more than there will ever be items, and three sets of them fit into int64."""
+
 
 @dataclass(frozen=True)
 class Plan(ABC):
@@ -24,6 +27,11 @@ class Plan(ABC):
     images: Array
     texts: Array
     slot: int
+
+    @property
+    def read_keys(self) -> Array | None:
+        """What random changes of each image, and of the text beside it, are keyed by; None where nothing may change."""
+        return None
 
     def batch(self, images: Images, texts: Ragged, owner: Array) -> Batch:
         """The batch of what was read; `owner [texts]` are numbers of images in the index."""
@@ -73,6 +81,11 @@ class ItemPlan(Plan):
 
     sets: int
     keys: Array
+
+    @property
+    def read_keys(self) -> Array:
+        """A key for each image and for the text beside it; an item's differ between its sets."""
+        return (self.keys + SET_STRIDE * np.arange(self.sets)[:, None]).ravel()
 
     def _arranged(self, batch: Batch) -> Batch:
         return batch.in_sets(self.sets, torch.from_numpy(self.keys))

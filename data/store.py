@@ -27,6 +27,7 @@ class _Environment:
         self.path = path
         self.pid = -1
         self.lock = threading.Lock()
+        self._one_at_a_time = threading.Lock()
         self._environment: Any = None
         self._transaction: Any = None
 
@@ -38,7 +39,14 @@ class _Environment:
                     self._open()
         return self._transaction
 
+    def get(self, key: bytes) -> Any:
+        """The value of a key, or None; threads may ask at once, though a transaction answers one at a time."""
+        transaction = self.transaction()
+        with self._one_at_a_time:
+            return transaction.get(key)
+
     def _open(self) -> None:
+        self._one_at_a_time = threading.Lock()  # a thread that was not forked may have held the old one
         if self._environment is not None:  # inherited through fork: lmdb counts it as open until it is closed
             self._transaction.abort()
             self._environment.close()
@@ -79,12 +87,16 @@ class LmdbStore:
         self.path = Path(path)
         self._shared: _Environment | None = None
 
-    def _reader(self) -> Any:
-        if self._shared is None:
+    def _opened(self) -> _Environment:
+        shared = self._shared
+        if shared is None:
             if not (self.path / "data.mdb").is_file():
                 raise DataError(f"{self.path} is no store: it holds no data.mdb; check the path or pack it")
-            self._shared = _environment(self.path)
-        return self._shared.transaction()
+            shared = self._shared = _environment(self.path)
+        return shared
+
+    def _reader(self) -> Any:
+        return self._opened().transaction()
 
     def get(self, key: str) -> memoryview:
         """The value as a view into the map, valid while this store is open in this process.
@@ -92,7 +104,7 @@ class LmdbStore:
         Raises:
             DataError: no such key; the message names the store and the three nearest keys.
         """
-        value = self._reader().get(key.encode())
+        value = self._opened().get(key.encode())
         if value is None:
             raise missing(self.path, key, self.keys())
         return memoryview(value)
@@ -105,7 +117,7 @@ class LmdbStore:
         return iter(self.keys())
 
     def __contains__(self, key: str) -> bool:
-        return self._reader().get(key.encode()) is not None
+        return self._opened().get(key.encode()) is not None
 
     def __len__(self) -> int:
         return int(self._reader().stat()["entries"])

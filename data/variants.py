@@ -7,6 +7,9 @@ from pathlib import Path
 from config.errors import DataError
 from data.regions import Codec, RegionRule
 
+PICTURES = "pictures"
+"""The folder of a split's pictures themselves, beside those of its regions."""
+
 
 def find_variant(folder: Path, rule: RegionRule, codec: Codec | None) -> tuple[Codec, Path, Path | None]:
     """Layout, LMDB folder and count file for a rule.
@@ -30,6 +33,11 @@ def find_variant(folder: Path, rule: RegionRule, codec: Codec | None) -> tuple[C
     there = store_variants(folder)
     if not there:
         raise DataError(f"{folder} holds no image store; check img_db or pack one with scripts/build_imgdb.py")
+    if there == [PICTURES]:
+        raise DataError(
+            f"{folder} holds no regions, but {PICTURES}; choose a matcher that takes pictures, or pack regions with "
+            "scripts/build_imgdb.py"
+        )
     raise DataError(
         f"{folder} holds no {rule.folder_name(codec or published)}, but {', '.join(there)}; set conf_th, "
         "max_bb, min_bb, num_bb and compressed to one of these, or pack it with scripts/build_imgdb.py"

@@ -57,13 +57,20 @@ class Words(Protocol):
 class WordPiece:
     """BERT's tokenizer for a given vocabulary file (one piece a line, the id is the line number from 0).
 
+    Args:
+        lower_case: lower case and no accents, for uncased vocabularies.
+        clean_first: clean the whole caption before it is split into words, as the tokenizer of `transformers` does,
+            not word by word, as UNITER's packer did. It matters where a control character divides words (a vertical
+            tab, say: gone before, it divides nothing), for characters that are private or not assigned (gone too),
+            and for letters written apart from their accents in a cased vocabulary (joined).
+
     Raises:
         DataError: the file is missing, is not UTF-8, or lacks a special token.
     """
 
-    def __init__(self, vocab_file: str | Path, lower_case: bool = False) -> None:
+    def __init__(self, vocab_file: str | Path, lower_case: bool = False, clean_first: bool = False) -> None:
         self.path = Path(vocab_file)
-        self.lower_case = lower_case
+        self.lower_case, self.clean_first = lower_case, clean_first
         content = _read(self.path)
         self.vocab_hash = hashlib.sha256(content).hexdigest()
         self.vocab = {piece: number for number, piece in enumerate(_lines(self.path, content))}
@@ -78,7 +85,7 @@ class WordPiece:
         return self.vocab[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"vocab_file": self.path, "lower_case": self.lower_case}
+        return {"vocab_file": self.path, "lower_case": self.lower_case, "clean_first": self.clean_first}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -86,30 +93,40 @@ class WordPiece:
     @property
     def meta(self) -> dict[str, Any]:
         """What a text store notes about its tokenizer, under the published names and ours."""
-        return {
+        noted = {
             "tokenizer": self.path.name, "lower_case": self.lower_case, "vocab_hash": self.vocab_hash,
             "vocab_size": len(self.vocab), "UNK": self.unk, "CLS": self.special.cls, "SEP": self.special.sep,
             "MASK": self.special.mask, "v_range": list(self.special.v_range),
         }  # fmt: skip
+        return noted | ({"clean_first": True} if self.clean_first else {})
 
     def encode(self, caption: str) -> tuple[list[str], list[int]]:
         """Pieces and ids of a caption; every piece that continues a whitespace word is marked with `@@`."""
         pieces: list[str] = []
         ids: list[int] = []
-        for word in caption.split():
+        for word in self._split(caption):
             of_word, ids_of_word = self._of_word(word)
             pieces += of_word
             ids += ids_of_word
         return pieces, ids
 
     def word_offsets(self, caption: str) -> list[int]:
-        """Where the pieces of each whitespace word begin in what `encode` returns, and where the last ones end."""
-        lengths = (len(self._of_word(word)[1]) for word in caption.split())
-        return list(accumulate(lengths, initial=0))
+        """Where the pieces of each whitespace word begin in what `encode` returns, and where the last ones end.
+
+        Raises:
+            DataError: cleaning the caption first joins words of it, or leaves nothing of one.
+        """
+        words = self._split(caption)
+        if len(words) != len(caption.split()):
+            raise DataError(f"{caption!r} has other words once it is clean; leave out its phrases")
+        return list(accumulate((len(self._of_word(word)[1]) for word in words), initial=0))
 
     def keep_in(self, folder: Path) -> None:
         """Copy the vocabulary into a store's folder, as vocab.txt."""
         shutil.copyfile(self.path, folder / "vocab.txt")
+
+    def _split(self, caption: str) -> list[str]:
+        return (_clean(caption) if self.clean_first else caption).split()
 
     def _encode_word(self, word: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         found = [piece for token in _basic_tokens(word, self.lower_case) for piece in self._pieces(token)]
@@ -181,6 +198,12 @@ def _basic_tokens(word: str, lower_case: bool) -> Iterator[str]:
         yield char
     if run:
         yield run
+
+
+def _clean(caption: str) -> str:
+    """A caption without control, private and unassigned characters, its letters joined with their accents."""
+    kept = (char for char in caption if char in "\t\n\r" or not unicodedata.category(char).startswith("C"))
+    return unicodedata.normalize("NFC", "".join(kept).replace("\ufffd", ""))
 
 
 def _is_dropped(char: str) -> bool:

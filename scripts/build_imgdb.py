@@ -1,4 +1,4 @@
-"""Pack region features into an image store: from npz files, a precomputed array, or straight from pictures.
+"""Pack region features into an image store: from npz files, a precomputed array, pictures. Or pack the pictures.
 
     python scripts/build_imgdb.py npz features/flickr30k --output img_db/flickr30k
     python scripts/build_imgdb.py precomp f30k_precomp --split train --output img_db/f30k_train
@@ -7,8 +7,13 @@
         --whitener img_db/train/native_th0.2_max100_min10/whitener.npz
     python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split test --output img_db/test_boxes \\
         --annotated_boxes --keep_all --whitener img_db/train/native_th0.2_max100_min10/whitener.npz
+    python scripts/build_imgdb.py pictures flickr30k-images --captions dataset_flickr30k.json --split train \\
+        --output img_db/train
+    python scripts/build_imgdb.py pictures flickr30k-images --ids train_ids.txt --id_names id_mapping.json \\
+        --output img_db/train --short_side 256
 
-The last takes the boxes that the captions' phrases name (also of Flickr30k Entities, `--entities`) as the regions.
+Annotated boxes are those that the captions' phrases name (also of Flickr30k Entities, `--entities`). `pictures` stores
+the files as they are, beside whatever regions the split has; with --short_side large ones as smaller JPEGs.
 A run that was killed goes on where it stopped when it is started again. Files that cannot be used are named,
 counted and left out; of a precomputed array, where places count, they stop the packing.
 """
@@ -17,12 +22,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,23 +35,14 @@ from config.errors import ConfigError, DataError
 from data.image_writer import ImageWriter, encode_image
 from data.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
-from data.source.captions import Entry, read_captions, select
-from data.source.entities import read_entities
+from data.source.captions import Entry
 from data.source.jpeg import Whitener, describe, propose, read_picture
 from data.source.region_features import EDGE_SIDE
-from data.source.wanted import Picture, Wanted, choose, every_picture, read_wanted
-from scripts._precomputed import add_program, pack_precomputed
+from data.source.wanted import Picture, Wanted, choose, read_wanted
+from scripts import _pictures, _precomputed
+from scripts._packing import Packed, leave_out, nothing_packed, usable
+from scripts._pictures import add_choice, by_number, listed
 from scripts._program import cores, in_order, progress, run
-
-
-class Packed(NamedTuple):
-    """One image ready to be stored, or why it is not."""
-
-    name: str
-    record: bytes = b""
-    regions: int = 0
-    dim: int = 0
-    error: str = ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -64,17 +59,13 @@ def parser() -> argparse.ArgumentParser:
     sources = flags.add_subparsers(dest="source", required=True)
     npz = sources.add_parser("npz", parents=[common], help="a folder of npz files of a bottom-up extractor")
     npz.add_argument("input", type=Path)
-    add_program(sources)
+    _precomputed.add_program(sources)
+    _pictures.add_program(sources)
     jpeg = sources.add_parser("jpeg", parents=[common], help="a folder or tar of pictures; simple built-in features")
-    jpeg.add_argument("input", type=Path)
-    jpeg.add_argument("--captions", type=Path, help="take only the pictures of this captions file ...")
-    jpeg.add_argument("--split", nargs="+", help="... and of these splits")
-    jpeg.add_argument("--entities", type=Path, help="... or of this Flickr30k Entities folder ...")
-    jpeg.add_argument("--images", type=Path, help="... and of this list of image ids, a text file, one a line")
+    add_choice(jpeg)
     jpeg.add_argument(
         "--annotated_boxes", action="store_true", help="the boxes of the captions' phrases are the regions"
     )
-    jpeg.add_argument("--image_naming", default="{stem}.npz", help="as in build_txtdb.py")
     jpeg.add_argument("--max_regions", type=int, default=36, help="boxes a picture")
     jpeg.add_argument("--img_dim", type=int, default=128, help="feature width, where a whitener is fitted")
     jpeg.add_argument("--whitener", type=Path, help="whitener.npz of the training split's store")
@@ -86,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Pack what is not yet packed."""
     options = parser().parse_args(arguments)
     if options.source == "precomp":
-        print(f"{pack_precomputed(options)} images in {options.output}, features without boxes")
+        print(f"{_precomputed.pack_precomputed(options)} images in {options.output}, features without boxes")
+        return 0
+    if options.source == "pictures":
+        count, broken = _pictures.pack_originals(options)
+        print(f"{count} pictures in {options.output}, {len(broken)} left out")
         return 0
     rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb)
     pack = pack_npz if options.source == "npz" else pack_pictures
@@ -97,16 +92,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def store(writer: ImageWriter, packed: Iterable[Packed], total: int) -> tuple[int, list[str]]:
     """Put what can be put; returns the number of images in the store and the names of those left out."""
-    broken = []
-    for image in progress(packed, total, " images"):
-        if image.error:
-            print(f"{image.name} left out: {image.error}", file=sys.stderr)
-            broken.append(image.name)
-        else:
-            writer.put(image.name, image.record, image.regions, image.dim)
+    broken: list[str] = []
+    for image in usable(packed, total, broken):
+        writer.put(image.name, image.record, image.regions, image.dim)
     count = len(writer.done())
     if not count:
-        raise DataError(f"none of {len(broken)} inputs could be packed; see the messages above")
+        raise nothing_packed(broken)
     return count, broken
 
 
@@ -139,7 +130,7 @@ def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool) 
 
 def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
     """Describe pictures on a grid of boxes, or in annotated ones, whiten, pack; the whitener is kept in the store."""
-    wanted, boxless = choose(listed(options), options.image_naming, options.annotated_boxes)
+    wanted, boxless = choose(described(options), options.image_naming, options.annotated_boxes)
     if boxless and not wanted:
         raise DataError(
             f"{options.captions or options.entities}: no caption has a phrase with a box; give annotated captions, "
@@ -150,7 +141,8 @@ def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, l
         if not kept.exists():
             whitener(options, wanted).save(kept)
         done = writer.done()
-        waiting = (picture for picture in read_wanted(options.input, wanted) if picture.name not in done)
+        found = read_wanted(options.input, wanted, by_number(options))
+        waiting = (picture for picture in found if picture.name not in done)
         encode = partial(
             encode_picture, whitener=Whitener.load(kept), rule=rule, codec=options.codec,
             keep_all=options.keep_all, max_regions=options.max_regions,
@@ -159,9 +151,9 @@ def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, l
         count, broken = store(writer, packed, len(wanted) - len(done))
         absent = sorted({name for name, _ in wanted.values()} - writer.done() - set(broken))
     for name in absent:
-        print(f"{name} left out: {options.input} holds no such picture", file=sys.stderr)
+        leave_out(name, f"{options.input} holds no such picture")
     for name in boxless:
-        print(f"{name} left out: no phrase of its captions has a box", file=sys.stderr)
+        leave_out(name, "no phrase of its captions has a box")
     return count, broken + absent + boxless
 
 
@@ -175,23 +167,13 @@ def description(options: argparse.Namespace) -> dict[str, Any]:
     return meta
 
 
-def listed(options: argparse.Namespace) -> list[Entry]:
-    """The images that the flags name: of a captions file, of an annotation folder, or all pictures."""
-    if options.captions and options.entities:
-        raise ConfigError("give either --captions FILE or --entities FOLDER")
-    if options.images and not options.entities:
-        raise ConfigError("--images needs --entities, the folder that it lists images of")
+def described(options: argparse.Namespace) -> list[Entry]:
+    """The images that the flags name; those whose boxes are annotated need a source that says where the boxes are."""
     if options.annotated_boxes and not options.keep_all:
         raise ConfigError("--annotated_boxes needs --keep_all: annotated boxes have no confidence to choose by")
-    if options.captions:
-        return select(read_captions(options.captions), options.split)
-    if options.entities:
-        return select(read_entities(options.entities, options.images), options.split)
-    if options.annotated_boxes:
+    if options.annotated_boxes and not (options.captions or options.entities):
         raise ConfigError("--annotated_boxes needs --captions FILE or --entities FOLDER, which say where the boxes are")
-    if options.split:
-        raise ConfigError("--split needs --captions, the file that says which picture is in which split")
-    return every_picture(options.input)
+    return listed(options)
 
 
 def whitener_hash(options: argparse.Namespace) -> str:
@@ -207,7 +189,7 @@ def whitener(options: argparse.Namespace, wanted: Mapping[str, Wanted]) -> White
     if options.whitener:
         return Whitener.load(options.whitener)
     stems = list(wanted)[:: -(-len(wanted) // options.fit_on)]
-    chosen = read_wanted(options.input, {stem: wanted[stem] for stem in stems})
+    chosen = read_wanted(options.input, {stem: wanted[stem] for stem in stems}, by_number(options))
     found = in_order(partial(describe_or_none, max_regions=options.max_regions), chosen, options.workers)
     described = progress(found, len(stems), " pictures looked at")
     return Whitener.fit(stacked(raw for raw in described if raw is not None), options.img_dim)

@@ -4,6 +4,8 @@
         --image_naming "flickr30k_{id:012d}.npz" --output txt_db/itm_flickr30k_train.db
     python scripts/build_txtdb.py --annotations captions.jsonl --split train --make_vocab 4000 --output train.db
     python scripts/build_txtdb.py --ids test_ids.txt.gz --captions test_caps.txt.gz --vocab vocab.txt --output test.db
+    python scripts/build_txtdb.py --ids dev_ids.txt --captions dev_caps.txt --id_names id_mapping.json \\
+        --vocab vocab.txt --lower_case --clean_first --output dev.db
     python scripts/build_txtdb.py --entities Flickr30kEntities --images test.txt --vocab vocab.txt --output test.db
     python scripts/build_txtdb.py --precomp f30k_precomp --split train --words f30k_precomp_vocab.pkl --output train.db
     python scripts/build_txtdb.py --precomp f30k_precomp --split train --precaps --words f30k_precomp_vocab.json \\
@@ -65,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--vocab", type=Path, help="WordPiece vocabulary file, one piece a line")
     flags.add_argument("--make_vocab", type=int, metavar="SIZE", help="learn WordPieces from these captions")
     flags.add_argument("--lower_case", action="store_true", help="for uncased vocabularies: lower case, no accents")
+    flags.add_argument(
+        "--clean_first", action="store_true",
+        help="drop control characters before captions are split into words, as LAPS's tokenizer does",
+    )  # fmt: skip
     flags.add_argument("--words", type=Path, help="word vocabulary, .json or .pkl with word2idx, idx2word and idx")
     flags.add_argument(
         "--make_words", type=int, nargs="?", const=MIN_COUNT, metavar="MIN_COUNT",
@@ -102,6 +108,8 @@ def check(options: argparse.Namespace) -> None:
     for flag, needed, why in NEEDED:
         if getattr(options, flag) and not getattr(options, needed):
             raise ConfigError(f"--{flag} needs --{needed}, {why}")
+    if options.clean_first and not (options.vocab or options.make_vocab):
+        raise ConfigError("--clean_first is for WordPieces; give --vocab or --make_vocab, or leave it out")
     if sum(getattr(options, name) is not None for name in ("vocab", "make_vocab", "words", "make_words")) != 1:
         raise ConfigError(
             "give either --vocab FILE or --make_vocab SIZE (WordPieces), or --words FILE or --make_words [MIN_COUNT]"
@@ -131,7 +139,9 @@ def read(options: argparse.Namespace, splits: Sequence[str] | None = None) -> li
 def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -> Words:
     """The tokenizer with the given vocabulary, or with one made of the captions and written into `folder`."""
     if options.vocab or options.words:
-        return WordList(options.words, options.punkt) if options.words else WordPiece(options.vocab, options.lower_case)
+        if options.words:
+            return WordList(options.words, options.punkt)
+        return WordPiece(options.vocab, options.lower_case, options.clean_first)
     counted = read(options, options.words_splits) if options.words_splits else entries
     texts = (caption.text for entry in counted for caption in entry.captions)
     if options.make_words is not None:
@@ -139,7 +149,7 @@ def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -
         return WordList(folder / "vocab.json", options.punkt)
     path = folder / "vocab.txt"
     path.write_text("\n".join(make_vocabulary(texts, options.make_vocab, options.lower_case)) + "\n", "utf-8")
-    return WordPiece(path, options.lower_case)
+    return WordPiece(path, options.lower_case, options.clean_first)
 
 
 def pack(

@@ -2,6 +2,7 @@
 
     python scripts/check_db.py --txt_db itm_flickr30k_train.db --img_db img_db/flickr30k
     python scripts/check_db.py --img_db img_db/flickr30k --conf_th -1 --num_bb 36 --inspect
+    python scripts/check_db.py --txt_db itm_flickr30k_train.db --img_db img_db/flickr30k --pictures
 
 With both kinds given, the first text store is checked against the first image store, and so on. What is found
 goes to stdout, as JSON with --json. Leaves with 3 if anything is damaged or missing.
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,12 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from data.images import ImageStore, RegionRule, store_variants
+from data.pictures import PICTURES, PictureStore
 from data.texts import TextStore
 from scripts._program import batches, cores, in_order, progress, run
 
-Store = ImageStore | TextStore
+Images = ImageStore | PictureStore
+Check = Callable[[list[str]], list[tuple[str, str]]]
 
 BATCH = 200  # records a process checks at a time, at least
 SHOWN = 10  # faults of each kind that are listed in words; --json has all
@@ -39,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
     for name in ("max_bb", "min_bb", "num_bb"):
         flags.add_argument(f"--{name}", type=int, default=getattr(RegionRule, name))
     flags.add_argument("--codec", choices=("native", "published", "compressed"), help="insist on one layout")
+    flags.add_argument(
+        "--pictures", action="store_true", help="check the pictures of image folders that hold regions too"
+    )
     flags.add_argument("--inspect", action="store_true", help="do not read the records")
     flags.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     flags.add_argument("--workers", type=int, default=cores(), help="processes (default: all processors)")
@@ -54,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError(f"{len(options.txt_db)} --txt_db and {len(options.img_db)} --img_db: give one for each")
     rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb, options.codec == "compressed")
     texts = [TextStore(folder) for folder in options.txt_db]
-    images = [ImageStore(folder, rule, codec=options.codec) for folder in options.img_db]
+    images = [open_images(folder, rule, options) for folder in options.img_db]
     found = [about_images(store) for store in images] + [about_texts(store) for store in texts]
     if not options.inspect:
-        faults = [verify(store, store.names, options.workers) for store in images]
-        faults += [verify(store, store.ids, options.workers) for store in texts]
+        faults = [verify(damaged_images(store), store.names, options.workers) for store in images]
+        faults += [verify(store.damaged, store.ids, options.workers) for store in texts]
         for about, of_store in zip(found, faults, strict=True):
             about["faults"] = of_store
     found += [cross_check(*pair) for pair in zip(texts, images, strict=False)]
@@ -74,8 +81,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ---------------------------------------------------------------- inspect
 
 
-def about_images(store: ImageStore) -> dict[str, Any]:
+def open_images(folder: Path, rule: RegionRule, options: argparse.Namespace) -> Images:
+    """The regions of an image folder, or its pictures where these are asked for or all that there is."""
+    if options.pictures or store_variants(folder) == [PICTURES]:
+        return PictureStore(folder, side=1)  # nothing here depends on the side
+    return ImageStore(folder, rule, codec=options.codec)
+
+
+def about_images(store: Images) -> dict[str, Any]:
     """What an image store holds, from its index and its first record."""
+    if isinstance(store, PictureStore):
+        if not store.names:
+            raise DataError(f"{store.path} holds no picture; pack it again")
+        first = store.stored(store.names[0])
+        return {
+            "pictures": str(store.path),
+            "count": len(store.names),
+            "megabytes": megabytes(store.path),
+            "first_picture": f"{store.names[0]}, {first.width} x {first.height}, {len(first.data)} bytes",
+            "meta": store.meta,
+            "variants": store_variants(store.folder),
+        }
     return {
         "images": str(store.path),
         "layout": store.codec,
@@ -117,14 +143,19 @@ def spread(values: NDArray[Any]) -> str:
 # ---------------------------------------------------------------- verify
 
 
-def verify(store: Store, keys: list[str], workers: int) -> list[tuple[str, str]]:
+def damaged_images(store: Images) -> Check:
+    """What looks for damage in an image store: pictures are decoded, whatever their checksum says."""
+    return partial(store.damaged, decoded=True) if isinstance(store, PictureStore) else store.damaged
+
+
+def verify(damaged: Check, keys: list[str], workers: int) -> list[tuple[str, str]]:
     """(key, reason) of every record of a store that cannot be used."""
     parts = batches(keys, max(BATCH, len(keys) // (16 * workers)))
-    checked = progress(in_order(store.damaged, parts, workers), len(parts), " batches")
+    checked = progress(in_order(damaged, parts, workers), len(parts), " batches")
     return [fault for faults in checked for fault in faults]
 
 
-def cross_check(texts: TextStore, images: ImageStore) -> dict[str, Any]:
+def cross_check(texts: TextStore, images: Images) -> dict[str, Any]:
     """Captions without an image, and what else to know of a pair of stores."""
     known, wanted = set(images.names), set(texts.image_order)
     absent = sorted(wanted - known)
@@ -132,7 +163,7 @@ def cross_check(texts: TextStore, images: ImageStore) -> dict[str, Any]:
         "pair": [str(texts.folder), str(images.path)],
         "images_without_captions": len(known - wanted),
     }
-    if not absent:
+    if not absent and isinstance(images, ImageStore):
         regions = dict(zip(texts.image_order, images.index_counts(texts.image_order).tolist(), strict=True))
         joint = texts.lengths + np.array([regions[name] for name in texts.images]) + 2
         about["words_and_regions"] = spread(joint)

@@ -10,6 +10,8 @@ when it is complete:
 
     pictures/<split>/<image_id>.jpg   captions.jsonl   vocab.txt   scenes.json
     img_db/<split>/                   txt_db/itm_scenes_<split>.db/
+
+Image folders hold both regions and pictures. A finished set of before there were pictures is given them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from typing import Any
 from config.errors import ConfigError, DataError
 from data.files import write_text
 from data.image_writer import ImageWriter
+from data.pictures import PICTURES, PictureWriter, encode_picture
 from data.source.captions import read_captions, select
 from data.source.jpeg import RAW_DIM, Whitener
 from data.words import WordPiece
@@ -59,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recipe = _recipe(options)
     if options.output.exists():
         _compare(options.output, recipe)
+        _store_pictures(options.output, recipe)
         print(f"{options.output} is there already")
         return 0
     partial = options.output.with_name(options.output.name + ".partial")
@@ -146,6 +150,7 @@ def _build(folder: Path, options: argparse.Namespace, recipe: dict[str, Any]) ->
 
     whitener = Whitener.fit((read_regions(shard).raw for shard in parts["train"]), options.img_dim)
     meta = {"source": "make_scenes.py", "recipe": recipe}
+    _store_pictures(folder, recipe)
     entries, words = read_captions(folder / "captions.jsonl"), WordPiece(folder / "vocab.txt")
     for split, of_split in parts.items():
         _store_regions(folder / "img_db" / split, of_split, whitener, {**meta, "features": "scenes", "split": split})
@@ -169,6 +174,28 @@ def _store_regions(folder: Path, parts: list[Shard], whitener: Whitener, meta: d
                 if name not in done:
                     rows = slice(start, end)
                     writer.add(name, features[rows], regions.norm_bb[rows], regions.conf[rows])
+
+
+def _store_pictures(folder: Path, recipe: dict[str, Any]) -> None:
+    """The drawn pictures of each split beside its regions, where they are not stored yet."""
+    for split, count in recipe["counts"].items():
+        if (folder / "img_db" / split / PICTURES).exists():
+            continue
+        meta = {"source": "make_scenes.py", "recipe": recipe, "split": split}
+        with PictureWriter(folder / "img_db" / split, meta) as writer:
+            done = writer.done()
+            for name in (image_id(split, index) for index in range(count)):
+                if name + ".npz" not in done:
+                    writer.put(name + ".npz", _picture_record(folder / "pictures" / split / f"{name}.jpg"))
+
+
+def _picture_record(path: Path) -> bytes:
+    try:
+        return encode_picture(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; remove the set and make it again") from error
+    except DataError as error:
+        raise DataError(f"{path} {error}; remove the set and make it again") from error
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ import numpy as np
 from config.errors import ConfigError, DataError
 from config.schema import Run
 from data.pairs import Array, PairIndex
+from data.pictures import PictureView
+from model.matcher import find
 from train.comm import Comm
 from train.entry import leave, main
 from train.evaluate import chosen
@@ -77,7 +79,11 @@ def mine_given(run: Run, args: Namespace, settings: Settings, folder: Path, comm
     if images.shape[1] != texts.shape[1]:
         raise DataError(f"{source.images} is {images.shape[1]} wide and {source.texts} {texts.shape[1]}; give two of "
                         "one model")
-    index = open_split("train", run.data, comm).index if store_folders("train", run.data) else None
+    index = None
+    if store_folders("train", run.data):
+        # Who owns whom is all that is asked of the stores; of pictures no pixel.
+        pictures = PictureView(side=1) if find(run.matcher.name).takes_pictures else None
+        index = open_split("train", run.data, comm, pictures=pictures).index
     owner = owners(index, args.captions_per_image, len(images), len(texts))
     if args.dry_run:
         return ready(len(images), len(texts))

@@ -150,6 +150,19 @@ def read_caption_files(ids: str | Path, captions: str | Path, names: str | Path 
     return [Entry(_name(id, named, names), "", tuple(found)) for id, found in of_image.items()]
 
 
+def read_image_ids(ids: str | Path, names: str | Path | None = None) -> list[Entry]:
+    """Images without captions from a file of image ids, one a line, each as often as it likes; plain or gzipped.
+
+    Names are those that `read_caption_files` gives.
+
+    Raises:
+        DataError: a file cannot be read, or `names` lacks an id.
+    """
+    named = _json(names, read_text(Path(names))) if names else None
+    different = dict.fromkeys(line.strip() for line in read_lines(Path(ids)))
+    return [Entry(_name(id, named, names), "", ()) for id in different]
+
+
 def _name(id: str, named: Mapping[str, str] | None, path: Any) -> str:
     if named is None:
         return id

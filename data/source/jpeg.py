@@ -6,17 +6,15 @@ boxes and features out.
 
 from __future__ import annotations
 
-import io
-import struct
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from config.errors import DataError
+from data.pixels import decode
 from data.source.region_features import RAW_DIM, describe
 from data.source.whitener import Whitener
 
@@ -63,28 +61,10 @@ def read_picture(data: bytes, name: str = "picture", max_side: int | None = None
     Raises:
         DataError: the bytes are empty, cut off, or no picture.
     """
-    if not data:
-        raise DataError(f"{name} is empty (0 bytes): fetch it again or leave it out")
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if max_side is not None:
-                longer = max(image.size)
-                image.draft(None, (image.width * max_side // longer, image.height * max_side // longer))
-            image.load()
-            return np.array(_as_rgb(ImageOps.exif_transpose(image)))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise DataError(f"{name} cannot be read as a picture ({error}): fetch it again or leave it out") from error
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: convert() would clip, not scale
-        values = np.asarray(image, np.float64)
-        values = values / (65535 if values.max(initial=0) > 255 else 255)
-        return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        return np.array(decode(data, max_side))
+    except DataError as error:
+        raise DataError(f"{name} {error}: fetch it again or leave it out") from error
 
 
 def iterate_pictures(source: str | Path) -> Iterator[tuple[str, bytes]]:

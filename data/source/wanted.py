@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -51,8 +52,11 @@ def choose(entries: Iterable[Entry], naming: str, annotated: bool) -> tuple[dict
     return {stem: wanted for stem, wanted in found.items() if wanted.annotated is not None}, boxless
 
 
-def read_wanted(source: Path, wanted: Mapping[str, Wanted]) -> Iterator[Picture]:
+def read_wanted(source: Path, wanted: Mapping[str, Wanted], by_number: bool = False) -> Iterator[Picture]:
     """Each wanted picture that there is in a folder or archive.
+
+    Args:
+        by_number: pictures are wanted by number; `COCO_val2014_000000000042.jpg` is picture 42, as is `42.jpg`.
 
     Raises:
         DataError: two pictures would have one name.
@@ -60,6 +64,8 @@ def read_wanted(source: Path, wanted: Mapping[str, Wanted]) -> Iterator[Picture]
     seen: dict[str, str] = {}
     for path, data in iterate_pictures(source):
         stem = PurePosixPath(path).stem
+        if by_number and stem not in wanted:
+            stem = re.sub(r"^.*\D0*(?=\d+$)", "", stem)
         if stem not in wanted:
             continue
         name, annotated = wanted[stem]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
 from typing import Any
 
+import crc32c
 import lz4.frame
 import msgpack
 import msgpack_numpy
@@ -18,11 +20,14 @@ from hypothesis.extra import numpy as hnp
 from data.codec import (
     HEADER_BYTES,
     DamagedRecord,
+    StoredPicture,
     decode_npz,
+    decode_picture,
     decode_published,
     decode_text,
     encode_native,
     encode_npz,
+    encode_picture,
     encode_published,
     encode_text,
     view_native,
@@ -282,3 +287,54 @@ def test_every_flipped_byte_of_a_text_is_found() -> None:
 def test_text_refuses_other_bytes(content: bytes) -> None:
     with pytest.raises(DamagedRecord):
         decode_text(content)
+
+
+# ---------------------------------------------------------------- pictures
+
+PICTURE = StoredPicture(bytes(range(200)), 30, 400)
+
+
+def test_pictures_are_plain_maps() -> None:
+    record = encode_picture(PICTURE)
+    assert msgpack.unpackb(record) == {"jpeg": PICTURE.data, "h": 30, "w": 400, "crc": crc32c.crc32c(PICTURE.data)}
+    assert decode_picture(memoryview(record)) == (PICTURE, True)
+
+
+def test_other_packers_pictures_may_hold_more_and_no_checksum() -> None:
+    record = {"w": 400, "features": [[1.5]], "h": 30, "jpeg": PICTURE.data, 5: None}
+    assert decode_picture(msgpack.packb(record)) == (PICTURE, False)
+
+
+def test_a_picture_with_a_flipped_byte_is_found() -> None:
+    record = encode_picture(PICTURE)
+    for at, bit in itertools.product(range(len(record)), range(8)):
+        damaged = bytearray(record)
+        damaged[at] ^= 1 << bit
+        try:
+            picture, _ = decode_picture(bytes(damaged))
+        except DamagedRecord:
+            continue
+        assert picture.data == PICTURE.data
+
+
+def test_without_verifying_a_picture_s_checksum_is_not_compared() -> None:
+    record = msgpack.packb({"jpeg": b"x", "h": 1, "w": 1, "crc": 5})
+    assert decode_picture(record, verify=False) == (StoredPicture(b"x", 1, 1), True)
+    with pytest.raises(DamagedRecord, match="its checksum does not match its bytes"):
+        decode_picture(record)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is no map of a picture's bytes"),
+        (b"\xc1", "is no map"),
+        (msgpack.packb([1, 2]), "is no map"),
+        (msgpack.packb({"jpeg": b"x", "h": 1}), "is no map .*'w'"),
+        (msgpack.packb({"jpeg": b"x", "h": 1, "w": None}), "is no map"),
+        (msgpack.packb({"jpeg": 1 << 60, "h": 1, "w": 1}), "its picture is no bytes but int"),
+    ],
+)
+def test_pictures_refuse_other_bytes(content: bytes, said: str) -> None:
+    with pytest.raises(DamagedRecord, match=said):
+        decode_picture(content)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from config.errors import DataError, Failure
+from data.augment import WordAugment
 from data.batch import Batch
 from data.image_writer import ImageWriter
 from data.images import ImageStore
@@ -20,9 +21,13 @@ from data.items import Items
 from data.loader import Capacity, Loader
 from data.negatives import HardPools
 from data.offline import Offline
-from data.pairs import PairIndex
+from data.pairs import PairIndex, Source
+from data.pictures import PictureStore
 from data.plan import ItemPlan, Plan, PoolPlan
+from data.texts import TextStore
+from tests.drawn import write_picture_store
 from tests.items import random_candidates
+from tests.pieces import write_pieces
 from tests.support import DIM, RULE, open_index, write_stores
 
 
@@ -130,13 +135,97 @@ def test_stores_of_both_precisions_are_read_together_in_the_wider(stores: tuple[
     assert (second == np.float32(1 / 3)).all()
 
 
+@pytest.fixture
+def pictures(tmp_path: Path) -> PairIndex:
+    """Twelve small pictures, parts of which are read, with two captions of WordPieces each."""
+    names = [f"{number}.jpg" for number in range(12)]
+    write_picture_store(tmp_path / "img", names)
+    texts = TextStore(write_pieces(tmp_path / "pieces.db", names))
+    return PairIndex([Source(texts, PictureStore(tmp_path / "img", 6, smallest_crop=0.3))])
+
+
+Item = tuple[list[int], list[int]]
+"""Pixels of an image and the ids of its text."""
+
+
+def changed(index: PairIndex, items: int, rank: int = 0, size: int = 1, first: int = 0, workers: int = 0,
+            count: int = 6) -> list[list[Item]]:
+    """What one rank reads in each update, all sets of an item after the other."""
+    source = Items(index, -1, 0, Offline(index, random_candidates(index), 10, 5, "shared", 0))
+    plans = islice(source.plans(first, items, rank, size), count)
+    batches = Loader(index, plans, Capacity.of_items(index, 3 * items), workers, 2, torch.device("cpu"),
+                     augment=WordAugment.of(index, 0.7))
+    order, found = np.arange(3 * items).reshape(3, items).T.ravel(), []
+    for _, batch in batches:
+        pixels = batch.images.features.values.flatten(1).tolist()
+        texts = [part.tolist() for part in batch.texts.values.split(batch.texts.lengths.tolist())]
+        found.append([(pixels[at], texts[at]) for at in order])
+    return found
+
+
+def test_pictures_and_altered_captions_come_as_a_batch(pictures: PairIndex) -> None:
+    source = Items(pictures, -1, 0)
+    batches = Loader(pictures, source.plans(0, 8, 0, 1), Capacity.of_items(pictures, 8), 0, 2, torch.device("cpu"),
+                     augment=WordAugment.of(pictures, 0.7))
+    plan, batch = next(iter(batches))
+    assert batch.images.features.values.shape == (8, 3, 6, 6)
+    assert batch.images.features.values.dtype == torch.uint8
+    assert batch.images.lengths.tolist() == [1] * 8
+    assert not batch.images.boxes.any()
+    assert int(batch.texts.offsets[-1]) == len(batch.texts.values)
+    before = pictures.words[plan.texts]
+    after = batch.texts.lengths.numpy()
+    assert (after <= before).all()
+    assert (after < before).any()
+    firsts, lasts = batch.texts.values[batch.texts.offsets[:-1]], batch.texts.values[batch.texts.offsets[1:] - 1]
+    assert (firsts.tolist(), lasts.tolist()) == ([2] * 8, [3] * 8)
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_ranks_read_the_crops_and_captions_of_one_rank(pictures: PairIndex, size: int) -> None:
+    alone = changed(pictures, 8)
+    ranks = [changed(pictures, 8 // size, rank, size) for rank in range(size)]
+    assert [list(chain.from_iterable(update)) for update in zip(*ranks, strict=True)] == alone
+
+
+def test_a_resume_reads_the_crops_and_captions_that_would_have_come(pictures: PairIndex) -> None:
+    assert changed(pictures, 8, first=24, count=3) == changed(pictures, 8)[3:]
+
+
+def test_workers_read_the_crops_and_captions_that_the_trainer_would(pictures: PairIndex) -> None:
+    assert changed(pictures, 8, workers=2) == changed(pictures, 8)
+
+
+def test_an_image_and_its_caption_are_changed_anew_each_time(pictures: PairIndex) -> None:
+    seen = changed(pictures, 24, count=2)  # an epoch each
+    views = {tuple(pixels) for update in seen for pixels, _ in update}
+    assert len(views) > 0.9 * 2 * 72, "of 12 pictures"
+
+
+def test_where_nothing_is_altered_captions_keep_their_lengths(pictures: PairIndex) -> None:
+    source = Items(pictures, -1, 0)
+    plain = Loader(pictures, source.plans(0, 8, 0, 1), Capacity.of_items(pictures, 8), 0, 2, torch.device("cpu"))
+    plan, batch = next(iter(plain))
+    assert batch.texts.lengths.tolist() == pictures.words[plan.texts].tolist()
+
+
+def test_a_batch_read_later_does_not_change_the_lengths_of_an_earlier_one(pictures: PairIndex) -> None:
+    batches = iter(Loader(pictures, Items(pictures, -1, 0).plans(0, 4, 0, 1), Capacity.of_items(pictures, 4), 0, 1,
+                          torch.device("cpu"), augment=WordAugment.of(pictures, 0.7)))
+    _, batch = next(batches)
+    before = batch.texts.lengths.tolist()
+    for _ in range(3):
+        next(batches)
+    assert batch.texts.lengths.tolist() == before
+
+
 class Broken(PairIndex):
     """An index whose third image cannot be read."""
 
     def __init__(self, index: PairIndex) -> None:
         self.__dict__.update(vars(index))
 
-    def read_images(self, images: object, features: object, boxes: object) -> None:
+    def read_images(self, images: object, features: object, boxes: object, keys: object = None) -> None:
         raise DataError(f"image {images[0]}: damaged")  # type: ignore[index]
 
 

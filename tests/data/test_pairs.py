@@ -36,6 +36,40 @@ def test_reading_gives_what_the_stores_hold(index: PairIndex, stores: tuple[Path
     assert ids.tolist() == [2, *TextStore(stores[0]).tokens(index.texts[5]).tolist(), 3]
 
 
+class Keyed:
+    """A source that writes down what it is asked for; its images are two rows of 3 x 2 bytes."""
+
+    dim, row_shape, dtype = 2, (3, 2), np.dtype(np.uint8)
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int | None]] = []
+
+    def counts(self, names: list[str]) -> np.ndarray:
+        return np.full(len(names), 2)
+
+    def read_into(self, name: str, features: np.ndarray, boxes: np.ndarray, key: int | None = None) -> None:
+        assert (features.shape, boxes.shape) == ((2, 3, 2), (2, 7))
+        self.asked.append((name, key))
+
+
+def test_sources_of_any_shape_are_read_with_a_key_for_each_image(stores: tuple[Path, Path]) -> None:
+    source = Keyed()
+    index = PairIndex([Source(TextStore(stores[0]), source)])  # type: ignore[arg-type]
+    assert (index.image_dim, index.row_shape, index.feature_type) == (2, (3, 2), np.uint8)
+    features, boxes = np.empty((6, 3, 2), np.uint8), np.empty((6, 7), np.float32)
+    index.read_images([4, 1, 4], features, boxes, np.array([7, 2**62, 9]))
+    names = [index.images[at] for at in (4, 1, 4)]
+    assert source.asked == list(zip(names, [7, 2**62, 9], strict=True))
+    assert all(type(key) is int for _, key in source.asked)
+    source.asked.clear()
+    index.read_images([4, 1], features, boxes)
+    assert source.asked == [(names[0], None), (names[1], None)]
+
+
+def test_region_stores_have_rows_of_features(index: PairIndex) -> None:
+    assert index.row_shape == (index.image_dim,) == (16,)
+
+
 def test_several_sources_follow_each_other(stores: tuple[Path, Path], tmp_path: Path) -> None:
     other = write_stores(tmp_path, images=5, name="b", seed=1)
     both, first = open_index(stores, other), open_index(stores)

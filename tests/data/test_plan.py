@@ -67,3 +67,19 @@ def test_the_matches_of_three_sets_are_those_of_the_first() -> None:
 def test_without_pools_and_items_every_true_pair_is_a_match() -> None:
     batch = Batch(images_of([1, 2], 2), texts_of([3, 3, 4], 9), torch.tensor([5, 8]), torch.tensor([8, 5, 8]))
     assert [part.tolist() for part in batch.matches] == [[1, 0, 1], [0, 1, 2]]
+
+
+def test_every_image_and_text_of_items_has_a_key_of_its_own_that_its_place_decides() -> None:
+    images, texts = np.array([0, 2, 1, 3, 2, 0]), np.array([1, 3, 4, 0, 2, 5])
+    most = np.array([2**62 - 1, 2**62 + 2**40])
+    keys = ItemPlan(images, texts, 0, 3, most).read_keys
+    assert keys.dtype == np.int64
+    assert (len(set(keys.tolist())), keys.min()) == (6, 2**62 - 1), "none runs over"
+    assert keys[:2].tolist() == most.tolist() == ItemPlan(images[:2], texts[:2], 0, 1, most).read_keys.tolist()
+    alone = ItemPlan(images[1::2], texts[1::2], 0, 3, most[1:]).read_keys
+    assert keys[1::2].tolist() == alone.tolist(), "whoever else is in the batch"
+
+
+def test_pools_have_no_keys() -> None:
+    """Their images and texts are read once for many pairs."""
+    assert PoolPlan.of(np.array([[3, 0]]), np.array([[5, 5]]), "t", slot=7).read_keys is None

@@ -169,6 +169,19 @@ def test_pickles_without_its_environment(folder: Path) -> None:
     assert read_all(pickle.loads(pickle.dumps(store))) == expected
 
 
+def test_a_fork_while_a_thread_reads_leaves_the_child_free_to_read(folder: Path) -> None:
+    store = LmdbStore(folder)
+    store.get("key007")
+    receive, send = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=lambda: send.send(bytes(store.get("key008"))))
+    assert store._shared is not None
+    with store._shared._one_at_a_time:
+        child.start()
+    assert receive.poll(20)
+    assert receive.recv() == b"value8"
+    child.join()
+
+
 def test_threads_share_a_store(folder: Path) -> None:
     store = LmdbStore(folder)
     results: list[list[bytes]] = []

@@ -77,3 +77,12 @@ def test_an_empty_or_missing_folder_says_so(tmp_path: Path) -> None:
 def test_half_written_variants_are_not_listed(tmp_path: Path) -> None:
     make(tmp_path, "all/data.mdb", "native_all.partial/data.mdb")
     assert store_variants(tmp_path) == ["all"]
+
+
+def test_a_folder_of_pictures_alone_says_so(tmp_path: Path) -> None:
+    make(tmp_path, "pictures/data.mdb")
+    with pytest.raises(DataError, match="holds no regions, but pictures; choose a matcher that takes pictures"):
+        found(tmp_path)
+    make(tmp_path, "feat_numbb36/data.mdb")
+    with pytest.raises(DataError, match=r"no feat_th0\.2_max100_min10, but feat_numbb36, pictures; set"):
+        found(tmp_path)

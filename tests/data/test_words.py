@@ -7,7 +7,9 @@ import hashlib
 import pickle
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -102,6 +104,67 @@ def test_offsets_say_which_pieces_are_of_which_word(vocab: Path, caption: str) -
     for word, start, end in zip(caption.split(), offsets, offsets[1:], strict=False):
         assert (pieces[start:end], ids[start:end]) == words.encode(word)
     assert (offsets[0], offsets[-1]) == (0, len(ids))
+
+
+# ---------------------------------------------------------------- captions cleaned first
+
+
+def library_pieces(vocab: Path, caption: str, lower_case: bool) -> list[str]:
+    """Pieces of the tokenizer in pure Python that `transformers` keeps."""
+    from transformers.models.bert.tokenization_bert_legacy import BasicTokenizer, WordpieceTokenizer
+
+    pieces = WordpieceTokenizer(WordPiece(vocab).vocab, "[UNK]")
+    tokens = BasicTokenizer(do_lower_case=lower_case).tokenize(caption)
+    return [piece for token in tokens for piece in pieces.tokenize(token)]
+
+
+def plain(words: WordPiece, caption: str) -> list[str]:
+    return [PIECES[id] for id in words.encode(caption)[1]]
+
+
+@pytest.mark.parametrize("lower_case", [False, True])
+def test_a_caption_cleaned_first_has_the_librarys_pieces_whatever_its_characters(lower_case: bool, vocab: Path) -> None:
+    """Inside a word and between two: every character that divides, vanishes or stands alone, and others of its kind."""
+    words = WordPiece(vocab, lower_case, clean_first=True)
+    of_kind: dict[str, list[str]] = {}
+    for char in map(chr, range(sys.maxunicode + 1)):
+        of_kind.setdefault(unicodedata.category(char), []).append(char)
+    assert len(of_kind) == 30
+    kinds = (chars if len(chars) < 70 else chars[:: len(chars) // 70] for chars in of_kind.values())
+    for char in (char for chars in kinds for char in chars):
+        for caption in (f"do{char}g", f"dog {char} dog.{char}a", f"e{char}\u0301"):
+            assert plain(words, caption) == library_pieces(vocab, caption, lower_case), ascii(caption)
+
+
+@given(st.text(st.sampled_from("doga Ée\u0301.-[]MASKΣ日\x0b\x1c\x85\u2028\u200b\ufffd\t\ue000")), st.booleans())
+def test_any_caption_cleaned_first_has_the_librarys_pieces(caption: str, lower_case: bool) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "vocab.txt"
+        path.write_text("\n".join(PIECES) + "\n", encoding="utf-8")
+        words = WordPiece(path, lower_case, clean_first=True)
+        assert plain(words, caption) == library_pieces(path, caption, lower_case)
+
+
+@pytest.mark.parametrize("divider", ["\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x1f", "\x85"])
+def test_what_divides_words_only_before_they_are_clean(divider: str, vocab: Path) -> None:
+    caption = f"do{divider}g dog"
+    assert WordPiece(vocab).encode(caption)[0] == ["[UNK]", "[UNK]", "dog"]
+    assert WordPiece(vocab, clean_first=True).encode(caption)[0] == ["dog", "dog"]
+
+
+def test_phrases_need_the_words_of_the_caption_as_it_was_written(vocab: Path) -> None:
+    words = WordPiece(vocab, clean_first=True)
+    assert words.word_offsets("dog\x00dog dog. \u3000a") == [0, 1, 3, 4]
+    for caption in ("dog\x1cdog", "dog \x00 dog"):
+        with pytest.raises(DataError, match="has other words once it is clean; leave out its phrases"):
+            words.word_offsets(caption)
+
+
+def test_only_a_tokenizer_that_cleans_first_says_so(vocab: Path) -> None:
+    assert WordPiece(vocab, clean_first=True).meta == WordPiece(vocab).meta | {"clean_first": True}
+    assert "clean_first" not in WordPiece(vocab).meta
+    again = pickle.loads(pickle.dumps(WordPiece(vocab, clean_first=True)))
+    assert again.encode("do\x1cg")[0] == ["dog"]
 
 
 def test_special_tokens_and_the_range_of_ordinary_ones(vocab: Path) -> None:

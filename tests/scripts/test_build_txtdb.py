@@ -194,3 +194,20 @@ def test_as_a_program_errors_are_one_line_with_an_exit_code(captions: Path, tmp_
         if code:
             assert len(said) == 1
             assert said[0].startswith("build_txtdb.py: ")
+
+
+def test_captions_may_be_cleaned_before_they_are_split(tmp_path: Path) -> None:
+    source, vocab = tmp_path / "odd.jsonl", tmp_path / "vocab.txt"
+    source.write_text(json.dumps({"image_id": "a_1", "captions": ["A do\x0bg"]}) + "\n")
+    vocab.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "do", "g"]) + "\n")
+    flags = ["--annotations", str(source), "--vocab", str(vocab), "--lower_case", "--workers", "1"]
+    for name, more, pieces in (("plain", [], ["a", "do", "g"]), ("clean", ["--clean_first"], ["a", "dog"])):
+        main([*flags, *more, "--output", str(tmp_path / name)])
+        store = TextStore(tmp_path / name)
+        assert store.record(store.ids[0])["toked_caption"] == pieces
+        assert store.meta.get("clean_first", False) == bool(more)
+
+
+def test_words_of_a_list_are_not_cleaned(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--clean_first is for WordPieces; give --vocab or --make_vocab, or leave"):
+        main(["--annotations", "none", "--words", "vocab.json", "--clean_first", "--output", str(tmp_path / "out")])

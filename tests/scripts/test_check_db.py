@@ -11,9 +11,11 @@ import lmdb
 import pytest
 
 from config.errors import ConfigError, DataError
+from data.codec import StoredPicture, encode_picture
 from data.texts import TextWriter
 from scripts.check_db import main
 from tests.arrays import FLICKR, write_image_store
+from tests.drawn import drawn, encoded, write_picture_store
 
 ROOT = Path(__file__).parents[2]
 META = {"UNK": 1, "CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, 50], "vocab_hash": "abc", "tokenizer": "vocab.txt"}
@@ -71,6 +73,56 @@ def test_damaged_records_of_both_kinds_are_listed(
 def test_inspecting_reads_no_record(stores: list[str], tmp_path: Path) -> None:
     flip(tmp_path / "img" / "native_th0.2_max100_min10", FLICKR.format(3))
     assert main([*stores, "--inspect"]) == 0
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    write_picture_store(tmp_path / "seen", [FLICKR.format(number) for number in range(6)])
+    return ["--txt_db", str(write_texts(tmp_path / "seen.db")), "--img_db", str(tmp_path / "seen"), "--workers", "1"]
+
+
+def test_pictures_are_checked_where_there_is_nothing_else(
+    pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(pictures) == 0
+    said = capsys.readouterr().out
+    for line in ("seen/pictures\n", "count: 6", f"first_picture: {FLICKR.format(0)}, 60 x 40, ", '"kind": "pictures"',
+                 "variants: ['pictures']", "images_without_captions: 0"):  # fmt: skip
+        assert line in said
+    assert "FAULT" not in said
+
+
+def test_beside_regions_pictures_are_asked_for(
+    pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_image_store(tmp_path / "seen")
+    assert main(pictures) == 0
+    assert "layout: native" in capsys.readouterr().out
+    assert main([*pictures, "--pictures"]) == 0
+    assert "first_picture: " in capsys.readouterr().out
+    with pytest.raises(DataError, match="img holds no pictures"):
+        main(["--img_db", str(tmp_path / "img"), "--pictures"])
+    write_picture_store(tmp_path / "empty", [])
+    with pytest.raises(DataError, match="pictures holds no picture; pack it again"):
+        main(["--img_db", str(tmp_path / "empty")])
+
+
+def test_pictures_are_decoded_whatever_their_checksum_says(
+    pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut = StoredPicture(encoded(drawn(0))[:-50], 40, 60)
+    with lmdb.open(str(tmp_path / "seen" / "pictures"), map_size=1 << 24) as environment:
+        with environment.begin(write=True) as writer:
+            writer.put(FLICKR.format(2).encode(), encode_picture(cut))
+        with environment.begin(write=True) as writer:
+            writer.delete(FLICKR.format(5).encode())
+    with pytest.raises(DataError, match="2 faults"):
+        main([*pictures, "--workers", "2"])
+    said = capsys.readouterr().out
+    assert f"FAULT {FLICKR.format(2)}: " in said
+    assert "cannot be read as a picture" in said
+    assert f"FAULT {FLICKR.format(5)}: " in said
+    assert main([*pictures, "--inspect"]) == 0
 
 
 def test_captions_of_missing_images_are_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.images import ImageStore
+from data.pictures import PictureStore
 from data.source.jpeg import Whitener, describe, read_picture
 from data.store import LmdbStore
 from data.texts import TextStore
@@ -78,6 +80,35 @@ def test_stores_hold_every_scene_and_caption(scenes: Path, rows: list[dict[str, 
         assert (images.counts(names) >= 2).all()
         assert [texts.record(id)["raw"] for id in texts.ids] == [text for row in of_split for text in row["captions"]]
         assert texts.vocab_hash is not None
+
+
+def test_pictures_lie_beside_the_regions(scenes: Path, rows: list[dict[str, Any]]) -> None:
+    for split in COUNTS:
+        store = PictureStore(scenes / "img_db" / split, 8)
+        of_split = {row["image_id"] + ".npz": row for row in rows if row["split"] == split}
+        assert store.names == list(of_split)
+        assert all(store.stored(name).data == (scenes / "pictures" / row["file"]).read_bytes()
+                   for name, row in of_split.items())  # fmt: skip
+
+
+def test_a_set_without_picture_stores_is_given_them(scenes: Path, tmp_path: Path) -> None:
+    older = shutil.copytree(scenes, tmp_path / "scenes")
+    for split in COUNTS:
+        shutil.rmtree(older / "img_db" / split / "pictures")
+    assert make(older) == 0
+    assert contents(older) == contents(scenes)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"), [(Path.unlink, "is missing"), (lambda path: path.write_bytes(b"x"), "cannot be read")]
+)
+def test_a_set_that_lost_a_picture_is_not_given_them(scenes: Path, tmp_path: Path, spoil: Any, said: str) -> None:
+    older = shutil.copytree(scenes, tmp_path / "scenes")
+    shutil.rmtree(older / "img_db" / "val" / "pictures")
+    spoil(older / "pictures" / "val" / "scene_val_000001.jpg")
+    with pytest.raises(DataError, match=rf"scene_val_000001\.jpg {said}.*; remove the set and make it again"):
+        make(older)
+    assert not (older / "img_db" / "val" / "pictures").exists()
 
 
 def test_annotation_points_at_what_is_there(scenes: Path, rows: list[dict[str, Any]]) -> None:
@@ -167,7 +198,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return contents(output)
 
 
-@pytest.mark.parametrize("place", ["shards", "whitener", "images", "texts"])
+@pytest.mark.parametrize("place", ["shards", "whitener", "images", "pictures", "texts"])
 def test_goes_on_after_it_was_broken_off(
     straight: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
@@ -175,6 +206,7 @@ def test_goes_on_after_it_was_broken_off(
         "shards": (make_scenes, "make_shard", 2),
         "whitener": (make_scenes.Whitener, "fit", 0),
         "images": (make_scenes.ImageWriter, "add", 7),
+        "pictures": (make_scenes, "encode_picture", 5),
         "texts": (make_scenes, "pack", 0),
     }[place]
     whole, calls = getattr(owner, name), []

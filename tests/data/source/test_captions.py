@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from config.errors import ConfigError, DataError
-from data.source.captions import Entry, read_caption_files, read_captions, select
+from data.source.captions import Entry, read_caption_files, read_captions, read_image_ids, select
 
 CAPTIONS = Path(__file__).parents[4] / "shared/data/captions"
 
@@ -95,6 +95,16 @@ def test_fewer_ids_have_five_captions_each(tmp_path: Path) -> None:
     entries = read_caption_files(ids, captions, names)
     assert [(entry.image, len(entry.captions)) for entry in entries] == [("1007129816", 5), ("1009434119", 5)]
     assert entries[1].captions[0].text == "caption 5"
+
+
+def test_ids_without_captions_are_images_once_each(tmp_path: Path) -> None:
+    ids = write_lines(tmp_path / "ids.txt.gz", ["9", "9 ", "4", "9"])
+    (tmp_path / "names.json").write_text('{"4": "1007129816.jpg", "9": "folder/1009434119.jpg"}')
+    assert read_image_ids(ids) == [Entry("9", "", ()), Entry("4", "", ())]
+    assert [entry.image for entry in read_image_ids(ids, tmp_path / "names.json")] == ["1009434119", "1007129816"]
+    (tmp_path / "names.json").write_text('{"9": "1.jpg"}')
+    with pytest.raises(DataError, match=r"names\.json names no picture for id 4"):
+        read_image_ids(ids, tmp_path / "names.json")
 
 
 def test_numbers_of_lines_that_do_not_fit_are_named(tmp_path: Path) -> None:

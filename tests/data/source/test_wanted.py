@@ -55,3 +55,15 @@ def test_two_pictures_of_one_name_are_refused(folder: Path) -> None:
     (folder / "deeper" / "a.png").write_bytes(b"other")
     with pytest.raises(DataError, match=r"a\.jpg and deeper/a\.png would both be A; rename one"):
         list(read_wanted(folder, {"a": Wanted("A")}))
+
+
+def test_pictures_may_be_wanted_by_number(tmp_path: Path) -> None:
+    for name in ("COCO_val2014_000000000042.jpg", "7.jpg", "0007b.jpg", "x_000.jpg", "p8"):
+        (tmp_path / name).write_bytes(name.encode())
+    wanted = {number: Wanted(f"{number}.npz") for number in ("42", "7", "0", "8")}
+    found = {picture.name: picture.data.decode() for picture in read_wanted(tmp_path, wanted, by_number=True)}
+    assert found == {"42.npz": "COCO_val2014_000000000042.jpg", "7.npz": "7.jpg", "0.npz": "x_000.jpg"}
+    assert [picture.name for picture in read_wanted(tmp_path, wanted)] == ["7.npz"]
+    (tmp_path / "COCO_train2014_000000000042.jpg").touch()
+    with pytest.raises(DataError, match=r"COCO_train2014_0+42\.jpg and COCO_val2014_0+42\.jpg would both be 42\.npz"):
+        list(read_wanted(tmp_path, wanted, by_number=True))

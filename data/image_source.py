@@ -1,0 +1,80 @@
+"""What a joined index asks of the images of a split, whether they are regions or pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import DataError
+from data.files import read_json
+from data.image_writer import KEYS
+from data.store import LmdbStore
+
+
+class ImageSource(Protocol):
+    """Images by name, each some rows of one shape: a region is a row of features, a picture is one row of pixels.
+
+    It may be pickled and forked, and threads may read it at once.
+
+    Attributes:
+        folder, path: the split's folder, and the LMDB folder below it that is read.
+        names: all images, in the order of the store's own list.
+        meta: what its packer noted; empty for others' stores.
+        has_boxes: whether rows have a place in their image; reading others yields boxes of zeros.
+        dtype, row_shape: of one row.
+        dim: what a model is built for: the width of features, or the side of pictures in pixels.
+    """
+
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def path(self) -> Path: ...
+    @property
+    def names(self) -> list[str]: ...
+    @property
+    def meta(self) -> dict[str, Any]: ...
+    @property
+    def has_boxes(self) -> bool: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def row_shape(self) -> tuple[int, ...]: ...
+
+    def index_counts(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Rows that the index states for each name [n]."""
+
+    def counts(self, names: Sequence[str]) -> NDArray[np.int64]:
+        """Rows that reading returns for each name [n]; raises DataError for an image that is not in the store."""
+
+    def read_into(self, name: str, features: NDArray[Any], boxes: NDArray[np.float32], key: int | None = None) -> None:
+        """Copy an image's first n rows into `features` [n, *row_shape] and `boxes` [n, 7].
+
+        What is random about them depends on `key` alone. Raises DamagedRecord, which names store and image.
+        """
+
+    def damaged(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        """Read every byte of the named records; (name, reason) of those that cannot be used."""
+
+    def close(self) -> None:
+        """Let go of the store's environment."""
+
+
+def stored_names(store: LmdbStore) -> list[str]:
+    """All image names in the order of the store's own list; raises DataError where that list is damaged."""
+    try:
+        return [str(name) for name in json.loads(bytes(store.get(KEYS)))]
+    except ValueError as error:
+        raise DataError(f"{store.path}: its list {KEYS} is damaged ({error}); pack it again") from error
+
+
+def stored_meta(store: LmdbStore) -> dict[str, Any]:
+    """What our packer noted (kind, dim, count, codec, version, ...); empty for others' stores."""
+    path = store.path / "meta.json"
+    return dict(read_json(path)) if path.is_file() else {}

@@ -1,0 +1,125 @@
+"""Which pictures are packed, for both kinds of packing; and the packing of the pictures themselves."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from config.errors import ConfigError, DataError
+from data.pictures import PictureWriter, encode_picture
+from data.source.captions import Entry, read_captions, read_image_ids, select
+from data.source.entities import read_entities
+from data.source.wanted import Picture, choose, every_picture, read_wanted
+from scripts._packing import Packed, leave_out, nothing_packed, usable
+from scripts._program import cores, in_order
+
+QUALITY = 90
+LISTS = {"captions": "FILE", "entities": "FOLDER", "ids": "FILE"}  # say which pictures there are; one at most
+
+
+def add_choice(flags: argparse.ArgumentParser) -> None:
+    """What a packer asks of pictures: where they are, which are wanted, and under which names."""
+    flags.add_argument("input", type=Path)
+    flags.add_argument("--captions", type=Path, help="take only the pictures of this captions file ...")
+    flags.add_argument("--split", nargs="+", help="... and of these splits")
+    flags.add_argument("--entities", type=Path, help="... or of this Flickr30k Entities folder ...")
+    flags.add_argument("--images", type=Path, help="... and of this list of image ids, a text file, one a line")
+    flags.add_argument("--ids", type=Path, help="... or of this text file of image ids, one a line, often or once ...")
+    flags.add_argument(
+        "--id_names", type=Path, help="... whose picture files this JSON map names; else a file's last number is its id"
+    )
+    flags.add_argument("--image_naming", default="{stem}.npz", help="as in build_txtdb.py")
+
+
+def add_program(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The kind of source `pictures` of build_imgdb.py."""
+    pictures = sources.add_parser("pictures", help="a folder or tar of pictures, stored as they are")
+    add_choice(pictures)
+    pictures.add_argument("--output", type=Path, required=True, help="the split's folder, e.g. img_db/flickr30k")
+    pictures.add_argument(
+        "--short_side", type=int, metavar="PIXELS", help="store pictures with a longer shorter side as smaller JPEGs"
+    )
+    pictures.add_argument("--quality", type=int, help=f"of those JPEGs, 1 to 100 (default: {QUALITY})")
+    pictures.add_argument("--workers", type=int, default=cores(), help="processes (default: all processors)")
+
+
+def listed(options: argparse.Namespace) -> list[Entry]:
+    """The images that the flags name: of a captions file, of annotations, of a list of ids, or all pictures.
+
+    Raises:
+        ConfigError: the flags do not go together.
+    """
+    given = [f"--{name} {what}" for name, what in LISTS.items() if getattr(options, name)]
+    if len(given) > 1:
+        raise ConfigError(f"give either {' or '.join(given)}")
+    if options.images and not options.entities:
+        raise ConfigError("--images needs --entities, the folder that it lists images of")
+    if options.id_names and not options.ids:
+        raise ConfigError("--id_names needs --ids, the file of ids that it names pictures for")
+    if options.captions:
+        return select(read_captions(options.captions), options.split)
+    if options.entities:
+        return select(read_entities(options.entities, options.images), options.split)
+    if options.split:
+        raise ConfigError("--split needs --captions, the file that says which picture is in which split")
+    return read_image_ids(options.ids, options.id_names) if options.ids else every_picture(options.input)
+
+
+def by_number(options: argparse.Namespace) -> bool:
+    """Whether pictures are found by the number that ends their file's name: ids are all that is known of them."""
+    return bool(options.ids) and not options.id_names
+
+
+def pack_originals(options: argparse.Namespace) -> tuple[int, list[str]]:
+    """Pack the wanted pictures as they are; returns how many there are, and the names of those left out.
+
+    Raises:
+        ConfigError: the flags do not go together.
+        DataError: none of the pictures can be packed, or two would have one name.
+    """
+    short_side, quality = size_and_quality(options)
+    wanted = choose(listed(options), options.image_naming, annotated=False)[0]
+    if len({name for name, _ in wanted.values()}) < len(wanted):
+        raise ConfigError(f"image_naming {options.image_naming!r} gives two pictures one name; use {{stem}}")
+    broken: list[str] = []
+    with PictureWriter(options.output, description(options, short_side, quality)) as writer:
+        done = writer.done()
+        found = read_wanted(options.input, wanted, by_number(options))
+        encode = partial(encode_one, short_side=short_side, quality=quality)
+        packed = in_order(encode, (picture for picture in found if picture.name not in done), options.workers)
+        for picture in usable(packed, len(wanted) - len(done), broken, " pictures"):
+            writer.put(picture.name, picture.record)
+        absent = sorted({name for name, _ in wanted.values()} - writer.done() - set(broken))
+        for name in absent:
+            leave_out(name, f"{options.input} holds no such picture")
+        if not writer.done():
+            raise nothing_packed(broken + absent)
+        return len(writer.done()), broken + absent
+
+
+def size_and_quality(options: argparse.Namespace) -> tuple[int | None, int]:
+    """The flags --short_side and --quality, checked."""
+    if options.quality is not None and options.short_side is None:
+        raise ConfigError("--quality needs --short_side: pictures that keep their size are stored as they are")
+    quality = QUALITY if options.quality is None else options.quality
+    if not 1 <= quality <= 100 or (options.short_side is not None and options.short_side < 1):
+        raise ConfigError(f"--short_side {options.short_side}, --quality {quality}: give at least 1, and 1 to 100")
+    return options.short_side, quality
+
+
+def description(options: argparse.Namespace, short_side: int | None, quality: int) -> dict[str, Any]:
+    """What the store's meta.json says of where its pictures come from."""
+    files = [getattr(options, name) for name in (*LISTS, "images", "id_names")]
+    meta = {"source": options.input.name, "listed_in": [path.name for path in files if path], "split": options.split}
+    meta |= {"image_naming": options.image_naming, "short_side": short_side}
+    return meta | ({} if short_side is None else {"quality": quality})
+
+
+def encode_one(picture: Picture, short_side: int | None, quality: int) -> Packed:
+    """One picture as a record."""
+    try:
+        return Packed(picture.name, encode_picture(picture.data, short_side, quality))
+    except DataError as error:
+        return Packed(picture.name, error=str(error))
