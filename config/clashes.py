@@ -24,6 +24,7 @@ def first_clash(run: Run) -> Clash | None:
 def _clashes(run: Run) -> Iterator[Clash]:
     yield from _of_data(run)
     yield from _of_update(run)
+    yield from _of_optimizer(run)
     yield from _of_lengths(run)
 
 
@@ -40,6 +41,12 @@ def _of_data(run: Run) -> Iterator[Clash]:
         stores = [getattr(data, key.removeprefix("data.")) for key in keys]
         if any(stores) and not all(stores):
             yield Clash(keys, f"{keys[0]} and {keys[1]} go together: give both or neither")
+    if run.eval.select_on_test and not data.test_txt_db:
+        yield Clash(
+            ["eval.select_on_test", "data.test_txt_db", "data.test_img_db"],
+            "select_on_test validates on the test stores, of which there are none: name test_txt_db and test_img_db, "
+            "or leave select_on_test out",
+        )
     if data.min_bb > data.max_bb:
         yield Clash(
             ["data.min_bb", "data.max_bb"],
@@ -72,6 +79,32 @@ def _of_update(run: Run) -> Iterator[Clash]:
             ["optim.warmup_steps", "optim.num_train_steps"],
             f"a warm-up of {optim.warmup_steps} updates does not fit into a run of {optim.num_train_steps}: "
             "lower warmup_steps or raise num_train_steps",
+        )
+
+
+def _of_optimizer(run: Run) -> Iterator[Clash]:
+    optim = run.optim
+    falls, keys = list(optim.decay_at), ["optim.schedule", "optim.decay_at"]
+    if bool(falls) != (optim.schedule == "milestones"):
+        yield Clash(keys, f"schedule {optim.schedule} and {f'decay_at {falls}' if falls else 'no decay_at'} do not go "
+                    "together: give milestones with the updates after which it drops, or neither")  # fmt: skip
+    if falls != sorted(set(falls)):
+        yield Clash(keys, f"decay_at {falls} does not ascend: list each update once, the earliest first")
+    if falls and falls[-1] >= optim.num_train_steps:
+        yield Clash(
+            [*keys, "optim.num_train_steps"],
+            f"decay_at {falls[-1]} comes after all {optim.num_train_steps} updates of the run: leave it out or raise "
+            "num_train_steps",
+        )
+    if optim.step_twice and optim.rate_factors:
+        yield Clash(
+            ["optim.step_twice", "optim.rate_factors"],
+            f"step_twice {optim.step_twice} and rate_factors both divide the parameters: leave one of them out",
+        )
+    if optim.optim == "torch_adamw" and not optim.correct_bias:
+        yield Clash(
+            ["optim.optim", "optim.correct_bias"],
+            "torch_adamw always corrects its moments: set correct_bias to true, or optim to adamw",
         )
 
 

@@ -28,6 +28,7 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 PASSING = Field(json_schema_extra={"identity": False})
 """Marks a field that does not decide the result: where, how often, how fast. It is left out of `Run.hash`."""
 
@@ -81,6 +82,10 @@ class Data(Section):
     """read the compressed variant of a published image store"""
     max_txt_len: Annotated[int, _or_minus_one(lambda x: x >= 1, "1 or more, or -1")] = 60
     """longest training text in WordPiece ids, without [CLS] and [SEP]; -1 = all; evaluation takes all"""
+    smallest_crop: Share = 0.0
+    """train on random parts of pictures, mirrored or not, of at least this share of the area; 0 = on whole pictures"""
+    word_augment: Share = 0.0
+    """share of the words of training texts that are altered: half masked, a tenth replaced, the rest left out"""
     damaged: Literal["fail", "skip", "quarantine"] = "fail"
     """what a damaged record does: stop the run, be left out, or be left out and listed in a file"""
     n_workers: Annotated[Natural, PASSING] = 4
@@ -89,6 +94,8 @@ class Data(Section):
     """read into page-locked memory when a GPU is used"""
     prefetch_batches: Annotated[Natural, PASSING] = 2
     """batches that each reading process holds ready"""
+    picture_cache_mb: Annotated[Natural, PASSING] = 2048
+    """memory of each rank for the decoded pictures of a split that is evaluated, in MiB: they are decoded only once"""
 
 
 class Negatives(Section):
@@ -119,22 +126,28 @@ class Negatives(Section):
 class Optim(Section):
     """the update: optimizer, schedule, batch and precision"""
 
-    optim: Literal["adamw", "adam", "adamax"] = "adamw"
-    """optimizer"""
+    optim: Literal["adamw", "torch_adamw", "adam", "adamax"] = "adamw"
+    """optimizer; adamw = as the published UNITER computes it, torch_adamw = as torch does and most programs"""
     learning_rate: Positive = 5e-5
     """peak learning rate, reached at the end of the warm-up"""
-    schedule: Literal["linear", "step"] = "linear"
-    """after the warm-up: fall linearly to zero, or multiply by decay_factor every decay_steps updates"""
+    schedule: Literal["linear", "step", "milestones"] = "linear"
+    """after the warm-up: fall linearly to zero, or by decay_factor every decay_steps updates, or after decay_at"""
     decay_steps: Count = 5000
     """updates between two drops of the step schedule"""
+    decay_at: tuple[Natural, ...] = ()
+    """updates after which the milestones schedule drops, in ascending order"""
     decay_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """what a drop of the step schedule multiplies the learning rate by"""
+    """what a drop of the step or milestones schedule multiplies the learning rate by"""
+    rate_factors: tuple[tuple[str, Positive], ...] = ()
+    """groups, each as ["start of its parameters' names", factor of their rate]; the first that fits counts"""
     betas: tuple[Decay, Decay] = (0.9, 0.98)
     """decay of the optimizer's first and second moments"""
     adam_eps: Positive = 1e-6
     """added to the root of the second moment"""
     weight_decay: NotNegative = 0.01
     """decoupled decay of weights; biases and the encoder's LayerNorm are spared"""
+    decay_all: bool = False
+    """decay biases and all normalisations too"""
     correct_bias: bool = True
     """correct the moments for their start at zero"""
     decay_embedding_norms: bool = True
@@ -155,6 +168,8 @@ class Optim(Section):
     """how gradients travel between ranks"""
     step_twice: str = ""
     """parameters (the start of their names) that the optimizer holds twice, as published VSRN did ('' = none)"""
+    most_skipped: Natural = 20
+    """updates in a row that may be skipped because their gradient is not finite; one more ends the run"""
 
 
 class Eval(Section):
@@ -178,6 +193,10 @@ class Eval(Section):
     """equal parts of the test images whose recalls are averaged (5 = COCO 1K)"""
     select_by: Literal["rsum", "r1r5", "r_mean", "txt_r_mean", "img_r_mean", "txt_r1", "img_r1"] = "rsum"
     """validation number whose highest value makes the best checkpoint (r1r5 = sum of both R@1 and R@5)"""
+    select_on_test: bool = False
+    """choose the best checkpoint by the test set, as LAPS was published; its test recalls are then too high"""
+    two_stage: Natural = 0
+    """score only the pairs among the k best by pooled tokens, of each image and text (0 = all pairs)"""
 
 
 class Output(Section):
@@ -204,6 +223,10 @@ class Weights(Section):
     """pre-trained or fine-tuned weights to start from ('' = random)"""
     rank_head_init: Literal["if_missing", "always"] = "if_missing"
     """when the ranking head is copied from the matching head: if the checkpoint has none, or always"""
+    vision: str = ""
+    """pre-trained vision tower: a folder with config.json and weights, or its name on the hub ('' = random)"""
+    text: str = ""
+    """pre-trained text tower, likewise"""
 
 
 class Run(Section):

@@ -13,6 +13,7 @@ from config.schema import Named
 from data.batch import Batch, Images, Pool, Ragged
 from model.attention import Attention
 from model.finding import find_class
+from model.layers import full, l2norm, rectangle
 
 HeadKind = Literal["dot", "late", "joint"]
 
@@ -76,8 +77,9 @@ class MatchOut:
     """What an objective may look at: the scores of each head, the sides, and losses of the matcher's own.
 
     `scores[head]` is `[anchors, candidates]` with the matching pair in column 0 where the batch has pools, else
-    `[images, texts]`, of which `positive` (bool) says who belongs to whom; items match on its diagonal. `attention` is
-    that of the matching pairs, one for each anchor, where it was asked for.
+    `[images, texts]`, of which `positive` (bool) says who belongs to whom; items match on its diagonal, and `keys
+    [items]` (int64, host) are what random draws for them are keyed by. `attention` is that of the matching pairs, one
+    for each anchor, where it was asked for.
     """
 
     scores: dict[str, Tensor]
@@ -87,6 +89,7 @@ class MatchOut:
     attention: Attention | None = None
     positive: Tensor | None = None
     offline: OfflineScores | None = None
+    keys: Tensor | None = None
 
 
 class Matcher(nn.Module, ABC):
@@ -100,13 +103,17 @@ class Matcher(nn.Module, ABC):
     """Whether the order of an image's regions means something to it."""
     uses_boxes: ClassVar[bool] = False
     """Whether it looks at where regions are."""
+    takes_pictures: ClassVar[bool] = False
+    """Whether it takes the pixels of pictures in place of region features."""
+    encode_chunk: ClassVar[int] = 256
+    """Items that an evaluation encodes together; fewer where encoding takes much memory."""
     decayed_norms: ClassVar[tuple[str, ...]] = ()
     """Normalisation weights (suffixes of names) that the authors let decay all the same."""
 
     @property
     @abstractmethod
     def image_dim(self) -> int:
-        """Width of the region features it takes."""
+        """Width of the region features it takes, or side of the square pictures in pixels."""
 
     @property
     @abstractmethod
@@ -140,6 +147,14 @@ class Matcher(nn.Module, ABC):
         n, m = len(images), len(texts)
         image = torch.arange(n).repeat_interleave(m)
         return self.score_pairs(images, texts, image, torch.arange(m).repeat(n)).view(n, m)
+
+    def pooled_images(self, images: Side) -> Tensor:
+        """`[n, d]`: one vector of each image, by whose products with those of texts candidates are found."""
+        return pooled(images)
+
+    def pooled_texts(self, texts: Side) -> Tensor:
+        """`[m, d]`: one vector of each text (see `pooled_images`)."""
+        return pooled(texts)
 
     def score_pool(self, images: Side, texts: Side, pool: Pool) -> Tensor:
         """Scores `[anchors, candidates]` of the pairs of `pool`."""
@@ -189,6 +204,14 @@ class Matcher(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where it computes."""
         return next(self.parameters()).device
+
+
+def pooled(side: Side) -> Tensor:
+    """`[n, d]`: the vectors of a side, or the direction of its tokens' mean where it keeps tokens alone."""
+    if side.pooled is not None:
+        return side.pooled
+    # Zeros stand behind short items. Adding each row where it belongs would be simpler, but in any order on a GPU.
+    return l2norm(rectangle(Ragged(full(side.rows.values), side.rows.offsets))[0].sum(1))
 
 
 def find(name: str) -> type[Matcher]:

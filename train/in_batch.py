@@ -159,7 +159,8 @@ def outcome(matcher: Matcher, batch: Batch, comm: Comm, autocast: Autocast, sepa
             pairs = offline_pairs(matcher, (images, texts), *others)
             text, image, both, kin = rows_of_all(pairs, comm, "offline", shared=True).unbind(1)
             offline = OfflineScores(text, image, both, kin, related(batch, comm))
-    return MatchOut({next(iter(matcher.heads)): scores}, images, texts, aux, None, positive(batch, comm), offline)
+    true, keys = identities(batch, comm)
+    return MatchOut({next(iter(matcher.heads)): scores}, images, texts, aux, None, true, offline, keys)
 
 
 def encoded_sets(matcher: Matcher, batch: Batch, separate: bool) -> list[Sides]:
@@ -181,19 +182,24 @@ def offline_pairs(matcher: Matcher, matching: Sides, off: Sides, off2: Sides) ->
     return torch.stack([full(matcher.score_pairs(*sides, each, each)) for sides in pairs], 1)
 
 
-def positive(batch: Batch, comm: Comm) -> Tensor:
-    """`[items, items]` bool over all ranks' items: the text belongs to the image."""
+def identities(batch: Batch, comm: Comm) -> tuple[Tensor, Tensor]:
+    """Who is who among all ranks' items: whether the text belongs to the image, and what draws are keyed by.
+
+    Returns:
+        `[items, items]` bool where the batch lies, and `[items]` int64 on the host.
+    """
     items = len(batch.images) // batch.sets
-    numbers = comm.gather(torch.stack([batch.number[:items], batch.owner[:items]], 1), "numbers")
-    image, owner = numbers.to(batch.images.boxes.device, non_blocking=True).unbind(1)
-    return image[:, None] == owner
+    assert batch.keys is not None
+    numbers = comm.gather(torch.stack([batch.number[:items], batch.owner[:items], batch.keys], 1), "numbers")
+    image, owner = numbers[:, :2].to(batch.images.device, non_blocking=True).unbind(1)
+    return image[:, None] == owner, numbers[:, 2]
 
 
 def related(batch: Batch, comm: Comm) -> Tensor:
     """`[items]` bool over all ranks' items: the offline text belongs to the offline image."""
     items = len(batch.images) // batch.sets
     same = (batch.number == batch.owner)[items : 2 * items]
-    return comm.gather(same.to(torch.uint8), "related").to(batch.images.boxes.device, non_blocking=True).bool()
+    return comm.gather(same.to(torch.uint8), "related").to(batch.images.device, non_blocking=True).bool()
 
 
 def total_loss(terms: dict[str, Term], own: dict[str, Tensor], size: int) -> Tensor:

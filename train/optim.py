@@ -14,9 +14,14 @@ from config.errors import ConfigError
 from config.schema import Optim
 
 Named = Iterable[tuple[str, nn.Parameter]]
+FACTOR = "factor"
+"""The entry of a group that says what multiplies its learning rate."""
 
 
-def parameter_groups(named: Named, weight_decay: float, decayed_norms: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+Group = dict[str, Any]
+
+
+def parameter_groups(named: Named, weight_decay: float, decayed_norms: tuple[str, ...] = ()) -> list[Group]:
     """Two groups: weights, which decay, and biases and normalisations, which do not.
 
     `decayed_norms` are name suffixes of normalisation weights that decay all the same. Frozen parameters are left out.
@@ -26,10 +31,36 @@ def parameter_groups(named: Named, weight_decay: float, decayed_norms: tuple[str
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        norm = name.endswith("norm.weight") and not name.endswith(decayed_norms or ("\0",))
+        module = name.rpartition(".")[0].rpartition(".")[2].lower()
+        norm = "norm" in module and not name.endswith(decayed_norms or ("\0",))
         (spared if norm or name.endswith("bias") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
+
+
+def groups_of(config: Optim, named: Named, decayed_norms: tuple[str, ...]) -> list[Group]:
+    """The groups of a run in the order of `rate_factors`, those of no name last, each divided by what decays.
+
+    Raises:
+        ConfigError: a start of names takes no parameter.
+    """
+    starts = [*config.rate_factors, ("", 1.0)]
+    parts: list[list[tuple[str, nn.Parameter]]] = [[] for _ in starts]
+    for name, parameter in named:
+        parts[next(n for n, (start, _) in enumerate(starts) if name.startswith(start))].append((name, parameter))
+    groups: list[Group] = []
+    for (start, factor), some in zip(starts, parts, strict=True):
+        if not some and some is not parts[-1]:
+            raise ConfigError(f"rate_factors: no parameter's name begins with {start} and is not in a group before it; "
+                              "leave it out, or name the narrower start first")
+        if config.decay_all:
+            trained = [parameter for _, parameter in some if parameter.requires_grad]
+            found = [{"params": trained, "weight_decay": config.weight_decay}] if trained else []
+        else:
+            norms = decayed_norms if config.decay_embedding_norms else ()
+            found = parameter_groups(some, config.weight_decay, norms)
+        groups += [group | {FACTOR: factor} for group in found]
+    return groups
 
 
 class AdamW(torch.optim.Optimizer):
@@ -132,16 +163,19 @@ def build_optimizer(config: Optim, named: Named, decayed_norms: tuple[str, ...])
     """The configured optimizer over the trainable parameters.
 
     Raises:
-        ConfigError: `use_apex` where apex is not installed, or for another optimizer than adamw and adam.
+        ConfigError: `use_apex` where apex is not installed, or for another optimizer than AdamW and Adam; a start of
+            names in `rate_factors` that takes no parameter.
     """
     named = list(named)
-    groups = parameter_groups(named, config.weight_decay, decayed_norms if config.decay_embedding_norms else ())
+    groups = groups_of(config, named, decayed_norms)
     if config.step_twice:
         return twice_adam(config, named)
     if config.use_apex:
         return apex_optimizer(config, groups)
     if config.optim == "adamw":
         return AdamW(groups, config.learning_rate, config.betas, config.adam_eps, correct_bias=config.correct_bias)
+    if config.optim == "torch_adamw":
+        return torch.optim.AdamW(groups, config.learning_rate, config.betas, config.adam_eps, fused=True)
     kind = {"adam": torch.optim.Adam, "adamax": torch.optim.Adamax}[config.optim]
     return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps)
 
@@ -165,15 +199,15 @@ def stepped_twice(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups if group.get("twice") for p in group["params"]]
 
 
-def apex_optimizer(config: Optim, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def apex_optimizer(config: Optim, groups: list[Group]) -> torch.optim.Optimizer:
     """apex's FusedAdam (decoupled decay, epsilon on the corrected root: torch's form, not the published one)."""
     try:
         from apex.optimizers import FusedAdam
     except ImportError as error:
         raise ConfigError("use_apex: apex is not installed; build NVIDIA's apex, or leave use_apex out") from error
-    if config.optim not in ("adam", "adamw"):
-        raise ConfigError(f"use_apex: apex has no fused {config.optim}; use adamw or adam")
-    decoupled = config.optim == "adamw"
+    if config.optim == "adamax":
+        raise ConfigError(f"use_apex: apex has no fused {config.optim}; use torch_adamw, adamw or adam")
+    decoupled = config.optim != "adam"
     return FusedAdam(groups, config.learning_rate, betas=config.betas, eps=config.adam_eps, adam_w_mode=decoupled)
 
 
@@ -183,6 +217,8 @@ def learning_rate(config: Optim, step: int) -> float:
         rate = config.learning_rate * step / config.warmup_steps
     elif config.schedule == "step":
         rate = config.learning_rate * config.decay_factor ** ((step - 1) // config.decay_steps)
+    elif config.schedule == "milestones":
+        rate = config.learning_rate * config.decay_factor ** sum(at < step for at in config.decay_at)
     else:
         left = config.num_train_steps - step
         rate = config.learning_rate * max(0.0, left / max(config.num_train_steps - config.warmup_steps, 1))
@@ -190,5 +226,6 @@ def learning_rate(config: Optim, step: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give each group its multiple of a rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(FACTOR, 1.0)

@@ -35,6 +35,10 @@ class Precision:
         self._scaler.step(optimizer)
         self._scaler.update()
 
+    def skip(self) -> None:
+        """Leave an update out; the scale is lowered where a gradient overflowed."""
+        self._scaler.update()
+
     def state_dict(self) -> dict[str, Any]:
         return self._scaler.state_dict()
 

@@ -25,6 +25,7 @@ from train.measure import measure, quick_check
 from train.optim import clip, learning_rate, set_learning_rate, stepped_twice
 from train.reducer import GradientReducer
 from train.regime import Regime
+from train.skips import Skips
 from train.splits import Split
 
 Batches = Iterator[tuple[Plan, Batch]]
@@ -40,6 +41,7 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, self.run.output.keep)
         self.step, self.slot, self.best = 0, 0, -math.inf
         self.clock = Clock()
+        self.skips = Skips(self.run.optim.most_skipped)
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=recipe.device))
         self.summed = 0
         self.told: int | None = None
@@ -60,6 +62,7 @@ class Trainer:
         self.step, self.slot, self.best = state["step"], state["slot"], state["best"]
         self.sums.update({name: value.to(self.recipe.device) for name, value in state["sums"].items()})
         self.summed = state["summed"]
+        self.skips.load_state_dict(state.get("skips", {}))
         trained_with = read_facts(folder).get("vocab_hash")
         if trained_with and self.recipe.train.vocab_hash not in (None, trained_with):
             raise DataError(f"{folder}: trained with another vocabulary than the training store's; use the same store")
@@ -134,13 +137,20 @@ class Trainer:
             recipe.precision.unscale(recipe.optimizer)
             norm = clip(self.matcher.parameters(), run.optim.grad_norm, stepped_twice(recipe.optimizer))
             set_learning_rate(recipe.optimizer, learning_rate(run.optim, self.step + 1))
-            recipe.precision.step(recipe.optimizer)
+            # The gradient is that of all ranks, so they all step or none does.
+            made = self.skips.allows(math.isfinite(norm), self.step + 1)
+            if made:
+                recipe.precision.step(recipe.optimizer)
+            else:
+                recipe.precision.skip()
             recipe.optimizer.zero_grad()
         self.sums["grad_norm"] += norm.detach()
         self.summed += 1
         self.step += 1
         self.slot += self.regime.anchors_per_update
         self.clock.count("updates", 1)
+        if not made:
+            self._warn("left out, for its gradient is not finite (metrics.jsonl counts such updates as skipped)")
 
     def _ask_to_stop(self) -> Wait:
         """Ask all ranks whether one was told to stop; they all know once the returned call is made.
@@ -177,13 +187,14 @@ class Trainer:
         self.sums.clear()
         self.summed = 0
         rates = self.clock.read(self.comm.size)
-        self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values, **rates)
+        self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values,
+                           **self.skips.read(), **rates)
         self._warn(self.regime.warning(values))
         shown = {"loss": values["loss"]} | self.regime.headline(values)
         self.journal.progress(self.step, total, shown | {"pairs/s": rates["pairs_per_s"]})
 
     def _warn(self, text: str) -> None:
-        """Say a warning of the regime, once."""
+        """Say a warning, once."""
         if text and text not in self.warned:
             self.warned.add(text)
             self.journal.say(f"step {self.step}: {text}")
@@ -236,7 +247,7 @@ class Trainer:
         """All that an exact resume needs besides the weights; to be called by all ranks."""
         recipe = self.recipe
         parts = {"optimizer": recipe.optimizer.state_dict(), "scaler": recipe.precision.state_dict()}
-        log = {"sums": self._mean_sums(), "summed": self.summed}
+        log = {"sums": self._mean_sums(), "summed": self.summed, "skips": self.skips.state_dict()}
         return parts | log | {"step": self.step, "slot": self.slot, "best": self.best}
 
     def _facts(self) -> dict[str, Any]:

@@ -29,7 +29,18 @@ class OfItems(Named):
         return self.max_violation and progress >= self.hardest_from
 
 
-class Config(OfItems):
+class Ramped(Named):
+    """What every objective that may begin gently can set."""
+
+    ramp: float = Field(0.0, ge=0, le=1)
+    """share of the run over which the loss rises from nothing to its full weight; 0 = it has that from the start"""
+
+    def risen(self, progress: float) -> float | None:
+        """The weight of the loss at this point of the run; None where none was asked for."""
+        return min(1.0, progress / self.ramp) if self.ramp else None
+
+
+class Config(OfItems, Ramped):
     name: Literal["triplet"] = "triplet"
     margin: float = Field(0.2, ge=0)
     """how far the match must lead"""
@@ -85,6 +96,15 @@ def hinges(found: Rivals, margin: float, hardest: bool) -> Hinges:
     return Hinges((each - match[:, None]).clamp(min=0), (each - match[None, :]).clamp(min=0))
 
 
+def ramped(sums: dict[str, Tensor], config: Ramped, progress: float) -> dict[str, Term]:
+    """Sums over items as terms, at their weight of the moment, which is logged as `ramp` where there is one."""
+    weight = config.risen(progress)
+    terms = {name: Term(value, weight, summed=True) for name, value in sums.items()}
+    if weight is not None:
+        terms["ramp"] = Term(torch.tensor(weight), counted=False)
+    return terms
+
+
 class Triplet(Objective):
     """The sum over items of both hinges; the published first round of VSRN and BFAN."""
 
@@ -98,9 +118,12 @@ class Triplet(Objective):
         return frozenset({"items"})
 
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
-        """`online_i` of images, `online_t` of texts; `progress` says whether the hardest alone count yet."""
+        """`online_i` of images, `online_t` of texts.
+
+        `progress` says how far the loss has risen, and whether the hardest alone count yet.
+        """
         del batch
         config = self.config
         among = rivals(out, config.margin, config.mask_same_image)
         found = hinges(among, config.margin, config.hardest(progress))
-        return {"online_i": Term(found.of_image.sum(), summed=True), "online_t": Term(found.of_text.sum(), summed=True)}
+        return ramped({"online_i": found.of_image.sum(), "online_t": found.of_text.sum()}, config, progress)

@@ -124,6 +124,9 @@ def test_two_ranks_find_what_one_finds(
         assert rank.out.positive is not None
         close(rank.out.scores["match"], alone.out.scores["match"], "scores")
         assert torch.equal(rank.out.positive, alone.out.positive)
+        assert rank.out.keys is not None
+        assert alone.out.keys is not None
+        assert torch.equal(rank.out.keys, alone.out.keys)
         assert (rank.out.offline is None) is (alone.out.offline is None) is not offline
         for field in ("text", "image", "both", "kin", "related") if offline else ():
             close(getattr(rank.out.offline, field), getattr(alone.out.offline, field), field)
@@ -179,6 +182,10 @@ def test_true_pairs_are_told_over_all_ranks(index: PairIndex) -> None:
         assert out.positive is not None
         assert out.positive.tolist() == (items[:, None] == items).tolist()
         assert out.offline.related.tolist() == [True, False, True, False] * 2
+        assert out.keys is not None
+        assert out.keys.dtype == torch.int64
+        assert out.keys.tolist() == [int(key) for part in parts if part.keys is not None for key in part.keys]
+        assert len(out.keys.unique()) == ITEMS
 
 
 def test_statistics_are_of_each_set_in_turn_unless_all_are_encoded_at_once(index: PairIndex) -> None:

@@ -18,6 +18,7 @@ from train.optim import (
     apex_optimizer,
     build_optimizer,
     clip,
+    groups_of,
     learning_rate,
     parameter_groups,
     set_learning_rate,
@@ -145,7 +146,8 @@ def test_a_group_without_parameters_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("kind", "made"),
-                         [("adamw", AdamW), ("adam", torch.optim.Adam), ("adamax", torch.optim.Adamax)])
+                         [("adamw", AdamW), ("torch_adamw", torch.optim.AdamW), ("adam", torch.optim.Adam),
+                          ("adamax", torch.optim.Adamax)])
 def test_the_configured_optimizer_is_built(kind: str, made: type) -> None:
     matcher = small("uniter")
     config = Optim(optim=kind, learning_rate=3e-4, betas=(0.8, 0.9), adam_eps=1e-7, weight_decay=0.3)  # type: ignore[arg-type]
@@ -293,3 +295,137 @@ def test_stepping_twice_is_refused_where_it_means_nothing(changed: dict[str, Any
 def test_an_ordinary_optimizer_steps_nothing_twice() -> None:
     parameters = [nn.Parameter(value) for value in start()]
     assert stepped_twice(build_optimizer(twice_config(step_twice=""), named(parameters), ())) == []
+
+
+def test_torchs_form_decays_first_and_adds_epsilon_to_the_corrected_root() -> None:
+    """Loshchilov and Hutter 2019, one parameter after the other; small gradients make epsilon matter."""
+    ours, expected = [nn.Parameter(value) for value in start()], start()
+    rate, decay, eps = 1e-2, 0.3, 1e-4
+    config = Optim(optim="torch_adamw", learning_rate=rate, betas=BETAS, adam_eps=eps, weight_decay=decay,
+                   decay_all=True)
+    optimizer = build_optimizer(config, named(ours), ())
+    moments = [(torch.zeros_like(value), torch.zeros_like(value)) for value in expected]
+    ages = [0, 0, 0]
+    for step in range(8):
+        for number, (parameter, grad) in enumerate(zip(ours, gradients(step), strict=True)):
+            parameter.grad = None if grad is None else grad.clone()
+            if grad is None:
+                continue
+            m, v = moments[number]
+            m, v = BETAS[0] * m + (1 - BETAS[0]) * grad, BETAS[1] * v + (1 - BETAS[1]) * grad**2
+            moments[number], ages[number] = (m, v), ages[number] + 1
+            expected[number] *= 1 - rate * decay
+            root = (v / (1 - BETAS[1] ** ages[number])).sqrt()
+            expected[number] -= rate * m / (1 - BETAS[0] ** ages[number]) / (root + eps)
+        optimizer.step()
+        for parameter, value in zip(ours, expected, strict=True):
+            torch.testing.assert_close(parameter.detach(), value, rtol=1e-7, atol=1e-9)
+
+
+TOWERS = ("vision.tower.layernorm_before.weight", "vision.tower.attention.weight", "vision.tower.attention.bias",
+          "vision.project.weight", "text.tower.LayerNorm.weight", "text.tower.dense.weight", "aggregate.scale")
+
+
+def divided(**settings: Any) -> list[tuple[set[str], float, float]]:
+    """(names, factor, decay) of each group of the parameters of two towers."""
+    parameters = [(name, nn.Parameter(torch.ones(1))) for name in TOWERS]
+    known = {id(parameter): name for name, parameter in parameters}
+    config = Optim(**({"weight_decay": 0.5} | settings))
+    return [({known[id(parameter)] for parameter in group["params"]}, group["factor"], group["weight_decay"])
+            for group in groups_of(config, parameters, ())]
+
+
+def test_norms_are_spared_by_whatever_name() -> None:
+    spared = {"vision.tower.layernorm_before.weight", "vision.tower.attention.bias", "text.tower.LayerNorm.weight"}
+    assert divided() == [(set(TOWERS) - spared, 1, 0.5), (spared, 1, 0)]
+
+
+def test_all_of_them_may_decay() -> None:
+    assert divided(decay_all=True) == [(set(TOWERS), 1, 0.5)]
+
+
+def test_groups_stand_in_the_order_of_their_names_and_the_rest_comes_last() -> None:
+    factors = [["text.tower", 0.1], ["vision.", 2], ["aggregate", 1]]
+    assert divided(decay_all=True, rate_factors=factors) == [
+        ({name for name in TOWERS if name.startswith("text.")}, 0.1, 0.5),
+        ({name for name in TOWERS if name.startswith("vision.")}, 2, 0.5),
+        ({"aggregate.scale"}, 1, 0.5)]
+    assert divided(decay_all=True, rate_factors=factors[:1])[1] == (
+        {name for name in TOWERS if not name.startswith("text.")}, 1, 0.5)
+
+
+def test_the_first_name_that_fits_counts() -> None:
+    found = divided(decay_all=True, rate_factors=[["vision.project", 3], ["vision", 0.1]])
+    assert [(len(members), factor) for members, factor, _ in found] == [(1, 3), (3, 0.1), (3, 1)]
+
+
+def test_groups_with_factors_are_divided_by_what_decays() -> None:
+    assert divided(rate_factors=[["text.tower", 0.1]]) == [
+        ({"text.tower.dense.weight"}, 0.1, 0.5), ({"text.tower.LayerNorm.weight"}, 0.1, 0),
+        ({"vision.tower.attention.weight", "vision.project.weight", "aggregate.scale"}, 1, 0.5),
+        ({"vision.tower.layernorm_before.weight", "vision.tower.attention.bias"}, 1, 0)]
+
+
+@pytest.mark.parametrize(("factors", "start"), [
+    ([["decoder", 0.1]], "decoder"), ([["vision", 0.1], ["vision.project", 1]], "vision.project"),
+    ([["text", 0.1], ["text", 1]], "text")])
+def test_a_name_that_takes_no_parameter_is_refused(factors: list[Any], start: str) -> None:
+    with pytest.raises(ConfigError, match=rf"rate_factors: no parameter's name begins with {start} .*narrower start"):
+        divided(rate_factors=factors)
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    frozen, trained = (nn.Parameter(torch.ones(1), requires_grad=wanted) for wanted in (False, True))
+    config = Optim(decay_all=True, rate_factors=(("text", 0.1),))
+    groups = groups_of(config, [("text.tower.weight", frozen), ("vision.tower.weight", trained)], ())
+    assert [group["params"] for group in groups] == [[trained]]
+
+
+@pytest.mark.parametrize("kind", ["adamw", "torch_adamw", "adam"])
+def test_each_group_gets_its_multiple_of_the_rate_and_steps_by_it(kind: str) -> None:
+    """Adam's first step is as long as its rate."""
+    parameters = [(name, nn.Parameter(torch.ones(1))) for name in ("text.weight", "vision.weight")]
+    config = Optim(optim=kind, weight_decay=0.0, adam_eps=1e-12, rate_factors=(("text", 0.1),))  # type: ignore[arg-type]
+    optimizer = build_optimizer(config, parameters, ())
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.025, 0.25]
+    for _, parameter in parameters:
+        parameter.grad = torch.ones(1)
+    optimizer.step()
+    assert [1 - parameter.item() for _, parameter in parameters] == pytest.approx([0.025, 0.25], rel=1e-5)
+    again = build_optimizer(config, parameters, ())
+    again.load_state_dict(deepcopy(optimizer.state_dict()))
+    set_learning_rate(again, 0.5)
+    assert [group["lr"] for group in again.param_groups] == [0.05, 0.5], "a resume keeps them"
+
+
+def test_a_state_from_before_there_were_factors_has_the_rate_itself() -> None:
+    parameters = [("a.weight", nn.Parameter(torch.ones(1)))]
+    optimizer = build_optimizer(Optim(), parameters, ())
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        del group["factor"]
+    optimizer.load_state_dict(state)
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5]
+
+
+def test_the_rate_falls_at_milestones() -> None:
+    config = Optim(learning_rate=2e-4, schedule="milestones", decay_at=(2, 5), decay_factor=0.3, warmup_steps=0)
+    rates = [learning_rate(config, step) for step in range(1, 8)]
+    assert rates == pytest.approx([2e-4] * 2 + [6e-5] * 3 + [1.8e-5] * 2, rel=1e-12)
+
+
+def test_torchs_form_goes_on_from_its_state_to_the_bit() -> None:
+    config = Optim(optim="torch_adamw", learning_rate=1e-2, weight_decay=0.1, decay_all=True)
+    ours = [nn.Parameter(value) for value in start()]
+    first = build_optimizer(config, named(ours), ())
+    copies = [nn.Parameter(value) for value in start()]
+    for step in range(4):
+        second = build_optimizer(config, named(copies), ())
+        second.load_state_dict(deepcopy(first.state_dict()))
+        for parameters, optimizer in ((ours, first), (copies, second)):
+            for parameter, grad in zip(parameters, gradients(step), strict=True):
+                parameter.grad = None if grad is None else grad.clone()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(ours, copies, strict=True))

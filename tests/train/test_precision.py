@@ -65,3 +65,28 @@ def test_without_a_scale_there_is_nothing_to_save() -> None:
     precision = Precision("bf16", CPU)
     assert precision.state_dict() == {}
     precision.load_state_dict({})
+
+
+def test_an_update_left_out_for_an_overflow_lowers_the_scale_and_one_left_out_otherwise_does_not() -> None:
+    precision, weight = Precision("fp16", CPU), nn.Parameter(torch.tensor([3.0]))
+    optimizer = torch.optim.AdamW([weight], lr=0.5, fused=True)
+    scales = []
+    for factor in (0.0, torch.inf, torch.nan, 0.0):
+        precision.backward((weight * factor).sum())
+        precision.unscale(optimizer)
+        precision.skip()
+        optimizer.zero_grad()
+        scales.append(precision.state_dict()["scale"])
+    assert scales == [2.0**16, 2.0**15, 2.0**14, 2.0**14]
+    assert weight.item() == 3
+    precision.backward(weight.sum())
+    precision.unscale(optimizer)
+    precision.step(optimizer)
+    assert weight.item() < 3, "whoever was left out may come again"
+
+
+@pytest.mark.parametrize("kind", ["off", "bf16"])
+def test_leaving_an_update_out_without_a_scale_changes_nothing(kind: str) -> None:
+    precision = Precision(kind, CPU)
+    precision.skip()
+    assert precision.state_dict() == {}

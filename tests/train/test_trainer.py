@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -284,3 +286,106 @@ def test_dropout_is_drawn_anew_for_each_pass_by_its_place_in_the_sequence(
         trainer_of(make_run(optim={"train_batch_size": batch, "num_train_steps": 12 // batch, "warmup_steps": 1}),
                    tmp_path / str(batch)).fit(None)
     assert len(seeds) == len(set(seeds.values())) == 12
+
+
+def spoil(trainer: Trainer, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[int], bool], by: float) -> None:
+    """Multiply the loss of every update (from 1) that is `wrong`, in its first pass."""
+    losses = trainer.regime.losses
+
+    def spoiled(plan: Any, batch: Any, step: int, clock: Any) -> Any:
+        done = losses(plan, batch, step, clock)
+        return replace(done, total=done.total * by) if wrong(step + 1) else done
+
+    monkeypatch.setattr(trainer.regime, "losses", spoiled)
+
+
+def watched_weights(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
+    """The weights and moments after every update, as it is counted."""
+    kept: list[dict[str, torch.Tensor]] = []
+    count = trainer.clock.count
+
+    def counted(name: str, number: int) -> None:
+        if name == "updates":
+            moments = {f"{n}.{key}": torch.as_tensor(value) for n, state in trainer.recipe.optimizer.state_dict()[
+                "state"].items() for key, value in state.items()}
+            kept.append({name: t.clone() for name, t in (trainer.matcher.state_dict() | moments).items()})
+        count(name, number)
+
+    monkeypatch.setattr(trainer.clock, "count", counted)
+    return kept
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("by", [math.nan, math.inf])
+@pytest.mark.parametrize("optim", ["adamw", "torch_adamw"])
+def test_an_update_whose_gradient_is_not_finite_changes_nothing_but_the_counters(
+    optim: str, by: float, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(optim={"optim": optim, "weight_decay": 0.5, "warmup_steps": 0},
+                   matcher={"initializer_range": 0.3}, output={"log_steps": 3})
+    trainer = trainer_of(run, tmp_path)
+    spoil(trainer, monkeypatch, lambda step: step in (2, 4, 5), by)
+    after = watched_weights(trainer, monkeypatch)
+    assert trainer.fit(None) == 0
+    assert trainer.step == 6
+    assert trainer.slot == 6 * 4, "what was left out is not made up for"
+    assert [same(after[step], after[step - 1]) for step in range(1, 6)] == [True, False, True, True, False]
+    assert all(torch.isfinite(tensor).all() for tensor in trainer.matcher.state_dict().values())
+    assert [event["skipped"] for event in events(tmp_path, "train")] == [1, 2]
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(said) == 1, "once"
+    assert "step 2: left out, for its gradient is not finite" in said[0]
+
+
+def test_a_run_of_sound_updates_says_nothing_of_skipping(make_run: MakeRun, tmp_path: Path) -> None:
+    fitted(make_run(), tmp_path)
+    assert not any("skipped" in event for event in events(tmp_path, "train"))
+
+
+def test_too_many_in_a_row_end_the_run_also_over_a_resume(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(optim={"most_skipped": 2, "num_train_steps": 9}, output={"save_steps": 1, "keep": 9})
+    trainer = trainer_of(run, tmp_path / "out")
+    spoil(trainer, monkeypatch, lambda step: step in (1, 2) or step > 3, math.nan)
+    message = "step 6: the gradient was not finite in 3 updates in a row, where most_skipped allows 2"
+    with pytest.raises(Failure, match=message):
+        trainer.fit(None)
+    again = trainer_of(run, tmp_path / "again")
+    again.resume(tmp_path / "out" / "ckpt" / "step-00000005")
+    spoil(again, monkeypatch, lambda step: True, math.nan)
+    with pytest.raises(Failure, match=message):
+        again.fit(None)
+
+
+def test_a_resume_goes_on_counting_what_was_skipped(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(output={"log_steps": 6, "save_steps": 1, "keep": 9})
+    whole = trainer_of(run, tmp_path / "whole")
+    spoil(whole, monkeypatch, lambda step: step in (1, 5), math.inf)
+    assert whole.fit(None) == 0
+    again = trainer_of(run, tmp_path / "again")
+    again.resume(tmp_path / "whole" / "ckpt" / "step-00000003")
+    spoil(again, monkeypatch, lambda step: step in (1, 5), math.inf)
+    assert again.fit(None) == 0
+    for folder in ("whole", "again"):
+        assert [event["skipped"] for event in events(tmp_path / folder, "train")] == [2]
+    assert same(again.matcher.state_dict(), whole.matcher.state_dict())
+
+
+def test_fp16_counts_an_overflow_and_lowers_its_scale(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(make_run(optim={"precision": "fp16", "num_train_steps": 4}), tmp_path)
+    spoil(trainer, monkeypatch, lambda step: step == 2, math.inf)
+    after = watched_weights(trainer, monkeypatch)
+    assert trainer.fit(None) == 0
+    assert [event.get("skipped", 0) for event in events(tmp_path, "train")] == [0, 1, 0, 0]
+    assert trainer.recipe.precision.state_dict()["scale"] == 2.0**15
+    assert same(after[1], after[0])
+    assert not same(after[2], after[1])

@@ -58,6 +58,26 @@ def test_the_hardest_alone_may_count_from_a_share_of_the_run_on() -> None:
     assert terms(scores, progress=1.0, hardest_from=0.3, max_violation=False) == everyone
 
 
+def test_the_loss_may_rise_over_a_share_of_the_run() -> None:
+    """The terms stay what they are; their weight rises, and is logged."""
+    def at(progress: float, **options: Any) -> dict[str, Any]:
+        return Triplet(Config(**options))(item_outcome(SCORES), item_batch(3), progress)
+
+    full = at(0.0)
+    assert set(full) == {"online_i", "online_t"}
+    assert all(term.weight is None for term in full.values()), "without a ramp nothing is weighed"
+    for progress, weight in ((0.0, 0.0), (0.05, 0.25), (0.2, 1.0), (0.7, 1.0)):
+        found = at(progress, ramp=0.2)
+        for name, term in full.items():
+            assert found[name].weight == pytest.approx(weight)
+            assert found[name].value == term.value
+            assert found[name].share(1, 1).item() == pytest.approx(weight * term.value.item())
+        assert found["ramp"].value.item() == pytest.approx(weight)
+        assert not found["ramp"].counted
+    with pytest.raises(ValueError, match="ramp"):
+        Config(ramp=1.5)
+
+
 def test_a_batch_of_one_image_has_no_negatives_unless_twins_are() -> None:
     scores = random_scores(3, 3).requires_grad_()
     for options in ({}, {"max_violation": False}):
