@@ -10,10 +10,11 @@ from torch import Tensor
 
 from config.errors import DataError
 from model.matcher import Matcher
-from model.names import CONVOLUTIONS, COUNTER, TABLES
+from model.names import CONVOLUTIONS, COUNTER, PART_OF, STRICT, TABLES, UNUSED
 
 State = dict[str, Tensor]
 
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 OLD_SUFFIXES = {"gamma": "weight", "beta": "bias"}
 
 
@@ -39,6 +40,10 @@ def to_house(system: str, published: Mapping[str, Tensor]) -> tuple[State, list[
 
 def house_name(system: str, name: str) -> str | None:
     """Our name of a published parameter, or None where the system has no such part."""
+    prefix, beginnings = PART_OF.get(system, ("", ()))
+    name = prefix + name if name.startswith(beginnings) else name
+    if name.endswith(UNUSED.get(system, ())):
+        return None
     module, _, suffix = modern(name).rpartition(".")
     ours = _rename(module, TABLES[system])
     return None if ours is None else f"{ours}.{suffix}"
@@ -78,14 +83,20 @@ def modern(name: str) -> str:
     return name
 
 
-def load(model: Matcher, system: str, state: Mapping[str, Tensor], rank_head_init: str = "if_missing") -> Loaded:
+def load(
+    model: Matcher, system: str, state: Mapping[str, Tensor], rank_head_init: str = "if_missing", parts: bool = True
+) -> Loaded:
     """Put a state dict, published or ours, into `model`; half-precision tensors become the model's own type.
 
     The rank head of UNITER starts as the matching row of the pre-training head where the checkpoint has none
     (`rank_head_init="if_missing"`), or always.
 
+    Args:
+        parts: take some parts of the model too; each is whole where the system is strict (see `STRICT`).
+
     Raises:
-        DataError: a tensor has another shape than the model's, or none belongs to the model.
+        DataError: a tensor has another shape than the model's, none belongs to the model, or the system is strict
+            and a tensor has no place, or one of a part that is there (of any part, without `parts`) is missing.
     """
     own = model.state_dict()
     if any(name in own for name in state):
@@ -101,18 +112,43 @@ def load(model: Matcher, system: str, state: Mapping[str, Tensor], rank_head_ini
                 f"checkpoint: {name} is {list(tensor.shape)} but the model wants {list(own[name].shape)}; "
                 "use the matcher settings that the checkpoint was trained with"
             )
+    missing = [name for name in own if name not in known and not name.endswith(COUNTER)]
+    if system in STRICT:
+        begun = {_part(name) for name in known}
+        lacking = [name for name in missing if _part(name) in begun] if parts else missing
+        _check_whole(system, lacking, ignored + strange)
     if system == "uniter" and "match.weight" in known and (rank_head_init == "always" or "rank.weight" not in known):
         known["rank.weight"] = known["match.weight"][1:].clone()
         known["rank.bias"] = known["match.bias"][1:].clone()
+        missing = [name for name in missing if name not in known]
     model.load_state_dict(known, strict=False)
-    missing = [name for name in own if name not in known and not name.endswith(COUNTER)]
     return Loaded(missing, ignored + strange)
+
+
+def _part(name: str) -> str:
+    """The part of a model that a parameter of ours belongs to: a tower, a projection, or all of anything else."""
+    first, second, *_ = name.split(".")
+    return f"{first}.{second}" if second in ("tower", "project") else first
+
+
+def _check_whole(system: str, missing: list[str], left_out: list[str]) -> None:
+    """Refuse a checkpoint that a model is not all of, or that is more than the model."""
+    strange = [name for name in left_out if not name.endswith(UNUSED.get(system, ()))]
+    for names, what in ((strange, "has {} that {} has no place for"), (missing, "lacks {} of {}")):
+        if names:
+            told = what.format(f"{len(names)} tensors", f"this {system}")
+            more = " ..." if len(names) > 3 else ""
+            raise DataError(
+                f"checkpoint: {told} ({', '.join(names[:3])}{more}); "
+                "use the matcher settings that the checkpoint was trained with"
+            )
 
 
 def _rename(module: str, table: Mapping[str, str]) -> str | None:
     if module in table:
         return table[module]
-    number = re.search(r"(?<=\.)\d+(?=\.)", module)
-    template = module if number is None else module[: number.start()] + "{l}" + module[number.end() :]
-    target = table.get(template)
-    return None if target is None else target.replace("{l}", number.group() if number else "")
+    target = table.get(NUMBER.sub("{l}", module))
+    if target is None:
+        return None
+    numbers = iter(NUMBER.findall(module))
+    return re.sub(re.escape("{l}"), lambda _: next(numbers), target)

@@ -1,6 +1,6 @@
 """The published names of parameters beside ours, one table for each system: {published module: our module}.
 
-A number between dots is carried over to `{l}`.
+Numbers between dots are carried over to the `{l}` of the other side, in their order.
 """
 
 from __future__ import annotations
@@ -49,7 +49,64 @@ VSRN = {
 }
 BFAN = {"img_enc.fc": "regions", "txt_enc.embed": "words", "txt_enc.rnn": "word_rnn"}
 
-TABLES = {"uniter": UNITER, "vsrn": VSRN, "bfan": BFAN}
+# The towers of LAPS as transformers 4.57 named them, beside the names that the installed one gives them.
+_SEES = "img_enc.visual_encoder"
+_VIT, _SWIN = f"{_SEES}.encoder.layer.{{l}}", f"{_SEES}.encoder.layers.{{l}}"
+_SWIN_HERE = "vision.tower.encoder.layers.{l}"
+_VIT_LAYER = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+}
+_SWIN_BLOCK = {
+    "attention.self.query": "attention.q_proj",
+    "attention.self.key": "attention.k_proj",
+    "attention.self.value": "attention.v_proj",
+    "attention.self": "attention.relative_position_bias",
+}
+_LAYER = {
+    "attention.output.dense": "attention.o_proj",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "layernorm_before": "layernorm_before",
+    "layernorm_after": "layernorm_after",
+}
+_AROUND = ("embeddings", "embeddings.patch_embeddings.projection", "embeddings.norm", "layernorm")
+_BERT = (
+    "embeddings.word_embeddings",
+    "embeddings.position_embeddings",
+    "embeddings.token_type_embeddings",
+    "embeddings.LayerNorm",
+    "encoder.layer.{l}.attention.self.query",
+    "encoder.layer.{l}.attention.self.key",
+    "encoder.layer.{l}.attention.self.value",
+    "encoder.layer.{l}.attention.output.dense",
+    "encoder.layer.{l}.attention.output.LayerNorm",
+    "encoder.layer.{l}.intermediate.dense",
+    "encoder.layer.{l}.output.dense",
+    "encoder.layer.{l}.output.LayerNorm",
+)
+LAPS = {
+    **{f"{_SEES}.{name}": f"vision.tower.{name}" for name in _AROUND},
+    **{f"{_VIT}.{theirs}": f"vision.tower.layers.{{l}}.{ours}" for theirs, ours in (_VIT_LAYER | _LAYER).items()},
+    **{f"{_SWIN}.blocks.{{l}}.{t}": f"{_SWIN_HERE}.blocks.{{l}}.{o}" for t, o in (_SWIN_BLOCK | _LAYER).items()},
+    **{f"{_SWIN}.downsample.{name}": f"{_SWIN_HERE}.downsample.{name}" for name in ("reduction", "norm")},
+    "img_enc.vision_proj": "vision.project",
+    **{f"txt_enc.bert.{name}": f"text.tower.{name}" for name in _BERT},
+    "txt_enc.fc": "text.project",
+    "cross_net.aggr_net": "aggregate",
+    "cross_net.aggr_net.weight.0": "aggregate.norm",
+    "cross_net.aggr_net.weight.1": "aggregate.squeeze",
+    "cross_net.aggr_net.weight.3": "aggregate.weigh",
+}
+
+TABLES = {"uniter": UNITER, "vsrn": VSRN, "bfan": BFAN, "laps": LAPS}
+UNUSED = {"laps": (".pooler.dense.weight", ".pooler.dense.bias", ".position_ids", ".relative_position_index")}
+"""Endings of published names that take no part in the computation: left out where others would be refused."""
+PART_OF = {"laps": ("cross_net.aggr_net.", ("weight.", "scale"))}
+"""What a part of a model that was published alone lacks before its names, and how those begin."""
+STRICT = frozenset({"laps"})
+"""Systems of which every tensor of a checkpoint must have its place, and every parameter its tensor."""
 CONVOLUTIONS = {"vsrn": frozenset(f"graph.{n}.{part}" for n in range(1, 5) for part in ("theta", "phi", "g", "out"))}
 """Our linear maps `[out, in]` that are published as convolutions `[out, in, 1]`."""
 COUNTER = ".num_batches_tracked"

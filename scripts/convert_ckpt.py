@@ -3,9 +3,11 @@
     python scripts/convert_ckpt.py uniter-base.pt --to house --output uniter-base.safetensors
     python scripts/convert_ckpt.py run/ckpt/best --to published --output model_step_5000.pt
     python scripts/convert_ckpt.py model_bfan_coco_equal.pth.tar --matcher bfan --to house --output bfan-equal
+    python scripts/convert_ckpt.py model_best.pth --matcher laps --to house --output laps
 
-The last writes a checkpoint folder: the weights, and the settings that they were trained with, so that
-train/evaluate.py can measure it at once (--config bfan-equal/config.json --which bfan-equal).
+The last two write a checkpoint folder: the weights, and the settings that they were trained with, so that
+train/evaluate.py can measure it at once (--config bfan-equal/config.json --which bfan-equal). What a file does not
+tell of its settings is taken from the published recipe, and said.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from model import adapt
 from model.names import TABLES
 from scripts._program import run
 from train.checkpoint import CONFIG, WEIGHTS, read_weights
-from train.published import matcher_of, read_published
+from train.published import guesses, matcher_of, read_published
 
 
 def convert(state: dict[str, Tensor], system: str, to: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -46,8 +48,11 @@ def convert(state: dict[str, Tensor], system: str, to: str) -> tuple[dict[str, T
     return {name: tensor.float().contiguous() for name, tensor in found.items()}, left_out
 
 
-def unpack(source: Path, system: str, folder: Path) -> list[str]:
-    """Write a published checkpoint with its options as a checkpoint folder; returns the names that were left out.
+def unpack(source: Path, system: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Write a published checkpoint with its options as a checkpoint folder.
+
+    Returns:
+        the names that were left out, and the settings that the file did not tell.
 
     Raises:
         ConfigError: the folder exists.
@@ -55,14 +60,16 @@ def unpack(source: Path, system: str, folder: Path) -> list[str]:
     """
     if folder.exists():
         raise ConfigError(f"--output {folder}: exists already; name a new folder, or end it in .safetensors or .pt")
-    published = read_published(source)
+    published = read_published(source, system)
     matcher = matcher_of(system, published)
-    loaded = adapt.load(matcher, system, published.weights)
+    loaded = adapt.load(matcher, system, published.weights, parts=False)
     if loaded.missing:
         lacking = ", ".join(adapt.published_name(system, name) for name in loaded.missing[:3])
         count = len(loaded.missing)
         raise DataError(f"{source}: lacks {count} tensors of {system} ({lacking} ...); is it another system's?")
+    guessed = guesses(system, published)
     note = published.facts | {"source": source.name, "options": published.options}
+    note |= {"guessed": guessed} if guessed else {}
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -70,7 +77,7 @@ def unpack(source: Path, system: str, folder: Path) -> list[str]:
     settings = matcher.config.model_dump(mode="json")
     write_json(beside / CONFIG, {"_note": note, "matcher": settings}, indent=1)
     beside.rename(folder)
-    return loaded.ignored
+    return loaded.ignored, guessed
 
 
 def write(path: Path, state: dict[str, Tensor]) -> None:
@@ -86,9 +93,9 @@ def write(path: Path, state: dict[str, Tensor]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path, help="a checkpoint folder, a .safetensors, .pt or .pth.tar file")
+    parser.add_argument("input", type=Path, help="a checkpoint folder, a .safetensors, .pt, .pth or .pth.tar file")
     parser.add_argument("--to", required=True, choices=("house", "published"), help="whose names to write")
-    written = "a .safetensors or .pt file; a new folder for a .pth.tar with its settings"
+    written = "a .safetensors or .pt file; a new folder for a published file with its settings"
     parser.add_argument("--output", required=True, type=Path, help=written)
     parser.add_argument("--matcher", default="uniter", choices=sorted(TABLES), help="the system")
     options = parser.parse_args(arguments)
@@ -99,8 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif options.output.suffix or options.to == "published":
         raise ConfigError(f"--output {options.output}: must end in .safetensors or .pt")
     else:
-        left_out = unpack(options.input, options.matcher, options.output)
+        left_out, guessed = unpack(options.input, options.matcher, options.output)
         print(f"weights and settings in {options.output}, {len(left_out)} tensors left out")
+        for setting in guessed:
+            print(f"  not told by the file: {setting}")
     for name in left_out:
         print(f"  left out: {name}")
     return 0

@@ -14,7 +14,11 @@ from model.matcher import Matcher, find
 
 SMALL = {"vocab_size": 60, "img_dim": 16, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
          "intermediate_size": 32, "max_position_embeddings": 64, "embed_size": 16, "word_dim": 12, "dim_hidden": 10,
-         "dim_word": 8, "max_len": 7}
+         "dim_word": 8, "max_len": 7,
+         "vision": {"model_type": "vit", "image_size": 16, "patch_size": 4, "hidden_size": 16, "num_hidden_layers": 2,
+                    "num_attention_heads": 2, "intermediate_size": 32},
+         "text": {"model_type": "bert", "vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2,
+                  "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}}  # fmt: skip
 """Sizes by their published names; a matcher takes those that it knows."""
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
@@ -44,6 +48,12 @@ def images_of(lengths: list[int], dim: int, seed: int = 0, half: bool = True) ->
     return Images(Ragged.of(features, torch.tensor(lengths)), boxes)
 
 
+def pictures_of(count: int, side: int, seed: int = 0) -> Images:
+    """Random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 3, side, side), np.uint8)
+    return Images.of_pixels(torch.from_numpy(pixels))
+
+
 def texts_of(lengths: list[int], vocabulary: int, seed: int = 0) -> Ragged:
     """Random word ids between [CLS]=2 and [SEP]=3; lengths count both."""
     rng = np.random.default_rng(seed)
@@ -64,7 +74,9 @@ def batch_for(matcher: Matcher, regions: list[int], words: list[int], anchors: i
     texts = texts_of(words, matcher.vocab_size, seed)
     pool = pools_of(len(regions), texts, anchors, size, seed) if anchors else None
     number, owner = torch.arange(len(regions)), torch.arange(len(words)) % len(regions)
-    return Batch(images_of(regions, matcher.image_dim, seed), texts, number, owner, pool)
+    dim = matcher.image_dim
+    images = pictures_of(len(regions), dim, seed) if matcher.takes_pictures else images_of(regions, dim, seed)
+    return Batch(images, texts, number, owner, pool)
 
 
 def padded_uniter(state: dict[str, Tensor], heads: int, activation: str, words: Tensor, word_mask: Tensor,

@@ -119,7 +119,9 @@ class Horovod(Comm):
         return lambda: self._hvd.synchronize(handle)
 
     def gather(self, tensor: Tensor, name: str) -> Tensor:
-        return self._hvd.allgather(tensor.detach().contiguous(), name=name)
+        # A thread of the library sizes what it gives back, which no other thread may do with an inference tensor.
+        with torch.inference_mode(False):
+            return self._hvd.allgather(tensor.detach().contiguous(), name=name)
 
     def broadcast_(self, tensor: Tensor, name: str) -> None:
         self._hvd.broadcast_(tensor, root_rank=0, name=name)

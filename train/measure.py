@@ -16,9 +16,10 @@ from data.pairs import Array
 from train.journal import Journal
 from train.recall import fold_recalls, mean, recalls
 from train.recipe import Parts
-from train.scorer import fingerprint
-from train.scores import MATRIX, keep_scores, kept_origin
+from train.scorer import shared_fingerprint
+from train.scores import CANDIDATES, MATRIX, TWO_STAGE, keep_scores, kept_origin, kept_two_stage
 from train.splits import Split
+from train.two_stage import Facts, TwoStage
 
 
 def measure(
@@ -34,30 +35,42 @@ def measure(
     Returns:
         The entry for results.json on rank 0, None elsewhere.
     """
-    place = folder / "scores" / name
+    keep, comm, index = parts.run.eval.two_stage, parts.comm, split.index
+    place = folder / "scores" / (name + (TWO_STAGE if keep else ""))
     place.mkdir(parents=True, exist_ok=True)
-    stripes = f"{fingerprint(parts.matcher, split.index)}-{parts.run.optim.precision}"
-    origin = f"{stripes}-{parts.run.eval.score_dtype}"
-    if parts.comm.share(kept_origin(place) == origin)[0]:
+    stripes = f"{shared_fingerprint(parts.matcher, index, comm)}-{parts.run.optim.precision}"
+    stripes += f"-two_stage-{keep}" if keep else ""
+    origin, file = f"{stripes}-{parts.run.eval.score_dtype}", CANDIDATES if keep else MATRIX
+    if comm.share(kept_origin(place, file) == origin)[0]:
         journal.say(f"{name}: scored before by these weights")
-        matrix = np.load(place / MATRIX, mmap_mode="r", allow_pickle=False) if parts.comm.rank == 0 else None
+        matrix = np.load(place / file, mmap_mode="r", allow_pickle=False) if comm.rank == 0 else None
     else:
-        matrix = scored(parts, split, name, place / "parts" / stripes, journal)
+        matrix, two_stage = scored(parts, split, name, place / "parts" / stripes, journal)
         if matrix is not None:
             shutil.rmtree(place / "parts")  # what an evaluation of other weights left unfinished goes too
-            keep_scores(place, matrix, split.index, origin)
+            keep_scores(place, matrix, index, origin, two_stage)
     if matrix is None:
         return None
     options = parts.run.eval if folds is None else parts.run.eval.model_copy(update={"folds": folds})
-    return judged(options, matrix, split.index.owner) | {"left_out": list(split.left_out)}
+    found = judged(options, matrix, index.owner) | {"left_out": list(split.left_out)}
+    return found | ({"two_stage": kept_two_stage(place)} if keep else {})
 
 
-def scored(parts: Parts, split: Split, name: str, stripes: Path, journal: Journal) -> Array | None:
-    """The score matrix on rank 0, in the type that scores are kept in."""
-    total = len(split.index.images) * len(split.index.texts)
-    journal.say(f"{name}: scoring {len(split.index.images)} images x {len(split.index.texts)} texts = {total} pairs")
-    matrix = parts.scorer.matrix(split.index, stripes, tenths(name, journal))
-    return None if matrix is None else matrix.astype(parts.run.eval.score_dtype, copy=False)
+def scored(
+    parts: Parts, split: Split, name: str, stripes: Path, journal: Journal
+) -> tuple[Array | None, Facts | None]:
+    """The score matrix on rank 0, in the type that scores are kept in, and what is known of its two stages."""
+    index, keep = split.index, parts.run.eval.two_stage
+    total = len(index.images) * len(index.texts)
+    pairs = f"{len(index.images)} images x {len(index.texts)} texts = {total} pairs"
+    if not keep:
+        journal.say(f"{name}: scoring {pairs}")
+        matrix, two_stage = parts.scorer.matrix(index, stripes, tenths(name, journal)), None
+    else:
+        journal.say(f"{name}: two stages: of {pairs} scoring those among the {keep} nearest of each image and text")
+        found = TwoStage(parts.scorer, keep).matrix(index, stripes, tenths(name, journal))
+        matrix, two_stage = found or (None, None)
+    return None if matrix is None else matrix.astype(parts.run.eval.score_dtype, copy=False), two_stage
 
 
 def tenths(name: str, journal: Journal) -> Callable[[int, int], None]:
@@ -100,7 +113,7 @@ def quick_check(parts: Parts, split: Split) -> dict[str, float]:
     parts.matcher.eval()
     hits = torch.zeros(4, dtype=torch.float64)
     with parts.precision.autocast():
-        images = parts.scorer.encode_images(index, np.arange(len(index.images)))
+        images = parts.scorer.encode_images(index, np.arange(len(index.images)), together=True)
         texts = parts.scorer.encode_texts(index, mine.numpy())
         for at in torch.arange(len(mine)).split(max(1, int(run.eval.tokens_per_block / tokens))):
             rows, pool_image = candidates[mine[at]].unique(return_inverse=True)

@@ -16,15 +16,18 @@ from torch import Tensor
 from config.errors import DataError
 from model.matcher import Matcher, build, find
 from model.names import PARTS
+from train.published_laps import describe
 
 Plain = bool | int | float | str | None
 MEANS = {"rnn_type": "gru", "measure": "cosine"}
 """Options of which one value was ever published, and is what our matchers compute."""
+FACTS = ("epoch", "Eiters", "best_rsum")
+ONE_DICT = frozenset({"laps"})
 
 
 @dataclass(frozen=True)
 class Published:
-    """A checkpoint of AOQ, VSRN or BFAN as its authors saved it.
+    """A checkpoint of AOQ, VSRN, BFAN or LAPS as its authors saved it.
 
     Attributes:
         weights: all tensors, each part's names under its prefix.
@@ -55,8 +58,8 @@ def unpickled(path: Path) -> Any:
         raise DataError(f"{path}: not a whole checkpoint ({gist}); copy or save it again") from error
 
 
-def read_published(path: Path) -> Published:
-    """A published checkpoint with its options.
+def read_published(path: Path, system: str = "") -> Published:
+    """A published checkpoint with its options; LAPS is one state dict, whose options may have been left out.
 
     Raises:
         DataError: it is not one, or not whole.
@@ -64,14 +67,25 @@ def read_published(path: Path) -> Published:
     if not path.is_file():
         raise DataError(f"{path}: no such file; name a published .pth.tar")
     content = unpickled(path)
+    if system in ONE_DICT:
+        return _of_one_dict(path, content)
     options = content.get("opt") if isinstance(content, dict) else None
     if not isinstance(options, Namespace) or not is_parts(content.get("model")):
         raise DataError(
             f"{path}: holds no list of state dicts with the options they were trained with; "
             "name a published .pth.tar of VSRN or BFAN, or give --output a .safetensors file"
         )
-    facts = {name: content[name] for name in ("epoch", "Eiters", "best_rsum") if name in content}
+    facts = {name: content[name] for name in FACTS if name in content}
     return Published(joined(content["model"]), plain(vars(options)), plain(facts))
+
+
+def _of_one_dict(path: Path, content: object) -> Published:
+    """A published checkpoint whose model is a single state dict; a state dict alone will do."""
+    around = content if isinstance(content, dict) and "model" in content else {"model": content}
+    weights, options = around["model"], around.get("opt", Namespace())
+    if not is_state(weights) or not isinstance(options, Namespace):
+        raise DataError(f"{path}: holds no state dict with the options it was trained with; name a model_best.pth")
+    return Published(dict(weights), plain(vars(options)), plain({n: around[n] for n in FACTS if n in around}))
 
 
 def plain(values: Mapping[str, object]) -> dict[str, Plain]:
@@ -81,11 +95,12 @@ def plain(values: Mapping[str, object]) -> dict[str, Plain]:
 
 def is_parts(model: object) -> TypeGuard[list[Mapping[str, Tensor]]]:
     """Whether this is a list of one to three state dicts."""
-    return (
-        isinstance(model, list)
-        and 0 < len(model) <= len(PARTS)
-        and all(isinstance(part, Mapping) and all(isinstance(t, Tensor) for t in part.values()) for part in model)
-    )
+    return isinstance(model, list) and 0 < len(model) <= len(PARTS) and all(is_state(part) for part in model)
+
+
+def is_state(model: object) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether this is one state dict."""
+    return isinstance(model, Mapping) and all(isinstance(tensor, Tensor) for tensor in model.values())
 
 
 def joined(model: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -100,6 +115,8 @@ def matcher_of(system: str, published: Published) -> Matcher:
         DataError: it was trained with an option that our matcher does not have.
     """
     options, kind = published.options, find(system).settings
+    if system == "laps":
+        return build(kind.model_validate(describe(published.weights, options).settings | {"name": system}))
     for name, value in MEANS.items():
         if options.get(name, value) != value:
             raise DataError(f"option {name} = {options[name]!r}: only {value!r} can be read; train that model anew")
@@ -114,6 +131,11 @@ def matcher_of(system: str, published: Published) -> Matcher:
         wrong = error.errors()[0]
         told = f"option {wrong['loc'][0]} = {wrong['input']!r}: {wrong['msg'].lower()}"
         raise DataError(f"{told}; the file is no checkpoint of {system}") from error
+
+
+def guesses(system: str, published: Published) -> list[str]:
+    """Settings of `matcher_of` that the file does not tell, and where they were taken from."""
+    return describe(published.weights, published.options).guessed if system == "laps" else []
 
 
 def sizes(weights: Mapping[str, Tensor]) -> dict[str, Plain]:

@@ -3,7 +3,8 @@
 Rows are images and columns are texts; `owner[t]` is the row of the image that text t describes. An image
 may have any number of texts. One pass over blocks of rows counts, for every query, the wrong candidates scored above
 its positive, those scored equal to it, and which of these have a smaller index; every rank and recall follows
-from these counts.
+from these counts. A pair that was not scored has -inf; a positive without a score stands behind all others, however
+ties are counted.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _BLOCK_VALUES = 1 << 21  # a few blocks of this size are all the memory taken be
 @dataclass(frozen=True)
 class Counts:
     """For each query: the wrong candidates above its best positive, those equal to it, and of these the ones whose
-    index is smaller than that of the (first) best positive; [queries]."""
+    index is smaller than that of the (first) best positive; [queries]. All are above a positive without a score."""
 
     above: Ints
     equal: Ints
@@ -85,6 +86,8 @@ def count(scores: Array, owner: Array) -> tuple[Counts, Counts]:
         of_texts.equal[:] += equal
         of_texts.before[:] += _before_in_columns(block, positive, owner - rows.start, equal)
     of_texts.equal[:] -= 1  # a text's own image
+    _put_last(of_images, best == -np.inf)
+    _put_last(of_texts, positive == -np.inf)
     asked = np.unique(owner)
     return Counts(of_images.above[asked], of_images.equal[asked], of_images.before[asked]), of_texts
 
@@ -103,9 +106,10 @@ def in_order(scores: Array, right: NDArray[np.bool_], ties: Ties = "pessimistic"
     """The candidates of each query (last axis), best first, in the order by which its rank is counted.
 
     right: which candidates are right answers, of the shape of `scores`. Within a tie they stand last, first
-    ("optimistic") or, with "index", where they are listed.
+    ("optimistic") or, with "index", where they are listed; without a score (-inf) last of all.
     """
     late = {"optimistic": ~right, "index": np.zeros_like(right)}.get(ties, right)
+    late = np.where(scores == -np.inf, right, late)
     return np.lexsort((late, -scores.astype(np.float64)))
 
 
@@ -230,6 +234,12 @@ def _blocks(images: int, texts: int) -> Iterator[slice]:
 def _single(values: Array) -> Array:
     """Half floats widened, exactly, because numpy compares them slowly."""
     return values.astype(np.float32) if values.dtype == np.float16 else np.asarray(values)
+
+
+def _put_last(counts: Counts, unscored: Array) -> None:
+    """Count what equals the positives of the queries `unscored [queries]` (bool) as above them."""
+    counts.above[unscored] += counts.equal[unscored]
+    counts.equal[unscored] = counts.before[unscored] = 0
 
 
 def _before_in_rows(block: Array, best: Array, first: Ints, equal: Ints) -> Ints:

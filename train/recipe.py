@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from config.schema import Run
+from config.errors import ConfigError
+from config.schema import Data, Run
+from data.augment import WordAugment
+from data.pictures import PictureView
 from model import adapt
 from model.matcher import Matcher, build
 from model.objective import Objective, build_objective
@@ -17,7 +20,9 @@ from train.comm import Comm
 from train.optim import build_optimizer
 from train.precision import Precision
 from train.scorer import Scorer
-from train.splits import Split, check_against_model, check_lengths, open_split, store_folders
+from train.splits import Split, check_against_model, check_lengths, open_split, store_folders, text_settings
+from train.towers import load_towers, with_towers
+from train.two_stage import check_two_stage
 
 
 @dataclass
@@ -33,24 +38,33 @@ class Parts:
 
     @property
     def scorer(self) -> Scorer:
-        return Scorer(self.matcher, self.comm, self.device, self.precision.autocast, self.run.eval.tokens_per_block)
+        tokens, threads = self.run.eval.tokens_per_block, max(1, self.run.data.n_workers)
+        return Scorer(self.matcher, self.comm, self.device, self.precision.autocast, tokens, threads)
 
     def split(self, name: str, leave_out_absent: bool = False) -> Split | None:
         """A split for evaluation (see `open_split`), fitting the model; None where the run has none of that name."""
         if not store_folders(name, self.run.data):
             return None
-        split = open_split(name, self.run.data, self.comm, leave_out_absent)
-        check_against_model(split, self.matcher.image_dim, self.matcher.vocab_size, self.vocab_hash,
-                            self.matcher.uses_boxes)
-        check_lengths(split.index, np.arange(len(split.index.texts)), self.matcher.longest_text)
+        pictures = whole_pictures(self.matcher, self.run.data)
+        split = open_split(name, self.run.data, self.comm, leave_out_absent, pictures)
+        self.check(split)
+        texts, longest = np.arange(len(split.index.texts)), self.matcher.longest_text
+        check_lengths(split.index, texts, longest, text_settings(self.run.matcher))
         return split
+
+    def check(self, split: Split) -> None:
+        """Raise DataError where a split does not fit the model."""
+        model = self.matcher
+        sizes = model.image_dim, model.vocab_size
+        check_against_model(split, *sizes, self.vocab_hash, model.uses_boxes, text_settings(self.run.matcher))
 
 
 @dataclass
 class Recipe(Parts):
-    """What is trained, on what, towards what; a regime says how (see `train.regime`)."""
+    """What is trained, on what, towards what; a regime says how (see `train.regime`). `augment` alters its texts."""
 
     train: Split
+    augment: WordAugment | None
     objective: Objective
     optimizer: torch.optim.Optimizer
 
@@ -58,12 +72,17 @@ class Recipe(Parts):
 def build_parts(run: Run, comm: Comm, weights: str = "", vocab_hash: str | None = None) -> Parts:
     """The model of a run, with `weights` (a checkpoint) or the run's own start."""
     device = comm.device()
+    run = run if weights else with_towers(run)
     torch.manual_seed(run.seed)
     matcher = build(run.matcher)
+    if not weights:
+        load_towers(matcher, run)
+    check_two_stage(run.eval.two_stage, matcher)
     start = weights or run.weights.checkpoint
     if start:
         state, facts = read_weights(Path(start)), read_facts(Path(start))
-        adapt.load(matcher, run.matcher.name, state, "if_missing" if weights else run.weights.rank_head_init)
+        rank_head_init = "if_missing" if weights else run.weights.rank_head_init
+        adapt.load(matcher, run.matcher.name, state, rank_head_init, parts=False)
         vocab_hash = facts.get("vocab_hash", vocab_hash)
     return Parts(run, comm, device, matcher.to(device), Precision(run.optim.precision, device), vocab_hash)
 
@@ -75,10 +94,30 @@ def build_recipe(run: Run, comm: Comm) -> Recipe:
         ConfigError, DataError: the parts do not fit each other; nothing has been written yet.
     """
     parts = build_parts(run, comm)
-    train = open_split("train", run.data, comm)
-    check_against_model(train, parts.matcher.image_dim, parts.matcher.vocab_size, parts.vocab_hash,
-                        parts.matcher.uses_boxes)
+    train = open_split("train", run.data, comm, pictures=training_pictures(parts.matcher, run.data))
+    parts.check(train)
+    augment = WordAugment.of(train.index, run.data.word_augment) if run.data.word_augment else None
     objective = build_objective(run.objective)
     optimizer = build_optimizer(run.optim, parts.matcher.named_parameters(), parts.matcher.decayed_norms)
     parts.vocab_hash = parts.vocab_hash or train.vocab_hash
-    return Recipe(**vars(parts), train=train, objective=objective, optimizer=optimizer)
+    return Recipe(**vars(parts), train=train, augment=augment, objective=objective, optimizer=optimizer)
+
+
+def whole_pictures(matcher: Matcher, data: Data) -> PictureView | None:
+    """How an evaluation looks at pictures, for a matcher that takes them."""
+    return PictureView(matcher.image_dim, cache_mb=data.picture_cache_mb) if matcher.takes_pictures else None
+
+
+def training_pictures(matcher: Matcher, data: Data) -> PictureView | None:
+    """How training looks at pictures, for a matcher that takes them; raises ConfigError for crops of anything else.
+
+    Its reading processes would each keep the pixels of their own, so none does.
+    """
+    if matcher.takes_pictures:
+        return PictureView(matcher.image_dim, data.smallest_crop)
+    if data.smallest_crop:
+        raise ConfigError(
+            f"smallest_crop={data.smallest_crop}: this matcher takes region features, which cannot be cropped; set it "
+            "to 0, or choose a matcher that takes pictures (--matcher laps)"
+        )
+    return None

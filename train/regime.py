@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from config.errors import ConfigError
+from config.schema import Data
 from data.batch import Batch
 from data.loader import Capacity, Loader
 from data.pairs import Array
@@ -17,7 +18,7 @@ from data.plan import Plan
 from train.clock import Clock
 from train.journal import Journal
 from train.recipe import Recipe
-from train.splits import check_lengths
+from train.splits import check_lengths, text_settings
 
 
 @dataclass(frozen=True)
@@ -82,20 +83,23 @@ class Regime(ABC):
         data, recipe = self.run.data, self.recipe
         reading = data.n_workers, data.prefetch_batches
         return Loader(
-            recipe.train.index, self.plans(first_slot), self.capacity, *reading, recipe.device, data.pin_mem
-        )
+            recipe.train.index, self.plans(first_slot), self.capacity, *reading, recipe.device, data.pin_mem,
+            recipe.augment,
+        )  # fmt: skip
 
     def check(self, texts: Array) -> None:
         """Check the run against what this regime asks of it; `texts` are those that it reads.
 
         Raises:
-            ConfigError: the objective sees more than is offered, or an update wants the same anchor twice.
+            ConfigError: the objective sees more than is offered, an update wants the same anchor twice, or the config
+                asks for random changes that have no items to be keyed by.
             DataError: a text is longer than the model takes.
         """
         recipe = self.recipe
         check_needs(recipe, self.offers)
+        check_changes(self.run.data, self.offers)
         check_anchors(self.anchors_per_update, len(self.anchors), self.comm.size)
-        check_lengths(recipe.train.index, texts, recipe.matcher.longest_text)
+        check_lengths(recipe.train.index, texts, recipe.matcher.longest_text, text_settings(self.run.matcher))
 
 
 def check_needs(recipe: Recipe, offers: frozenset[str]) -> None:
@@ -115,6 +119,18 @@ REMEDIES = {
     "(--objective hinge)",
     "offline": "needs offline negatives; name the folder that train/mine.py wrote (--offline FOLDER)",
 }
+
+
+def check_changes(data: Data, offers: frozenset[str]) -> None:
+    """Raise ConfigError where images or texts should be changed at random in a regime that reads one for many pairs."""
+    if "items" in offers:
+        return
+    for name in ("smallest_crop", "word_augment"):
+        if getattr(data, name):
+            raise ConfigError(
+                f"{name}={getattr(data, name)}: only the items of a batch are changed at random, and this trains on "
+                "pools; set it to 0, or train with train/itm.py"
+            )
 
 
 def check_anchors(wanted: int, anchors: int, size: int) -> None:

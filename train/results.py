@@ -6,24 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from data.files import read_json, write_json
+from train.scores import TWO_STAGE
 
 
 def keep(folder: Path, name: str, found: dict[str, Any]) -> None:
-    """Put an entry into results.json; the others stay as they are."""
+    """Put an entry into results.json; the others stay as they are, and that of all pairs beside one of two stages."""
     path = folder / "results.json"
     folder.mkdir(parents=True, exist_ok=True)
     there = read_json(path, "remove it and evaluate again") if path.exists() else {}
-    write_json(path, there | {name: found}, indent=1)
+    write_json(path, there | {name + (TWO_STAGE if "two_stage" in found else ""): found}, indent=1)
 
 
 def shown(found: dict[str, Any]) -> str:
     """The recalls of an entry for people; with folds, those of all images at once below their mean."""
+    end = told(found["two_stage"]) if "two_stage" in found else ""
     if "whole" not in found:
-        return table(found["recalls"])
+        return table(found["recalls"]) + end
     images, folds = found["images"], found["folds"]
     return (
         f"mean of {folds} folds of {images // folds:,} images\n{table(found['recalls'])}\n"
-        f"all {images:,} images\n{table(found['whole'])}"
+        f"all {images:,} images\n{table(found['whole'])}{end}"
+    )
+
+
+def told(found: dict[str, Any]) -> str:
+    """A line about two stages for people."""
+    ceiling = found["ceiling"]
+    took = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found["seconds"].items())
+    return (
+        f"two stages: {100 * found['scored']:.1f} % of the pairs scored, those among the {found['k']} nearest; so at "
+        f"most {100 * ceiling['txt']:.1f} % of the images and {100 * ceiling['img']:.1f} % of the texts can find a "
+        f"match ({took})\n"
     )
 
 

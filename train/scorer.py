@@ -1,5 +1,7 @@
 """All images x all texts to one score matrix: encoded once, scored in length-sorted tiles, shared out over ranks.
 
+Where pairs go through the model (joint heads), what is encoded is cheap, and each rank encodes all of it.
+
 The unit of work is a stripe: some texts against every image. A finished stripe is a file, so that a killed evaluation
 goes on where it was; their folder is named after the weights, so that no stripe of other weights is ever used.
 """
@@ -7,9 +9,10 @@ goes on where it was; their folder is named after the weights, so that no stripe
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +20,13 @@ import torch
 from torch import Tensor
 
 from data.batch import Images, Ragged
-from data.files import write_array
 from data.pairs import Array, PairIndex
 from model.attention import Attention
 from model.matcher import Matcher, Side
-from train.comm import Comm
+from train.comm import Comm, Solo
+from train.pieces import Pieces, Said
+from train.sides import encoded
 from train.step import Autocast
-
-CHUNK = 256
-"""Items that are read and encoded together."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Scorer:
     """Scores a split with a matcher.
 
     tokens: most packed tokens in one tile, which bounds the memory.
+    threads: how many decode pictures side by side.
     """
 
     matcher: Matcher
@@ -40,9 +42,10 @@ class Scorer:
     device: torch.device
     autocast: Autocast
     tokens: int
+    threads: int = 1
 
     @torch.inference_mode()
-    def matrix(self, index: PairIndex, folder: Path, said: Callable[[int, int], object]) -> Array | None:
+    def matrix(self, index: PairIndex, folder: Path, said: Said) -> Array | None:
         """`[images, texts]` float32 on rank 0, None elsewhere.
 
         Args:
@@ -52,24 +55,22 @@ class Scorer:
         """
         self.matcher.eval()
         folder.mkdir(parents=True, exist_ok=True)
-        by_regions, by_words = (np.argsort(lengths, kind="stable") for lengths in (index.regions, index.words))
+        by_regions, by_words = orders(index)
         stripes = list(self._stripes(index, by_words))
-        mine = stripes[self.comm.rank :: self.comm.size]
-        left = [stripe for stripe in mine if not (folder / name_of(stripe)).exists()]
-        if left:
+        pieces = Pieces(folder, [name_of(stripe) for stripe in stripes], self.comm)
+        left = pieces.left
+        # Who shares in the encoding shares in it for the others, even with no stripe left.
+        if left if self.is_joint else any(self.comm.share(len(left))):
             with self.autocast():
-                images, texts = self.encode_images(index, by_regions), self.encode_texts(index, by_words)
-                for done, (start, end) in enumerate(left, len(mine) - len(left) + 1):
-                    write_array(folder / name_of((start, end)), self._score_stripe(images, texts.slice(start, end)))
-                    said(done, len(mine))
+                images, texts = self.sides(index, by_regions, by_words)
+                pieces.make(left, lambda number: self.score_stripe(images, texts.slice(*stripes[number])), said)
         self.comm.barrier("scores")
         values = None
         if self.comm.rank == 0:
             values = np.empty((len(index.images), len(index.texts)), np.float32)
-            for start, end in stripes:
-                columns = by_words[start:end]
-                values[by_regions[:, None], columns] = np.load(folder / name_of((start, end)), allow_pickle=False)
-            shutil.rmtree(folder)
+            for (start, end), scores in zip(stripes, pieces.read(), strict=True):
+                values[by_regions[:, None], by_words[start:end]] = scores
+            pieces.clear()
         self.comm.barrier("matrix")
         return values
 
@@ -83,30 +84,48 @@ class Scorer:
             sides = self.encode_images(index, each_image), self.encode_texts(index, each_text)
             return self.matcher.score_watched(*sides, *pairs)
 
-    def encode_images(self, index: PairIndex, order: Array) -> Side:
-        """The images in this order, each decoded and encoded once."""
-        return Side.cat([self._encode_images(index, chunk) for chunk in chunks(order)])
+    def sides(self, index: PairIndex, images: Array, texts: Array) -> tuple[Side, Side]:
+        """These images and texts, encoded by all ranks together."""
+        return self.encode_images(index, images, together=True), self.encode_texts(index, texts, together=True)
 
-    def encode_texts(self, index: PairIndex, order: Array) -> Side:
-        """The texts in this order."""
-        return Side.cat([self.matcher.encode_text(read_texts(index, chunk).to(self.device)) for chunk in chunks(order)])
+    def encode_images(self, index: PairIndex, order: Array, together: bool = False) -> Side:
+        """The images in this order, each decoded and encoded once.
+
+        Args:
+            together: all ranks call it for the same images, and may share the work.
+        """
+        return self._encoded(partial(self._encode_images, index), order, index.regions, together, "images")
+
+    def encode_texts(self, index: PairIndex, order: Array, together: bool = False) -> Side:
+        """The texts in this order (see `encode_images`)."""
+        return self._encoded(partial(self._encode_texts, index), order, index.words, together, "texts")
+
+    def _encoded(
+        self, work: Callable[[Array], Side], order: Array, lengths: Array, together: bool, name: str
+    ) -> Side:
+        comm = self.comm if together and not self.is_joint else Solo()
+        return encoded(work, order, lengths[order], self.matcher.encode_chunk, comm, name)
 
     def _encode_images(self, index: PairIndex, chunk: Array) -> Side:
-        return self.matcher.encode_image(read_images(index, chunk).to(self.device))
+        return self.matcher.encode_image(read_images(index, chunk, self.threads).to(self.device))
+
+    def _encode_texts(self, index: PairIndex, chunk: Array) -> Side:
+        return self.matcher.encode_text(read_texts(index, chunk).to(self.device))
 
     @property
-    def _is_joint(self) -> bool:
+    def is_joint(self) -> bool:
         """Whether each pair goes through the model; other heads compare what is encoded, in tiles of their own."""
         return next(iter(self.matcher.heads.values())) == "joint"
 
     def _stripes(self, index: PairIndex, by_words: Array) -> Iterator[tuple[int, int]]:
         """Runs of texts of so many tokens; where pairs are computed jointly, as many as images fit into a tile."""
         typical = index.regions.mean() + index.words.mean()
-        width = max(1, int((self.tokens / typical) ** 0.5 if self._is_joint else self.tokens / index.words.mean()))
+        width = max(1, int((self.tokens / typical) ** 0.5 if self.is_joint else self.tokens / index.words.mean()))
         for start in range(0, len(by_words), width):
             yield start, min(start + width, len(by_words))
 
-    def _score_stripe(self, images: Side, texts: Side) -> Array:
+    def score_stripe(self, images: Side, texts: Side) -> Array:
+        """Scores `[images, texts]` of all pairs, on the host; images ascend in length."""
         parts = []
         start = 0
         while start < len(images):
@@ -117,7 +136,7 @@ class Scorer:
 
     def _height(self, images: Side, texts: Side, start: int) -> int:
         """How many images, ascending in length, fit into a tile with these texts."""
-        if not self._is_joint or images.tokens is None or texts.tokens is None:
+        if not self.is_joint or images.tokens is None or texts.tokens is None:
             return len(images)
         words = int(texts.tokens.lengths.sum())
         length = images.tokens.lengths[start:]
@@ -125,12 +144,30 @@ class Scorer:
         return max(1, int((tokens <= self.tokens).sum()))
 
 
-def read_images(index: PairIndex, chosen: Sequence[int] | Array) -> Images:
-    """The regions of these images, decoded into one allocation."""
+def orders(index: PairIndex) -> tuple[Array, Array]:
+    """All images and all texts, ascending in length."""
+    return np.argsort(index.regions, kind="stable"), np.argsort(index.words, kind="stable")
+
+
+def read_images(index: PairIndex, chosen: Sequence[int] | Array, threads: int = 1) -> Images:
+    """The regions or pictures of these images in one allocation; pictures are decoded by so many threads."""
+    chosen = np.asarray(chosen)
     lengths = index.regions[chosen]
-    features = np.empty((lengths.sum(), index.image_dim), index.feature_type)
-    boxes = np.empty((lengths.sum(), 7), np.float32)
-    index.read_images(chosen, features, boxes)
+    at = np.concatenate([[0], np.cumsum(lengths)])
+    features = np.empty((at[-1], *index.row_shape), index.feature_type)
+    boxes = np.empty((at[-1], 7), np.float32)
+
+    def read(part: Array) -> None:
+        rows = slice(at[part[0]], at[part[-1] + 1])
+        index.read_images(chosen[part], features[rows], boxes[rows])
+
+    pictures = len(index.row_shape) > 1
+    parts = np.array_split(np.arange(len(chosen)), min(threads, len(chosen)) if pictures else 1)
+    if len(parts) == 1:
+        read(parts[0])
+    else:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            list(pool.map(read, parts))
     return Images(Ragged.of(torch.from_numpy(features), torch.from_numpy(lengths)), torch.from_numpy(boxes))
 
 
@@ -157,15 +194,14 @@ def fingerprint(matcher: Matcher, index: PairIndex) -> str:
     return digest.hexdigest()
 
 
+def shared_fingerprint(matcher: Matcher, index: PairIndex, comm: Comm) -> str:
+    """`fingerprint` on all ranks; every rank has the same weights, and reading them all takes a while."""
+    return str(comm.share(fingerprint(matcher, index) if comm.rank == 0 else "")[0])
+
+
 def as_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor of any type."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-def chunks(order: Array) -> Iterator[Array]:
-    """The items of `order`, so many at a time as are read together."""
-    for start in range(0, len(order), CHUNK):
-        yield order[start : start + CHUNK]
 
 
 def name_of(stripe: tuple[int, int]) -> str:

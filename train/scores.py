@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -18,8 +18,14 @@ from train.recall import Array, Floats, Ints
 ENSEMBLE = "-ensemble"
 """Behind the name of a split: the entry and the score folder of several models' mean."""
 
+TWO_STAGE = "-two-stage"
+"""Behind the name of a split: the entry and the score folder of candidates alone."""
+
 MATRIX, IDS = "matrix.npy", "ids.json"
+CANDIDATES = "candidates.npy"
+"""In place of MATRIX where only candidates have a score and all other pairs -inf: for nobody who wants them all."""
 REMEDY = "evaluate again, or name a folder that an evaluation wrote"
+Facts = dict[str, Any]
 _BLOCK_VALUES = 1 << 21  # of each matrix that is averaged, so much at a time
 
 
@@ -67,16 +73,25 @@ def open_scores(folder: Path) -> Scores:
     return Scores(matrix, images, texts, np.asarray(ids["owner"], np.int64))
 
 
-def keep_scores(place: Path, matrix: Array, of: Pairs, origin: str) -> None:
-    """Write the matrix and its names into `place`, each whole or not at all, the names last."""
-    with _naming(place, of, origin):
-        write_array(place / MATRIX, matrix)
+def keep_scores(place: Path, matrix: Array, of: Pairs, origin: str, two_stage: Facts | None = None) -> None:
+    """Write the matrix and its names into `place`, each whole or not at all, the names last.
+
+    Args:
+        two_stage: what is known of the candidates, if the matrix has no other scores; it is then kept as CANDIDATES.
+    """
+    with _naming(place, of, origin, two_stage):
+        write_array(place / (CANDIDATES if two_stage else MATRIX), matrix)
 
 
-def kept_origin(place: Path) -> str | None:
+def kept_origin(place: Path, file: str = MATRIX) -> str | None:
     """Which weights and pairs the matrix kept in `place` came from; None without one."""
-    whole = (place / MATRIX).exists() and (place / IDS).exists()
+    whole = (place / file).exists() and (place / IDS).exists()
     return read_json(place / IDS, REMEDY).get("origin") if whole else None
+
+
+def kept_two_stage(place: Path) -> Facts | None:
+    """What is known of the candidates that alone have scores in `place`; None where all pairs have."""
+    return cast("Facts | None", read_json(place / IDS, REMEDY).get("two_stage"))
 
 
 def keep_mean(place: Path, folders: Sequence[Path]) -> Scores:
@@ -113,12 +128,12 @@ def mean_scores(matrices: Sequence[Array]) -> Floats:
 
 
 @contextmanager
-def _naming(place: Path, of: Pairs, origin: str) -> Iterator[None]:
+def _naming(place: Path, of: Pairs, origin: str, two_stage: Facts | None = None) -> Iterator[None]:
     """Without names while the matrix is replaced: what is half replaced is not used again."""
     (place / IDS).unlink(missing_ok=True)
     yield
     names = {"images": of.images, "texts": of.texts, "owner": of.owner.tolist(), "origin": origin}
-    write_json(place / IDS, names)
+    write_json(place / IDS, names | ({"two_stage": two_stage} if two_stage else {}))
 
 
 def _check_alike(one: Path, ours: Scores, other: Path, theirs: Scores) -> None:

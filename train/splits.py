@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import ConfigError, DataError
-from config.schema import Data
+from config.schema import Data, Named
+from data.image_source import ImageSource
 from data.images import ImageStore
 from data.pairs import Array, PairIndex, Source
+from data.pictures import PICTURES, PictureView
 from data.regions import RegionRule
 from data.texts import TextStore
+from data.variants import store_variants
 from train.comm import Comm
 
 
@@ -25,8 +28,12 @@ class Split:
     listed: bool
 
 
-def open_split(name: str, data: Data, comm: Comm, leave_out_absent: bool = False) -> Split:
+def open_split(
+    name: str, data: Data, comm: Comm, leave_out_absent: bool = False, pictures: PictureView | None = None
+) -> Split:
     """Open "train", "val" or "test"; with `leave_out_absent` without the images that the image store does not hold.
+
+    Images are region features, or `pictures` looked at in this way.
 
     Damaged records are looked for up front where the policy is to go on without them: ranks share the reading and
     all leave out the same ones. With the policy "fail" a damaged record stops the run when it is met.
@@ -38,13 +45,24 @@ def open_split(name: str, data: Data, comm: Comm, leave_out_absent: bool = False
     pairs = store_folders(name, data)
     if not pairs:
         raise ConfigError(f"{name}_txt_db and {name}_img_db are not set; name the stores of this split")
-    rule = RegionRule(data.conf_th, data.max_bb, data.min_bb, data.num_bb, data.compressed_db)
-    sources = [Source(TextStore(texts), ImageStore(images, rule)) for texts, images in pairs]
+    sources = [Source(TextStore(texts), open_images(images, data, pictures)) for texts, images in pairs]
     damaged = () if data.damaged == "fail" else find_damaged(sources, comm)
     absent = {name for source in sources for name in absent_from(source)} if leave_out_absent else set()
     left_out = tuple(sorted({*damaged, *absent}))
     index = PairIndex(sources, frozenset(left_out))
     return Split(index, one_vocabulary(sources), left_out, data.damaged == "quarantine")
+
+
+def open_images(folder: str, data: Data, pictures: PictureView | None) -> ImageSource:
+    """The region features or the `pictures` of a folder; raises DataError where it does not hold them."""
+    if pictures is not None:
+        return pictures.open(folder)
+    if store_variants(folder) == [PICTURES]:
+        raise DataError(
+            f"{folder} holds pictures but the matcher takes region features; name a store of regions, or choose a "
+            "matcher that takes pictures (--matcher laps)"
+        )
+    return ImageStore(folder, RegionRule(data.conf_th, data.max_bb, data.min_bb, data.num_bb, data.compressed_db))
 
 
 def absent_from(source: Source) -> set[str]:
@@ -78,9 +96,13 @@ def one_vocabulary(sources: list[Source]) -> str | None:
 
 
 def check_against_model(
-    split: Split, image_dim: int, vocab_size: int, vocab_hash: str | None, uses_boxes: bool
+    split: Split, image_dim: int, vocab_size: int, vocab_hash: str | None, uses_boxes: bool, texts: str = "matcher"
 ) -> None:
-    """Raise DataError where a store does not fit the model: its width, boxes, word ids, or vocabulary."""
+    """Raise DataError where a store does not fit the model: its width, boxes, word ids, or vocabulary.
+
+    Args:
+        texts: where the settings of the model's text side are (see `text_settings`).
+    """
     for source in split.index.sources:
         if source.images.dim != image_dim:
             raise DataError(
@@ -97,7 +119,7 @@ def check_against_model(
         if special.size > vocab_size or (special.mask is None and special.size != vocab_size):
             raise DataError(
                 f"{source.texts.folder}: its vocabulary has {special.size} entries but the model knows {vocab_size}; "
-                f"set matcher.vocab_size={special.size} or use another store"
+                f"set {texts}.vocab_size={special.size} or use another store"
             )
     if vocab_hash and split.vocab_hash and vocab_hash != split.vocab_hash:
         folder = split.index.sources[0].texts.folder
@@ -107,8 +129,12 @@ def check_against_model(
         )
 
 
-def check_lengths(index: PairIndex, texts: Array, longest: int | None) -> None:
-    """Raise DataError where one of the captions `texts` has more ids than the model has positions for."""
+def check_lengths(index: PairIndex, texts: Array, longest: int | None, settings: str = "matcher") -> None:
+    """Raise DataError where one of the captions `texts` has more ids than the model has positions for.
+
+    Args:
+        settings: where those of the model's text side are (see `text_settings`).
+    """
     words = index.words[texts]
     if longest is None or words.max(initial=0) <= longest:
         return
@@ -116,8 +142,13 @@ def check_lengths(index: PairIndex, texts: Array, longest: int | None) -> None:
     folder = index.sources[index.text_source[text]].texts.folder
     raise DataError(
         f"{folder}: caption {index.texts[text]} has {words.max()} ids, its marks included, but the model takes "
-        f"{longest}; set matcher.max_position_embeddings={words.max()} or shorten it"
+        f"{longest}; set {settings}.max_position_embeddings={words.max()} or shorten it"
     )
+
+
+def text_settings(config: Named) -> str:
+    """Where a matcher's config says how large its text side is: in itself, or in what it says of a text tower."""
+    return "matcher.text" if hasattr(config, "text") else "matcher"
 
 
 def write_quarantine(splits: Iterable[Split], folder: Path) -> None:

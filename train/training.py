@@ -26,11 +26,14 @@ def train(build: Callable[[Recipe], Regime], run: Run, args: Namespace, comm: Co
     regime = build(recipe)
     if args.dry_run:
         return dry_run(regime)
-    val, test = recipe.split("val"), recipe.split("test")
-    folder = claim(run, comm)
+    test = recipe.split("test")
+    val = test if run.eval.select_on_test else recipe.split("val")
+    folder = claim(recipe.run, comm)
     with Journal(folder, comm.rank, run.output.tensorboard, run.output.log_steps) as journal:
         for note in args.notes:
             journal.say(note)
+        if run.eval.select_on_test:
+            journal.say("the best checkpoint is chosen by its recalls of the test set, which are too high then")
         if comm.rank == 0:
             write_quarantine([split for split in (recipe.train, val, test) if split], folder)
         trainer = Trainer(regime, journal, folder)
@@ -46,7 +49,8 @@ def train(build: Callable[[Recipe], Regime], run: Run, args: Namespace, comm: Co
         found = measure(recipe, test, "test", folder, journal)
         if found is not None:
             journal.event("valid", step=trainer.step, split="test", recalls=found["recalls"])
-            keep(folder, "test", found | {"checkpoint": best.name if best else ""})
+            chosen = {"selected_on": "test"} if run.eval.select_on_test else {}
+            keep(folder, "test", found | {"checkpoint": best.name if best else ""} | chosen)
             sys.stdout.write(table(found["recalls"]))
     return code
 

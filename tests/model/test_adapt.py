@@ -204,3 +204,118 @@ def test_counters_of_batch_norms_are_carried_over_and_may_be_absent() -> None:
         del published[name]
     assert adapt.load(model, "vsrn", published) == adapt.Loaded([], [])
     assert model.state_dict()[adapt.house_name("vsrn", counters[0])] == 3
+
+
+# LAPS: the towers as transformers 4.57 named them.
+SWIN = {"model_type": "swin", "image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 2],
+        "window_size": 4}  # fmt: skip
+LAPS_NAMES = {
+    "img_enc.visual_encoder.embeddings.cls_token": "vision.tower.embeddings.cls_token",
+    "img_enc.visual_encoder.embeddings.patch_embeddings.projection.bias":
+        "vision.tower.embeddings.patch_embeddings.projection.bias",
+    "img_enc.visual_encoder.encoder.layer.11.attention.attention.query.weight":
+        "vision.tower.layers.11.attention.q_proj.weight",
+    "img_enc.visual_encoder.encoder.layer.3.attention.output.dense.bias": "vision.tower.layers.3.attention.o_proj.bias",
+    "img_enc.visual_encoder.encoder.layer.3.output.dense.bias": "vision.tower.layers.3.mlp.fc2.bias",
+    "img_enc.visual_encoder.encoder.layers.2.blocks.17.attention.self.relative_position_bias_table":
+        "vision.tower.encoder.layers.2.blocks.17.attention.relative_position_bias.relative_position_bias_table",
+    "img_enc.visual_encoder.encoder.layers.3.blocks.1.intermediate.dense.weight":
+        "vision.tower.encoder.layers.3.blocks.1.mlp.fc1.weight",
+    "img_enc.visual_encoder.encoder.layers.0.downsample.reduction.weight":
+        "vision.tower.encoder.layers.0.downsample.reduction.weight",
+    "img_enc.vision_proj.weight": "vision.project.weight",
+    "txt_enc.bert.encoder.layer.7.attention.output.LayerNorm.bias":
+        "text.tower.encoder.layer.7.attention.output.LayerNorm.bias",
+    "txt_enc.fc.bias": "text.project.bias",
+    "cross_net.aggr_net.weight.3.bias": "aggregate.weigh.bias",
+    "cross_net.aggr_net.scale": "aggregate.scale",
+}  # fmt: skip
+
+
+def laps(kind: str, seed: int = 0) -> Matcher:
+    return small("laps", seed, **({"vision": SWIN} if kind == "swin" else {}), embed_size=24)
+
+
+def old_names(kind: str) -> tuple[Matcher, dict[str, Tensor]]:
+    """A model, and its weights under published names with what an old library wrote besides."""
+    donor = lively(laps(kind))
+    published = adapt.to_published("laps", donor.state_dict())
+    besides = {"img_enc.visual_encoder.pooler.dense.weight": torch.ones(3, 3),
+               "txt_enc.bert.pooler.dense.bias": torch.ones(3),
+               "txt_enc.bert.embeddings.position_ids": torch.arange(9)[None]}  # fmt: skip
+    if kind == "swin":
+        block = "img_enc.visual_encoder.encoder.layers.1.blocks.0.attention.self"
+        besides[f"{block}.relative_position_index"] = torch.zeros(16, 16, dtype=torch.int64)
+    return donor, published | besides
+
+
+@pytest.mark.parametrize("published", LAPS_NAMES)
+def test_names_with_several_numbers_go_both_ways(published: str) -> None:
+    assert adapt.house_name("laps", published) == LAPS_NAMES[published]
+    assert adapt.published_name("laps", LAPS_NAMES[published]) == published
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_a_published_laps_is_loaded_and_goes_back(kind: str) -> None:
+    donor, published = old_names(kind)
+    assert not [name for name in published if "q_proj" in name or "fc1" in name]
+    matcher = laps(kind, seed=5)
+    found = adapt.load(matcher, "laps", published, parts=False)
+    assert equal(matcher, donor)
+    assert found.missing == []
+    assert {name.rpartition(".")[2] for name in found.ignored} <= {"weight", "bias", "position_ids",
+                                                                   "relative_position_index"}  # fmt: skip
+    assert len(found.ignored) == (4 if kind == "swin" else 3), "poolers and buffers alone"
+    again = adapt.to_published("laps", matcher.state_dict())
+    assert again.keys() == published.keys() - set(found.ignored)
+
+
+def test_our_own_names_of_laps_are_taken_too() -> None:
+    donor = lively(laps("vit"))
+    matcher = laps("vit", seed=5)
+    assert adapt.load(matcher, "laps", donor.state_dict()) == adapt.Loaded([], [])
+    assert equal(matcher, donor)
+
+
+@pytest.mark.parametrize("prefix", ["cross_net.aggr_net.", ""])
+def test_parts_of_laps_are_taken_where_they_are_asked_for(prefix: str) -> None:
+    donor, published = old_names("vit")
+    net = {prefix + name.removeprefix("cross_net.aggr_net."): t for name, t in published.items() if "cross_net" in name}
+    assert len(net) == 7
+    matcher, before = laps("vit", seed=5), laps("vit", seed=5).state_dict()
+    found = adapt.load(matcher, "laps", net)
+    for name, tensor in matcher.state_dict().items():
+        own = name.startswith("aggregate.")
+        assert own != (name in found.missing)
+        assert torch.equal(tensor, (donor.state_dict() if own else before)[name])
+    with pytest.raises(DataError, match=r"lacks \d+ tensors of this laps \(vision\.tower"):
+        adapt.load(matcher, "laps", net, parts=False)
+
+
+def test_half_a_part_of_laps_is_refused() -> None:
+    _, published = old_names("vit")
+    matcher = laps("vit", seed=5)
+    del published["txt_enc.bert.encoder.layer.1.output.dense.bias"]
+    lacking = r"lacks 1 tensors of this laps \(text\.tower\.encoder\.layer\.1\.output\.dense\.bias\); use the matcher"
+    for parts in (False, True):
+        with pytest.raises(DataError, match=lacking):
+            adapt.load(matcher, "laps", published, parts=parts)
+    assert equal(matcher, laps("vit", seed=5)), "nothing was loaded"
+
+
+@pytest.mark.parametrize("strange", ["img_enc.visual_encoder.encoder.layer.7.output.dense.bias", "criterion.weight",
+                                     "txt_enc.gru.weight"])  # fmt: skip
+def test_strange_names_in_a_laps_are_refused_and_told(strange: str) -> None:
+    _, published = old_names("vit")
+    with pytest.raises(DataError, match="has 1 tensors that this laps has no place for") as told:
+        adapt.load(laps("vit"), "laps", published | {strange: torch.ones(2)})
+    assert (adapt.house_name("laps", strange) or strange) in str(told.value)
+
+
+def test_a_laps_of_other_sizes_is_refused() -> None:
+    _, published = old_names("vit")
+    other = small("laps", vision={"model_type": "vit", "image_size": 16, "patch_size": 8, "hidden_size": 16,
+                                  "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+                  embed_size=24, aggr_ratio=1.0)  # fmt: skip
+    with pytest.raises(DataError, match=r"position_embeddings is \[1, 17, 16\] but the model wants \[1, 5, 16\]"):
+        adapt.load(other, "laps", published)

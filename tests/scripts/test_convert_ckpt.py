@@ -15,6 +15,8 @@ from config.errors import ConfigError, DataError
 from model import adapt
 from model.bfan import Bfan
 from model.bfan import Config as BfanConfig
+from model.laps import Config as LapsConfig
+from model.laps import Laps
 from model.matcher import build
 from model.uniter import Config, Uniter
 from scripts.convert_ckpt import main
@@ -108,6 +110,67 @@ def test_a_released_checkpoint_may_be_weights_alone(tmp_path: Path) -> None:
     assert unpack(tmp_path / "best.pth.tar", tmp_path / "bfan.safetensors") == 0
     found = load_file(tmp_path / "bfan.safetensors")
     assert found.keys() == theirs.state_dict().keys() | {"word_rnn.spare"}
+
+
+EYES = {"model_type": "vit", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "intermediate_size": 8, "image_size": 16, "patch_size": 4}  # fmt: skip
+READER = {"model_type": "bert", "vocab_size": 20, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1,
+          "intermediate_size": 8, "max_position_embeddings": 12}  # fmt: skip
+
+
+def released_laps(path: Path, **changes: object) -> Laps:
+    """A published file of LAPS with the poolers that it never used."""
+    matcher = Laps(LapsConfig(vision=EYES, text=READER, embed_size=16))
+    state = adapt.to_published("laps", matcher.state_dict())
+    state["img_enc.visual_encoder.pooler.dense.weight"] = torch.zeros(64, 64)
+    options = Namespace(sparse_ratio=0.5, aggr_ratio=0.4, num_patches=16, vit_type="vit", margin=0.2)
+    content = {"epoch": 4, "model": state, "best_rsum": 2.5, "Eiters": 8, "opt": options} | changes
+    torch.save({name: value for name, value in content.items() if value is not None}, path)
+    return matcher
+
+
+def test_a_released_laps_becomes_a_folder_and_goes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = released_laps(tmp_path / "model_best.pth")
+    assert unpack(tmp_path / "model_best.pth", tmp_path / "laps", "laps") == 0
+    told = capsys.readouterr().out
+    assert "1 tensors left out\n  left out: img_enc.visual_encoder.pooler.dense.weight" in told
+    assert "not told" not in told
+    run = load(tmp_path / "laps" / "config.json", {}, KINDS)
+    matcher = build(run.matcher)
+    assert adapt.load(matcher, "laps", read_weights(tmp_path / "laps")) == adapt.Loaded([], [])
+    assert all(torch.equal(tensor, matcher.state_dict()[name]) for name, tensor in theirs.state_dict().items())
+    facts = read_facts(tmp_path / "laps")
+    assert (facts["epoch"], facts["best_rsum"], facts["options"]["margin"]) == (4, 2.5, 0.2)
+    back = ["--matcher", "laps", "--to", "published", "--output", str(tmp_path / "back.pt")]
+    assert main([str(tmp_path / "laps"), *back]) == 0
+    given = torch.load(tmp_path / "model_best.pth", weights_only=False)["model"]
+    written = torch.load(tmp_path / "back.pt", weights_only=True)
+    assert written.keys() == given.keys() - {"img_enc.visual_encoder.pooler.dense.weight"}
+    assert all(torch.equal(tensor, given[name]) for name, tensor in written.items())
+
+
+def test_what_a_released_laps_does_not_tell_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    released_laps(tmp_path / "model_best.pth", opt=None)
+    assert unpack(tmp_path / "model_best.pth", tmp_path / "laps", "laps") == 0
+    recipe = "that of the published recipe for vit"
+    guessed = [f"sparse_ratio 0.5: {recipe}", f"aggr_ratio 0.4: {recipe}"]
+    assert all(f"not told by the file: {line}" in capsys.readouterr().out for line in guessed[:1])
+    assert read_facts(tmp_path / "laps")["guessed"] == guessed
+
+
+def test_a_laps_with_something_strange_makes_no_folder(tmp_path: Path) -> None:
+    released_laps(tmp_path / "whole.pth")
+    state = torch.load(tmp_path / "whole.pth", weights_only=False)["model"]
+    released_laps(tmp_path / "more.pth", model=state | {"criterion.weight": torch.zeros(1)})
+    with pytest.raises(DataError, match=r"has 1 tensors that this laps has no place for \(criterion\.weight\)"):
+        unpack(tmp_path / "more.pth", tmp_path / "laps", "laps")
+    released_laps(tmp_path / "less.pth", model={name: t for name, t in state.items() if "txt_enc.fc" not in name})
+    with pytest.raises(DataError, match=r"lacks 2 tensors of this laps \(text\.project\.weight"):
+        unpack(tmp_path / "less.pth", tmp_path / "laps", "laps")
+    released(tmp_path / "bfan.pth.tar")
+    with pytest.raises(DataError, match=r"bfan\.pth\.tar: holds no state dict"):
+        unpack(tmp_path / "bfan.pth.tar", tmp_path / "laps", "laps")
+    assert not (tmp_path / "laps").exists()
 
 
 class Payload:

@@ -51,6 +51,8 @@ def gathered(comm: Comm) -> Any:
     rows = torch.arange(2.0 * (comm.rank + 1)).view(-1, 2) + 10 * comm.rank
     bits = torch.tensor([True] * comm.rank, dtype=torch.uint8)
     found = [comm.gather(rows, "rows"), comm.gather(rows.long(), "ints"), comm.gather(bits, "bits")]
+    with torch.inference_mode():
+        found.append(comm.gather(2 * rows, "evaluated"))
     return [value.tolist() for value in found] + [str(found[1].dtype)]
 
 

@@ -63,7 +63,8 @@ class TestTwoRanks:
     def test_rows_are_gathered_in_the_order_of_ranks_however_many_each_has(self, found: Found) -> None:
         rows = [[0.0, 1.0], [10.0, 11.0], [12.0, 13.0]]
         for one in found[:2]:
-            assert one["gathered"] == [rows, rows, [1], "torch.int64"]
+            doubled = [[2 * value for value in row] for row in rows]
+            assert one["gathered"] == [rows, rows, [1], doubled, "torch.int64"]
 
     def test_the_sum_is_the_sum_and_a_new_tensor(self, found: Found) -> None:
         assert [one["summed"] for one in found[:2]] == [[[3.0, 30.0], [1.0, 10.0]], [[3.0, 30.0], [2.0, 20.0]]]

@@ -12,6 +12,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from config.schema import Run
+from tests.items import items_config
 from tests.support import run as command
 from tests.support import write_config
 from tests.train.conftest import MakeRun, Pretended
@@ -139,3 +140,30 @@ def test_an_ensemble_by_the_real_command(make_run: MakeRun, runs: list[Path], tm
     assert done.returncode == 3
     assert done.stderr == (f"evaluate: {tmp_path / 'none'}: holds no matrix.npy, nor does its scores/test; "
                            "evaluate that run on test first\n")
+
+
+def test_two_stages_by_the_real_commands(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    """Trained and measured in two stages, then measured on all pairs, in the same folder."""
+    sections = {"optim": {"num_train_steps": 2}, "eval": {"valid_steps": 2, "two_stage": 4}}
+    config, out = write_config(tmp_path / "given.json", items_config(stores, **sections)), tmp_path / "out"
+    done = command("train/itm.py", "--config", config, "--output_dir", out)
+    assert done.returncode == 0, done.stderr
+    assert "val: two stages: of 24 images x 48 texts" in (out / "log.txt").read_text()
+    first = results(out)
+    assert first.keys() == {"test-two-stage"}
+
+    words = ["train/evaluate.py", "--config", config, "--output_dir", out]
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == shown(results(out)["test-two-stage"])
+    assert "% of the pairs scored, those among the 4 nearest" in done.stdout
+    done = command(*words, "--two_stage", "0")
+    assert done.returncode == 0, done.stderr
+    found = results(out)
+    assert found["test-two-stage"]["recalls"] == first["test-two-stage"]["recalls"]
+    assert "two_stage" not in found["test"]
+    assert open_scores(out / "scores" / "test").matrix.min() > -np.inf
+    done = command(*words, "--scores", out / "scores" / "test-two-stage")
+    assert done.returncode == 3
+    assert "scores/test-two-stage: holds no matrix.npy" in done.stderr
+

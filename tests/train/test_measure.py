@@ -11,13 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from config import load
 from config.errors import ConfigError
 from config.schema import Eval
+from data.pairs import PairIndex
+from model.matcher import Matcher
+from tests.items import items_config
+from tests.ranks import on_ranks
 from tests.samples import lively
-from tests.support import write_stores
+from tests.support import DIM, VOCAB, write_config, write_stores
 from tests.train.conftest import MakeRun, Pretended
 from train import measure as measuring
 from train.comm import Comm, Solo
+from train.entry import KINDS
 from train.journal import Journal
 from train.measure import judged, measure, quick_check, tenths
 from train.precision import Precision
@@ -26,6 +32,7 @@ from train.recipe import Parts, build_parts
 from train.scorer import read_images, read_texts
 from train.scores import kept_origin
 from train.splits import Split
+from train.two_stage import TwoStage
 
 
 def opened(make_run: MakeRun, comm: Comm | None = None, **options: Any) -> tuple[Parts, Split]:
@@ -118,6 +125,78 @@ def test_scores_may_be_kept_in_half_precision(make_run: MakeRun, tmp_path: Path)
     assert matrix.dtype == np.float16
     assert found is not None
     assert found["recalls"] == recalls(matrix, split.index.owner, "pessimistic", "correct", 1)
+
+
+def test_two_stages_are_kept_beside_all_pairs_and_counted_again(
+    stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matcher of tokens; the matrix of all pairs stays what it is."""
+    matcher = {"name": "bfan", "vocab_size": VOCAB, "img_dim": DIM, "embed_size": 8, "word_dim": 6}
+
+    def parts_of(**options: Any) -> Parts:
+        config = items_config(stores, eval=options) | {"matcher": matcher}
+        parts = build_parts(load(write_config(tmp_path / "given.json", config), {}, KINDS), Solo())
+        lively(parts.matcher)
+        return parts
+
+    every, some = parts_of(), parts_of(two_stage=3, score_dtype="float16", ties="optimistic")
+    split, out = some.split("test"), tmp_path / "out"
+    assert split is not None
+    exact = measure(every, split, "test", out, Journal(None))
+    found = measure(some, split, "test", out, Journal(out, tensorboard=False))
+    assert exact is not None
+    assert found is not None
+    assert "two_stage" not in exact
+    assert (out / "log.txt").read_text().count(
+        "test: two stages: of 24 images x 48 texts = 1152 pairs scoring those among the 3 nearest of each") == 1
+    place = out / "scores" / "test-two-stage"
+    assert sorted(path.name for path in place.iterdir()) == ["candidates.npy", "ids.json"]
+    matrix = np.load(place / "candidates.npy", allow_pickle=False)
+    assert matrix.dtype == np.float16
+    known = found["two_stage"]
+    assert known["k"] == 3
+    assert known["scored"] == (matrix > -np.inf).mean()
+    owner = split.index.owner
+    assert known["ceiling"]["img"] == (matrix[owner, np.arange(48)] > -np.inf).mean()
+    assert found["recalls"] == recalls(matrix, owner, "optimistic")
+    assert all(found["recalls"][f"{way}_r{k}"] <= share for way, share in known["ceiling"].items() for k in (1, 5, 10))
+
+    monkeypatch.setattr(TwoStage, "matrix", lambda *_: pytest.fail("scored again"))
+    assert measure(some, split, "test", out, Journal(None)) == found
+    monkeypatch.setattr(type(every.scorer), "matrix", lambda *_: pytest.fail("scored again"))
+    assert measure(every, split, "test", out, Journal(None)) == exact
+    with pytest.raises(pytest.fail.Exception):
+        measure(parts_of(two_stage=4), split, "test", out, Journal(None))
+
+
+def test_pairs_that_only_meet_inside_the_model_are_refused_before_anything_is_read(make_run: MakeRun) -> None:
+    with pytest.raises(ConfigError, match="two_stage=5: matcher uniter sees images only together with texts"):
+        build_parts(make_run(eval={"two_stage": 5}), Solo())
+
+
+@pytest.mark.parametrize("name", ["vsrn", "bfan"])
+def test_ranks_share_the_images_of_the_quick_check(
+    name: str, stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Matcher, "encode_chunk", 5)
+    matcher = {"name": name, "vocab_size": VOCAB, "img_dim": DIM, "embed_size": 8, "word_dim": 6}
+    config = items_config(stores, eval={"inf_minibatch_size": 13}) | {"matcher": matcher}
+    run, decoded, read = load(write_config(tmp_path / "given.json", config), {}, KINDS), [], PairIndex.read_images
+
+    def noted(self: PairIndex, images: Any, *args: Any) -> None:
+        decoded.append(len(images))
+        read(self, images, *args)
+
+    monkeypatch.setattr(PairIndex, "read_images", noted)
+    parts = build_parts(run, Solo())
+    lively(parts.matcher)
+    split = parts.split("test")
+    assert split is not None
+    alone = quick_check(parts, split)
+    assert sum(decoded) == 24
+    for found in on_ranks(2, lambda comm: quick_check(replace(parts, comm=comm), split)):
+        assert found == pytest.approx(alone)
+    assert sum(decoded) == 24 + 24 + 1, "of five chunks; the rank without the sixth shows its shape by one image"
 
 
 def test_other_ranks_find_nothing_and_write_no_result(make_run: MakeRun, tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ from config.errors import ConfigError, DataError
 from config.schema import Run
 from data.candidates import open_candidates
 from data.pairs import PairIndex
+from model.vsrn import Vsrn
+from tests.drawn import write_picture_store
 from tests.items import VSRN, items_config
+from tests.pieces import write_pieces
 from tests.support import write_config
 from train.comm import Solo
 from train.entry import KINDS
@@ -92,6 +95,17 @@ def test_embeddings_belong_to_the_stores(run: Run, index: PairIndex, embeddings:
     scores[index.owner, np.arange(48)] = -np.inf
     np.testing.assert_array_equal(found.i2t, np.argsort(-scores, 1, kind="stable")[:, :9])
     np.testing.assert_array_equal(found.t2i, np.argsort(-scores.T, 1, kind="stable")[:, :4])
+
+
+def test_embeddings_of_pictures_belong_to_their_stores(
+    embeddings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Vsrn, "takes_pictures", True)
+    names = [f"{number}.jpg" for number in range(24)]
+    write_picture_store(tmp_path / "img", names)
+    run = run_of((write_pieces(tmp_path / "pieces.db", names), tmp_path / "img"), tmp_path)
+    mined(run, "--embeddings", embeddings, dry_run=True)
+    assert capsys.readouterr().err == "ready: 24 images x 48 texts\n"
 
 
 def test_embeddings_without_stores(stores: tuple[Path, Path], embeddings: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from model.matcher import Matcher
 from model.names import PARTS
 from tests.samples import lively, small
 from train.checkpoint import read_weights
-from train.published import matcher_of, read_published, unpickled
+from train.published import guesses, matcher_of, read_published, unpickled
 
 SHARED = {"vocab_size": 60, "img_dim": 16, "embed_size": 16, "word_dim": 12, "num_layers": 1, "no_imgnorm": False}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -205,3 +205,118 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"best\.pth\.tar: not a whole checkpoint \(.+\); copy or save") as told:
             read_published(path)
         assert "\n" not in str(told.value)
+
+
+# ---------------------------------------------------------------- LAPS: one state dict, sizes by shapes
+
+TEXT = {"model_type": "bert", "vocab_size": 40, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 1,
+        "intermediate_size": 32, "max_position_embeddings": 20}  # fmt: skip
+VIT = {"model_type": "vit", "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2,
+       "intermediate_size": 48, "image_size": 24, "patch_size": 4}  # fmt: skip
+SWIN = {"model_type": "swin", "image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2, 1, 1],
+        "num_heads": [1, 2, 4], "window_size": 4, "mlp_ratio": 2.0}  # fmt: skip
+LAPS = {"vit": {"vision": VIT, "embed_size": 24, "sparse_ratio": 0.5, "aggr_ratio": 0.4},
+        "swin": {"vision": SWIN, "embed_size": 32, "sparse_ratio": 0.8, "aggr_ratio": 0.6}}  # fmt: skip
+PATCHES = {"vit": 36, "swin": 16}
+
+
+def write_laps(path: Path, kind: str = "vit", opt: Any = ..., **changes: Any) -> Matcher:
+    """A published file of LAPS; `changes` alter what the model is, `opt` its options (None leaves them out)."""
+    settings = LAPS[kind] | {"text": TEXT} | changes
+    matcher = lively(small("laps", **settings))
+    options = {"num_patches": PATCHES[kind], "vit_type": kind, "embed_size": settings["embed_size"], "max_word": 50,
+               "sparse_ratio": settings["sparse_ratio"], "aggr_ratio": settings["aggr_ratio"], "ratio_weight": 3.0,
+               "attention_weight": 0.8, "f30k_img_path": "pictures"} if opt is ... else opt  # fmt: skip
+    state = adapt.to_published("laps", matcher.state_dict())
+    state["txt_enc.bert.pooler.dense.weight"] = torch.ones(64, 64)
+    content = {"epoch": 3, "model": state, "best_rsum": 501.5, "Eiters": 77, "opt": options and Namespace(**options)}
+    torch.save({name: value for name, value in content.items() if value is not None}, path)
+    return matcher
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+@pytest.mark.parametrize("width", [24, 128, 32])
+def test_a_laps_is_built_by_its_shapes(kind: str, width: int, tmp_path: Path) -> None:
+    """A tower of width `embed_size` has no projection: 128 is ViT's here, 32 Swin's."""
+    theirs = write_laps(tmp_path / "model_best.pth", kind, embed_size=width)
+    found = read_published(tmp_path / "model_best.pth", "laps")
+    assert found.facts == {"epoch": 3, "Eiters": 77, "best_rsum": 501.5}
+    matcher = matcher_of("laps", found)
+    told = adapt.load(matcher, "laps", found.weights)
+    assert told == adapt.Loaded([], ["txt_enc.bert.pooler.dense.weight"])
+    assert all(torch.equal(tensor, matcher.state_dict()[name]) for name, tensor in theirs.state_dict().items())
+    config = matcher.config.model_dump()  # type: ignore[union-attr, operator]
+    assert config["vision"] == {"vit": VIT, "swin": SWIN}[kind]
+    assert {name: config["text"][name] for name in TEXT} == TEXT
+    assert (config["max_word"], config["ratio_weight"], config["embed_size"]) == (50, 3.0, width)
+    assert guesses("laps", found) == []
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_ratios_that_a_laps_does_not_tell_are_the_recipes(kind: str, tmp_path: Path) -> None:
+    write_laps(tmp_path / "model_best.pth", kind, opt=None)
+    found = read_published(tmp_path / "model_best.pth", "laps")
+    matcher = matcher_of("laps", found)
+    assert adapt.load(matcher, "laps", found.weights).missing == []
+    config = matcher.config.model_dump()  # type: ignore[union-attr, operator]
+    assert {name: config[name] for name in ("sparse_ratio", "aggr_ratio")} == {
+        name: LAPS[kind][name] for name in ("sparse_ratio", "aggr_ratio")}  # fmt: skip
+    told = guesses("laps", found)
+    assert [line.split()[0] for line in told] == ["image_size"] * (kind == "swin") + ["sparse_ratio", "aggr_ratio"]
+
+
+def test_a_laps_may_be_its_state_dict_alone(tmp_path: Path) -> None:
+    write_laps(tmp_path / "model_best.pth")
+    torch.save(torch.load(tmp_path / "model_best.pth", weights_only=False)["model"], tmp_path / "alone.pth")
+    found = read_published(tmp_path / "alone.pth", "laps")
+    assert (found.options, found.facts) == ({}, {})
+    assert adapt.load(matcher_of("laps", found), "laps", found.weights).missing == []
+
+
+def test_weights_of_a_laps_are_read_like_any_others(tmp_path: Path) -> None:
+    theirs = write_laps(tmp_path / "model_best.pth")
+    again = small("laps", seed=8, **LAPS["vit"] | {"text": TEXT})
+    adapt.load(again, "laps", read_weights(tmp_path / "model_best.pth"))
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in theirs.state_dict().items())
+
+
+def test_ratios_that_contradict_the_shapes_are_refused(tmp_path: Path) -> None:
+    write_laps(tmp_path / "model_best.pth", opt={"sparse_ratio": 0.5, "aggr_ratio": 0.9})
+    with pytest.raises(DataError, match=r"aggregates to 7 patches, but sparse_ratio 0\.5 and aggr_ratio 0\.9 of 36"):
+        matcher_of("laps", read_published(tmp_path / "model_best.pth", "laps"))
+
+
+def test_heads_that_shapes_cannot_tell_are_refused(tmp_path: Path) -> None:
+    write_laps(tmp_path / "model_best.pth", vision=VIT | {"hidden_size": 96, "num_attention_heads": 2})
+    with pytest.raises(DataError, match=r"img_enc\.visual_encoder\.\* is 96 wide, no multiple of the 64"):
+        matcher_of("laps", read_published(tmp_path / "model_best.pth", "laps"))
+
+
+@pytest.mark.parametrize(("lost", "told"), [
+    ("cross_net.aggr_net.weight.3.weight", r"lacks cross_net\.aggr_net\.weight\.3\.weight"),
+    ("txt_enc.bert.embeddings.word_embeddings.weight", r"lacks txt_enc\.bert\.embeddings\.word"),
+    ("img_enc.visual_encoder.embeddings.cls_token", r"lacks img_enc\.visual_encoder\.encoder\.layers\.\*: neither"),
+])  # fmt: skip
+def test_a_laps_that_is_not_whole_is_refused(lost: str, told: str, tmp_path: Path) -> None:
+    write_laps(tmp_path / "model_best.pth")
+    found = read_published(tmp_path / "model_best.pth", "laps")
+    del found.weights[lost]
+    with pytest.raises(DataError, match=told) as error:
+        matcher_of("laps", found)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"model": [{"fc.weight": torch.zeros(2)}]}, {"model": {"fc.weight": 3}},
+                                     {"opt": {"sparse_ratio": 0.5}}])  # fmt: skip
+def test_what_is_no_laps_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    torch.save({"model": {"fc.weight": torch.zeros(2)}, "opt": Namespace()} | changes, tmp_path / "best.pth")
+    with pytest.raises(DataError, match=r"best\.pth: holds no state dict with the options"):
+        read_published(tmp_path / "best.pth", "laps")
+
+
+def test_a_laps_with_more_than_tensors_and_options_is_not_unpickled(tmp_path: Path) -> None:
+    options = Namespace(sparse_ratio=Trap(tmp_path / "mark"))
+    torch.save({"model": {"w": torch.zeros(2)}, "opt": options}, tmp_path / "best.pth")
+    with pytest.raises(DataError, match=r"best\.pth: (refused|not a whole)"):
+        read_published(tmp_path / "best.pth", "laps")
+    assert not (tmp_path / "mark").exists()

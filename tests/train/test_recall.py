@@ -43,6 +43,8 @@ def brute_force(scores, owner, direction):
 
 
 def standing(values, positive, place, rivals):
+    if positive == -np.inf:  # never scored: behind all
+        return len(rivals), 0, 0
     equal = [rival for rival in rivals if values[rival] == positive]
     return sum(values[rival] > positive for rival in rivals), len(equal), sum(rival < place for rival in equal)
 
@@ -53,7 +55,8 @@ def listed_ranks(scores, owner, direction):
     values, right = (scores.T, owner[:, None]) if direction == "img" else (scores, None)
     for query, row in enumerate(values):
         answers = right[query] if right is not None else np.flatnonzero(owner == query)
-        each = [(row > row[at]).sum() + (row[:at] == row[at]).sum() for at in answers]
+        each = [(row > row[at]).sum() + (row[:at] == row[at]).sum() if row[at] > -np.inf else len(row) - len(answers)
+                for at in answers]
         ranks += [min(each)] if each else []
     return ranks
 
@@ -99,7 +102,8 @@ def test_candidates_in_order_have_the_right_answer_at_its_rank(case):
             ordered = np.take_along_axis(values, order, 1)
             assert (ordered[:, 1:] <= ordered[:, :-1]).all()
             if ties == "index":
-                assert (order[:, 0] == values.argmax(1)).all(), "the first of the highest"
+                scored = values.max(1) > -np.inf
+                assert (order[scored, 0] == values[scored].argmax(1)).all(), "the first of the highest"
 
 
 def test_ties_by_index_across_blocks():
@@ -204,6 +208,22 @@ def test_a_small_matrix_by_hand():
 def test_a_right_text_equal_to_the_best_right_text_is_no_rival():
     scores = np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     np.testing.assert_array_equal(rank_texts(scores, np.array([0, 0, 1])), [0, 0])
+
+
+@pytest.mark.parametrize("ties", ["pessimistic", "optimistic", "mean", "index"])
+def test_a_positive_that_was_not_scored_is_behind_everything(ties):
+    """However ties are counted, and where nothing else was scored either."""
+    none = -np.inf
+    scores = np.array([[none, 0.5, none], [0.2, none, none], [none, none, 0.1], [0.3, 0.1, none]], np.float32)
+    owner = np.array([0, 1, 2])
+    assert rank_images(scores, owner, ties).tolist() == [3, 3, 0]
+    assert rank_texts(scores, owner, ties).tolist() == [2, 2, 0]
+    nothing = recalls(np.full((20, 60), none, np.float16), np.arange(60) % 20, ties)
+    assert (nothing["rsum"], nothing["ties_in_top10"]) == (0, 0)
+    assert nothing["img_meanr"] == 20
+    assert nothing["txt_meanr"] == 58
+    with pytest.raises(DataError, match="NaN at image 0, text 1"):
+        recalls(np.array([[none, np.nan], [none, 1.0]]), np.arange(2), ties)
 
 
 def test_images_without_texts_answer_but_do_not_ask():

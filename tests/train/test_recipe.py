@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,22 @@ import numpy as np
 import pytest
 import torch
 
+from config import load
 from config.errors import ConfigError, DataError
+from config.schema import Run
+from data.pictures import PictureView
 from model.matcher import Matcher
+from model.vsrn import Vsrn
+from tests.drawn import write_picture_store
+from tests.items import items_config
+from tests.pieces import PIECES, write_pieces
 from tests.support import write_stores
 from tests.train.conftest import MakeRun, Pretended
 from train.checkpoint import Checkpoints
 from train.comm import Solo
+from train.entry import KINDS
 from train.hard_pools import PoolRegime
+from train.in_batch import BatchRegime
 from train.optim import AdamW
 from train.recipe import build_parts, build_recipe
 
@@ -138,3 +148,55 @@ def test_the_rank_head_may_always_start_from_the_matching_head(make_run: MakeRun
         parts = build_parts(make_run(weights={"checkpoint": str(folder), "rank_head_init": how}), Solo())
         expected = matcher.state_dict()[source][-1:]
         assert torch.equal(parts.matcher.state_dict()["rank.weight"], expected)
+
+
+# ---------------------------------------------------------------- pictures and altered captions
+
+
+@pytest.fixture
+def of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+    """Runs of a matcher that says it takes pictures of 6 pixels, on stores of pictures and WordPieces."""
+    monkeypatch.setattr(Vsrn, "takes_pictures", True)
+    monkeypatch.setattr(Vsrn, "image_dim", 6)
+    names = [f"{number}.jpg" for number in range(12)]
+    write_picture_store(tmp_path / "img", names)
+    stores = write_pieces(tmp_path / "pieces.db", names), tmp_path / "img"
+
+    def made(**data: Any) -> Run:
+        path = tmp_path / "run.json"
+        path.write_text(json.dumps(items_config(stores, data=data, matcher={"vocab_size": len(PIECES)})))
+        return load(path, {}, KINDS)
+
+    return made
+
+
+def test_training_looks_at_parts_of_pictures_and_evaluation_at_whole_ones(of_pictures: MakeRun) -> None:
+    recipe = build_recipe(of_pictures(smallest_crop=0.6, picture_cache_mb=7), Solo())
+    val = recipe.split("val")
+    assert val is not None
+    views = [split.index.sources[0].images.view for split in (recipe.train, val)]  # type: ignore[attr-defined]
+    assert views == [PictureView(6, 0.6, 0), PictureView(6, 0.0, 7)]
+
+
+def test_captions_are_altered_in_training_alone_and_only_where_that_is_wanted(of_pictures: MakeRun) -> None:
+    assert build_recipe(of_pictures(), Solo()).augment is None
+    recipe = build_recipe(of_pictures(word_augment=0.7, smallest_crop=0.6), Solo())
+    assert recipe.augment is not None
+    loader = BatchRegime(recipe).loader(0)
+    changed = 0
+    for plan, batch in islice(loader, 6):
+        changed += int((batch.texts.lengths.numpy() < recipe.train.index.words[plan.texts]).sum())
+        assert batch.images.features.values.shape == (4, 3, 6, 6)
+    loader.close()
+    assert changed
+
+
+def test_regions_cannot_be_cropped(make_run: MakeRun) -> None:
+    with pytest.raises(ConfigError, match=r"smallest_crop=0\.5: this matcher takes region features, which cannot be c"):
+        build_recipe(make_run(data={"smallest_crop": 0.5}), Solo())
+    build_parts(make_run(data={"smallest_crop": 0.5}), Solo())
+
+
+def test_stores_without_their_vocabulary_cannot_be_altered(make_run: MakeRun) -> None:
+    with pytest.raises(DataError, match=r"a\.db/vocab\.txt is not there, and word_augment=0\.2"):
+        build_recipe(make_run(data={"word_augment": 0.2}), Solo())

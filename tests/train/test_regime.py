@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from config.errors import ConfigError, DataError
+from config.schema import Data
 from tests.train.conftest import MakeRun, Pretended
 from train.comm import Solo
 from train.hard_pools import PoolRegime
 from train.recipe import Recipe, build_recipe
-from train.regime import check_anchors, check_needs
+from train.regime import check_anchors, check_changes, check_needs
 
 POOLS, ITEMS = frozenset({"pools"}), frozenset({"items"})
 
@@ -76,3 +77,20 @@ def test_texts_that_are_read_must_fit_the_model(make_run: MakeRun) -> None:
     regime.check(regime.anchors)
     with pytest.raises(DataError, match="has 97 ids, its marks included, but the model takes 96"):
         regime.check(np.arange(len(words)))
+
+
+@pytest.mark.parametrize("name", ["smallest_crop", "word_augment"])
+def test_pools_refuse_random_changes(name: str) -> None:
+    """Each of their images and texts is read once for many pairs: no item could key a draw."""
+    check_changes(Data(**{name: 0.2}), ITEMS)
+    check_changes(Data(), POOLS)
+    with pytest.raises(ConfigError, match=rf"{name}=0\.2: only the items .* set it to 0, or train with train/itm\.py"):
+        check_changes(Data(**{name: 0.2}), POOLS)
+
+
+def test_a_pool_regime_asks_for_that_before_it_begins(make_run: MakeRun) -> None:
+    recipe = build_recipe(make_run(), Solo())
+    PoolRegime(recipe)
+    recipe.run = recipe.run.model_copy(update={"data": recipe.run.data.model_copy(update={"word_augment": 0.2})})
+    with pytest.raises(ConfigError, match=r"word_augment=0\.2: only the items of a batch"):
+        PoolRegime(recipe)

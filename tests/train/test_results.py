@@ -52,3 +52,22 @@ def test_folds_are_shown_by_their_mean_with_the_whole_below() -> None:
     text = shown(entry | {"whole": values(0.5), "each_fold": [values()] * 5})
     assert text == (f"mean of 5 folds of 1,000 images\n{table(values())}\n"
                     f"all 5,000 images\n{table(values(0.5))}")
+
+
+TWO_STAGE = {"k": 50, "scored": 0.0312, "ceiling": {"txt": 0.98, "img": 0.9754},
+             "seconds": {"encode": 12.34, "search": 0.5, "score": 70.0}}
+
+
+def test_two_stages_are_told_below_the_table() -> None:
+    line = ("two stages: 3.1 % of the pairs scored, those among the 50 nearest; so at most 98.0 % of the images and "
+            "97.5 % of the texts can find a match (encode 12.3 s, search 0.5 s, score 70.0 s)\n")
+    assert shown({"recalls": values(), "folds": 1, "two_stage": TWO_STAGE}) == table(values()) + line
+    folded = {"recalls": values(), "images": 50, "folds": 5, "whole": values(0.5), "two_stage": TWO_STAGE}
+    assert shown(folded).endswith(table(values(0.5)) + line)
+
+
+def test_two_stages_stand_beside_all_pairs(tmp_path: Path) -> None:
+    keep(tmp_path, "test", {"rsum": 1})
+    keep(tmp_path, "test", {"rsum": 2, "two_stage": TWO_STAGE})
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found == {"test": {"rsum": 1}, "test-two-stage": {"rsum": 2, "two_stage": TWO_STAGE}}

@@ -11,11 +11,13 @@ import torch
 
 from data.pairs import PairIndex
 from model.matcher import Matcher
+from tests.ranks import on_ranks
 from tests.samples import lively, small
 from tests.train.conftest import Pretended
 from train import scorer as scoring
 from train.comm import Comm, Solo
-from train.scorer import Scorer, as_bytes, fingerprint, read_images, read_texts
+from train.pieces import Pieces
+from train.scorer import Scorer, as_bytes, fingerprint, read_images, read_texts, shared_fingerprint
 
 Array = np.ndarray
 
@@ -176,6 +178,51 @@ def test_two_ranks_make_the_matrix_of_one(size: int, matcher: Matcher, index: Pa
     assert counted["pairs"] == 2 * pairs
 
 
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("name", ["vsrn", "bfan"])
+def test_ranks_share_the_encoding_and_change_no_bit(
+    name: str, size: int, index: PairIndex, tmp_path: Path, counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Matcher, "encode_chunk", 5)
+    matcher = lively(small(name))
+    alone = matrix(scorer(matcher, 60), index, tmp_path / "alone")
+    assert counted["decoded"] == len(index.images)
+
+    def work(comm: Comm) -> Array | None:
+        return scorer(matcher, 60, comm).matrix(index, tmp_path / "shared", lambda *_: None)
+
+    shared, *others = on_ranks(size, work)
+    assert others == [None] * (size - 1)
+    assert shared is not None
+    assert shared.tobytes() == alone.tobytes()
+    idle = -5 % size  # of five chunks; who has none shows its shape by one image
+    assert counted["decoded"] == 2 * len(index.images) + idle
+
+
+def test_a_rank_with_nothing_left_still_shares_in_the_encoding(
+    index: PairIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Matcher, "encode_chunk", 5)
+    matcher = lively(small("bfan"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Pieces, "clear", lambda _: None)
+        alone = matrix(scorer(matcher, 60), index, tmp_path)
+    for stripe in sorted(tmp_path.iterdir())[1::2]:
+        stripe.unlink()
+    shared, _ = on_ranks(2, lambda comm: scorer(matcher, 60, comm).matrix(index, tmp_path, lambda *_: None))
+    assert shared is not None
+    assert shared.tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("name", ["vsrn", "bfan"])
+def test_any_block_size_gives_the_same_scores(name: str, index: PairIndex, tmp_path: Path) -> None:
+    matcher = lively(small(name))
+    whole = matrix(scorer(matcher, 10**6), index, tmp_path)
+    np.testing.assert_allclose(whole, one_by_one(matcher, index), atol=2e-5)
+    for tokens in (1, 40, 333):
+        np.testing.assert_allclose(matrix(scorer(matcher, tokens), index, tmp_path), whole, atol=2e-5)
+
+
 def test_scoring_leaves_no_gradient_and_no_dropout(index: PairIndex, tmp_path: Path) -> None:
     matcher = small("uniter").train()
     first = matrix(scorer(matcher), index, tmp_path)
@@ -196,6 +243,21 @@ def test_the_fingerprint_is_of_weights_and_names(matcher: Matcher, index: PairIn
     with torch.no_grad():
         matcher.rank.bias.add_(1e-6)  # type: ignore[union-attr, operator]
     assert fingerprint(matcher, index) != before
+
+
+def test_one_rank_makes_the_fingerprint_for_all(matcher: Matcher, index: PairIndex,
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, made = fingerprint(matcher, index), []
+    monkeypatch.setattr(scoring, "fingerprint", lambda *given: made.append(0) or fingerprint(*given))
+    assert on_ranks(3, lambda comm: shared_fingerprint(matcher, index, comm)) == [alone] * 3
+    assert made == [0]
+
+
+def test_regions_are_read_by_one_thread(index: PairIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, read = [], PairIndex.read_images
+    monkeypatch.setattr(PairIndex, "read_images", lambda *args: calls.append(0) or read(*args))
+    assert len(read_images(index, [3, 1, 2], 4)) == 3
+    assert calls == [0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64, torch.bool])

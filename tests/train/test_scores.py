@@ -12,7 +12,16 @@ import pytest
 
 from config.errors import DataError
 from train import scores as module
-from train.scores import Scores, keep_mean, keep_scores, kept_origin, mean_scores, open_scores
+from train.scores import (
+    CANDIDATES,
+    Scores,
+    keep_mean,
+    keep_scores,
+    kept_origin,
+    kept_two_stage,
+    mean_scores,
+    open_scores,
+)
 
 
 def made(seed: int, kind: type = np.float32, **changes: Any) -> Scores:
@@ -38,6 +47,18 @@ def test_what_is_kept_is_opened_again(tmp_path: Path) -> None:
     assert isinstance(again.matrix, np.memmap)
     assert kept_origin(folder) == "weights"
     assert kept_origin(tmp_path) is None
+
+
+def test_scores_of_candidates_alone_are_never_taken_for_all(tmp_path: Path) -> None:
+    scores, known = made(0), {"k": 3, "scored": 0.25}
+    keep_scores(tmp_path, scores.matrix, scores, "weights", known)
+    assert kept_two_stage(tmp_path) == known
+    assert kept_origin(tmp_path, CANDIDATES) == "weights"
+    assert kept_origin(tmp_path) is None
+    np.testing.assert_array_equal(np.load(tmp_path / CANDIDATES, allow_pickle=False), scores.matrix)
+    with pytest.raises(DataError, match=r"matrix\.npy: no score matrix"):
+        open_scores(tmp_path)
+    assert kept_two_stage(keep(tmp_path / "all", scores)) is None
 
 
 def test_a_matrix_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

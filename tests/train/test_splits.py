@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 
 from config.errors import ConfigError, DataError
-from config.schema import Data
+from config.schema import Data, Named
 from data.codec import DamagedRecord
 from data.pairs import PairIndex
+from data.pictures import PictureStore, PictureView
 from scripts import build_imgdb, build_txtdb
+from tests.drawn import write_picture_store
+from tests.pieces import PIECES, write_pieces
 from tests.precomputed import write_precomputed, write_words
 from tests.spoiled import CAPTION, IMAGE, spoiled
 from tests.support import DIM, RULE, VOCAB, write_stores
@@ -26,6 +29,7 @@ from train.splits import (
     find_damaged,
     open_split,
     store_folders,
+    text_settings,
     write_quarantine,
 )
 
@@ -134,6 +138,25 @@ def test_captions_must_fit_the_models_positions(index: PairIndex) -> None:
     assert index.words[index.texts.index(named.group(1))] == longest
 
 
+def test_the_longest_caption_of_a_text_tower_has_512_ids(index: PairIndex) -> None:
+    """Nothing is cut: who brings 513 is told which caption it is."""
+    index.words[7] = 513
+    said = rf"caption {index.texts[7]} has 513 ids, .* takes 512; set matcher\.text\.max_position_.*=513 or shorten it$"
+    with pytest.raises(DataError, match=said) as told:
+        check_lengths(index, np.arange(len(index.texts)), 512, "matcher.text")
+    assert "\n" not in str(told.value)
+
+
+def test_settings_of_a_text_tower_are_looked_for_where_it_has_them(split: Split) -> None:
+    class Towers(Named):
+        text: str = ""
+
+    assert text_settings(Towers(name="towers")) == "matcher.text"
+    assert text_settings(Named(name="plain")) == "matcher"
+    with pytest.raises(DataError, match=rf"knows {VOCAB - 1}; set matcher\.text\.vocab_size={VOCAB} or use another"):
+        check_against_model(split, DIM, VOCAB - 1, None, uses_boxes=False, texts="matcher.text")
+
+
 class Meeting(Solo):
     """Ranks that speak one after the other: the last to share hears all."""
 
@@ -203,3 +226,47 @@ def test_a_split_of_nothing_but_damage_is_refused(stores: Stores) -> None:
     everything = SimpleNamespace(share=lambda _: [source.texts.image_order], rank=0, size=1)
     with pytest.raises(DataError, match="no caption with its image"):
         PairIndex([source], frozenset(find_damaged([source], everything)))  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Stores:
+    names = [f"{number}.jpg" for number in range(5)]
+    write_picture_store(tmp_path / "pictures_only", names)
+    return write_pieces(tmp_path / "pieces.db", names), tmp_path / "pictures_only"
+
+
+def test_pictures_are_opened_as_they_are_to_be_looked_at(pictures: Stores) -> None:
+    view = PictureView(6, 0.5, 3)
+    split = open_split("train", data_of(pictures), Solo(), pictures=view)
+    store = split.index.sources[0].images
+    assert isinstance(store, PictureStore)
+    assert store.view == view
+    assert split.index.row_shape == (3, 6, 6)
+    check_against_model(split, 6, len(PIECES), split.vocab_hash, uses_boxes=False)
+
+
+def test_damaged_pictures_are_left_out(pictures: Stores) -> None:
+    records, store = pictures[1] / "pictures" / "data.mdb", PictureStore(pictures[1], 6)
+    picture = store.stored("2.jpg").data
+    store.close()
+    records.write_bytes(records.read_bytes().replace(picture, bytes(len(picture))))
+    split = open_split("train", data_of(pictures, damaged="skip"), Solo(), pictures=PictureView(6))
+    assert split.left_out == ("2.jpg",)
+    assert len(split.index.texts) == 8
+
+
+def test_a_matcher_of_pictures_is_told_how_to_get_them(stores: Stores) -> None:
+    said = r"a_img holds no pictures, but native_.*scripts/build_imgdb\.py pictures"
+    with pytest.raises(DataError, match=said) as told:
+        open_split("train", data_of(stores), Solo(), pictures=PictureView(6))
+    assert "\n" not in str(told.value)
+
+
+def test_a_matcher_of_regions_is_told_that_there_are_only_pictures(pictures: Stores) -> None:
+    told = r"pictures_only holds pictures but the matcher takes region features; name .* \(--matcher laps\)"
+    with pytest.raises(DataError, match=told) as error:
+        open_split("train", data_of(pictures), Solo())
+    assert "\n" not in str(error.value)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,13 +20,11 @@ import torch
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
-from data.batch import Ragged
 from data.files import write_array
 from data.pairs import Array, PairIndex
-from model.layers import l2norm, rectangle
 from model.matcher import Side
 from train.mining.storage import fits, opened, reserve, saving, sync
-from train.scorer import CHUNK, Scorer, read_images, read_texts
+from train.scorer import Scorer
 
 IMAGES, TEXTS = "img_embs.npy", "cap_embs.npy"
 IMAGE_TOKENS, TEXT_TOKENS = "img_tokens.npy", "cap_tokens.npy"
@@ -35,12 +34,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Stage:
-    """One side of what is to be encoded: its names, how many tokens each item has, how it is done and where it goes."""
+    """One side of what is to be encoded: its names, how many tokens each item has, how it is done and where it goes.
+
+    `pool` makes one vector of each encoded item.
+    """
 
     what: str
     names: list[str]
     lengths: Array
     encode: Callable[[Array], Side]
+    pool: Callable[[Side], Tensor]
     path: Path
     tokens: Path | None
 
@@ -70,31 +73,34 @@ class Embedder:
             Failure: there is no room for the files.
         """
         self.scorer.matcher.eval()
-        index, kept = self.index, self.folder if self.tokens else None
-        for stage in (
-            Stage("image", index.images, index.regions, self._images, self.folder / IMAGES,
-                  kept and kept / IMAGE_TOKENS),
-            Stage("caption", index.texts, index.words, self._texts, self.folder / TEXTS, kept and kept / TEXT_TOKENS),
-        ):
-            self._write(stage)
-
-    def _write(self, stage: Stage) -> None:
-        comm = self.scorer.comm
+        index, matcher, kept = self.index, self.scorer.matcher, self.folder if self.tokens else None
+        images, texts = (partial(encode, index) for encode in (self.scorer.encode_images, self.scorer.encode_texts))
         with torch.inference_mode(), self.scorer.autocast():
-            width = pooled(self._texts(np.arange(1))).shape[1]
+            width = matcher.pooled_texts(texts(np.arange(1))).shape[1]
+        for stage in (
+            Stage("image", index.images, index.regions, images, matcher.pooled_images, self.folder / IMAGES,
+                  kept and kept / IMAGE_TOKENS),
+            Stage("caption", index.texts, index.words, texts, matcher.pooled_texts, self.folder / TEXTS,
+                  kept and kept / TEXT_TOKENS),
+        ):  # fmt: skip
+            self._write(stage, width)
+
+    def _write(self, stage: Stage, width: int) -> None:
+        comm = self.scorer.comm
         marks = Marks(stage.path, stage.tokens, comm.rank, comm.size)
         if comm.rank == 0:
             make_room(stage, width, marks)
         comm.barrier(f"room for {stage.what}s")
         done = marks.read()
         comm.barrier(f"reserved {stage.what}s")
-        left = [chunk for chunk in range(-(-len(stage.names) // CHUNK)) if chunk not in done]
+        size = self.scorer.matcher.encode_chunk
+        left = [chunk for chunk in range(-(-len(stage.names) // size)) if chunk not in done]
         mine = left[comm.rank :: comm.size]
         out = opened(stage.path, writable=True)
         tokens = opened(stage.tokens, writable=True) if stage.tokens else None
         first_token = np.concatenate([[0], np.cumsum(stage.lengths)])
         for number, (chunk, (values, packed)) in enumerate(zip(mine, self._encoded(stage, mine), strict=True), 1):
-            first = chunk * CHUNK
+            first = chunk * size
             check_finite(values, stage, first)
             out[first : first + len(values)] = values
             if tokens is not None:
@@ -106,21 +112,16 @@ class Embedder:
 
     def _encoded(self, stage: Stage, chunks: list[int]) -> Iterator[tuple[Array, Array | None]]:
         """The embeddings of each chunk, and its tokens where they are kept."""
+        size = self.scorer.matcher.encode_chunk
 
         def work(chunk: int) -> tuple[Array, Array | None]:
-            some = np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, len(stage.names)))
+            some = np.arange(chunk * size, min((chunk + 1) * size, len(stage.names)))
             with torch.inference_mode(), self.scorer.autocast():
                 side = stage.encode(some)
                 tokens = tokens_of(side, stage.lengths[some]).float().cpu().numpy() if self.tokens else None
-                return pooled(side).float().cpu().numpy(), tokens
+                return stage.pool(side).float().cpu().numpy(), tokens
 
         return side_by_side(work, chunks, self.scorer.device)
-
-    def _images(self, chunk: Array) -> Side:
-        return self.scorer.matcher.encode_image(read_images(self.index, chunk).to(self.scorer.device))
-
-    def _texts(self, chunk: Array) -> Side:
-        return self.scorer.matcher.encode_text(read_texts(self.index, chunk).to(self.scorer.device))
 
 
 class Marks:
@@ -185,14 +186,6 @@ def check_finite(values: Array, stage: Stage, first: int) -> None:
             f"the embedding of {stage.what} {stage.names[first + wrong[0]]} is not finite; use --precision off, or "
             "weights that did not diverge"
         )
-
-
-def pooled(side: Side) -> Tensor:
-    """`[n, d]`: the embeddings of a side, or the direction of its tokens' mean where it keeps tokens alone."""
-    if side.pooled is not None:
-        return side.pooled
-    # Zeros stand behind short items. Adding each row where it belongs would be simpler, but in any order on a GPU.
-    return l2norm(rectangle(Ragged(side.rows.values.float(), side.rows.offsets))[0].sum(1))
 
 
 def tokens_of(side: Side, lengths: Array) -> Tensor:

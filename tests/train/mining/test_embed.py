@@ -16,7 +16,7 @@ from data.batch import Ragged
 from data.pairs import PairIndex
 from model.bfan import Bfan
 from model.bfan import Config as BfanConfig
-from model.matcher import Matcher, Side
+from model.matcher import Matcher, Side, pooled
 from model.vsrn import Config as VsrnConfig
 from model.vsrn import Vsrn
 from tests.items import VSRN
@@ -32,7 +32,6 @@ from train.mining.embed import (
     Embedder,
     Marks,
     one_thread_each,
-    pooled,
     side_by_side,
     tokens_of,
 )
@@ -41,7 +40,7 @@ from train.scorer import Scorer
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed, "CHUNK", 5)
+    monkeypatch.setattr(Matcher, "encode_chunk", 5)
 
 
 @pytest.fixture
@@ -114,25 +113,25 @@ def test_threads_change_no_bit(vsrn: Vsrn, index: PairIndex, tmp_path: Path) -> 
 def test_what_is_done_is_not_done_again(vsrn: Vsrn, index: PairIndex, tmp_path: Path,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     one, chunks = embedder(vsrn, index, tmp_path), []
-    real = Embedder._images
+    real = Scorer.encode_images
 
-    def stopped(self: Embedder, chunk: np.ndarray) -> Side:
+    def stopped(self: Scorer, index: PairIndex, chunk: np.ndarray) -> Side:
         if len(chunks) == 3:
             raise KeyboardInterrupt
         chunks.append(int(chunk[0]))
-        return real(self, chunk)
+        return real(self, index, chunk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "_images", stopped)
+        patch.setattr(Scorer, "encode_images", stopped)
         with pytest.raises(KeyboardInterrupt):
             one.write()
 
-    def noted(self: Embedder, chunk: np.ndarray) -> Side:
+    def noted(self: Scorer, index: PairIndex, chunk: np.ndarray) -> Side:
         assert int(chunk[0]) not in chunks[:2], "two were marked before the third was asked for"
-        return real(self, chunk)
+        return real(self, index, chunk)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Embedder, "_images", noted)
+        patch.setattr(Scorer, "encode_images", noted)
         one.write()
     embedder(vsrn, index, tmp_path / "anew").write()
     assert files(tmp_path) == files(tmp_path / "anew")
@@ -158,15 +157,15 @@ def test_marks_of_all_ranks_count(tmp_path: Path) -> None:
 ])
 def test_a_number_that_is_not_finite_names_its_item(side: str, told: str, vsrn: Vsrn, index: PairIndex, tmp_path: Path,
                                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    name = "_images" if side == "image_row" else "_texts"
-    real = getattr(Embedder, name)
+    name = "encode_images" if side == "image_row" else "encode_texts"
+    real = getattr(Scorer, name)
 
-    def spoilt(self: Embedder, chunk: np.ndarray) -> Side:
-        values = real(self, chunk).pooled.clone()
+    def spoilt(self: Scorer, index: PairIndex, chunk: np.ndarray) -> Side:
+        values = real(self, index, chunk).pooled.clone()
         values[torch.from_numpy(chunk == 7), 3] = torch.nan
         return Side(pooled=values)
 
-    monkeypatch.setattr(Embedder, name, spoilt)
+    monkeypatch.setattr(Scorer, name, spoilt)
     with pytest.raises(DataError, match=told):
         embedder(vsrn, index, tmp_path).write()
 
@@ -189,6 +188,15 @@ def test_tokens_of_another_number_are_refused() -> None:
     assert tokens_of(side, np.array([2, 3])).shape == (5, 2)
     with pytest.raises(ConfigError, match="not one to a region or word"):
         tokens_of(side, np.array([3, 2]))
+
+
+def test_each_side_is_pooled_in_its_own_manner(bfan: Bfan, index: PairIndex, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Bfan, "pooled_images", lambda _, side: torch.full((len(side), 8), 2.0))
+    monkeypatch.setattr(Bfan, "pooled_texts", lambda _, side: torch.full((len(side), 8), 3.0))
+    embedder(bfan, index, tmp_path).write()
+    assert (np.load(tmp_path / IMAGES) == 2).all()
+    assert (np.load(tmp_path / TEXTS) == 3).all()
 
 
 def test_pooled_embeddings_are_taken_as_they_are() -> None:

@@ -1,0 +1,68 @@
+"""train/training.py: which split the best checkpoint is chosen by, and what a run says of it."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.schema import Run
+from tests.support import write_stores
+from tests.train.conftest import MakeRun
+from train import trainer, training
+from train.comm import Solo
+from train.hard_pools import PoolRegime
+
+ARGS = Namespace(dry_run=False, notes=[])
+SAID = "the best checkpoint is chosen by its recalls of the test set, which are too high then"
+
+
+def run_into(make_run: MakeRun, out: Path, test: tuple[Path, Path], **options: Any) -> Run:
+    data = {"test_txt_db": str(test[0]), "test_img_db": str(test[1])}
+    return make_run(data=data, eval={"valid_steps": 2} | options, optim={"num_train_steps": 2},
+                    output={"output_dir": str(out)})  # fmt: skip
+
+
+@pytest.fixture
+def test_stores(tmp_path: Path) -> tuple[Path, Path]:
+    """Others than those that are trained and validated on, of 12 images."""
+    return write_stores(tmp_path, images=12, seed=3, name="t")
+
+
+def measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """(name, images) of every measurement of a run."""
+    found: list[tuple[str, int]] = []
+    measure = training.measure
+
+    def watched(parts: Any, split: Any, name: str, *rest: Any, **words: Any) -> Any:
+        found.append((name, len(split.index.images)))
+        return measure(parts, split, name, *rest, **words)
+
+    for module in (training, trainer):
+        monkeypatch.setattr(module, "measure", watched)
+    assert training.train(PoolRegime, run, ARGS, Solo()) == 0
+    return found
+
+
+def test_the_best_checkpoint_is_chosen_by_the_validation_split(
+    make_run: MakeRun, test_stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    assert measured(run_into(make_run, out, test_stores), monkeypatch) == [("val", 24), ("test", 12)]
+    assert SAID not in (out / "log.txt").read_text()
+    assert "selected_on" not in json.loads((out / "results.json").read_text())["test"]
+
+
+def test_it_may_be_chosen_by_the_test_split_which_is_said(
+    make_run: MakeRun, test_stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    run = run_into(make_run, out, test_stores, select_on_test=True)
+    assert measured(run, monkeypatch) == [("val", 12), ("test", 12)]
+    assert SAID in (out / "log.txt").read_text()
+    found = json.loads((out / "results.json").read_text())["test"]
+    assert found["selected_on"] == "test"
+    assert found["checkpoint"] == "step-00000002"

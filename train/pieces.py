@@ -1,0 +1,52 @@
+"""A long computation cut into files: ranks share them out, and what is there already is not computed again."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.files import write_array
+from data.pairs import Array
+from train.comm import Comm
+
+Said = Callable[[int, int], object]
+"""Called with (pieces done, pieces in all) of this rank."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Arrays by name in a folder that all ranks see, and that is named after all that decides them."""
+
+    folder: Path
+    names: Sequence[str]
+    comm: Comm
+
+    @property
+    def mine(self) -> list[int]:
+        """The numbers of this rank's pieces."""
+        return list(range(self.comm.rank, len(self.names), self.comm.size))
+
+    @property
+    def left(self) -> list[int]:
+        """Those of this rank that are not there yet."""
+        return [number for number in self.mine if not (self.folder / self.names[number]).exists()]
+
+    def make(self, numbers: Sequence[int], work: Callable[[int], Array], said: Said) -> None:
+        """Compute the pieces `numbers`, the last ones of this rank's."""
+        of = len(self.mine)
+        for done, number in enumerate(numbers, of - len(numbers) + 1):
+            write_array(self.folder / self.names[number], work(number))
+            said(done, of)
+
+    def read(self) -> Iterator[Array]:
+        """All pieces in order, once every rank has made its own."""
+        for name in self.names:
+            yield np.load(self.folder / name, allow_pickle=False)
+
+    def clear(self) -> None:
+        """Remove them."""
+        shutil.rmtree(self.folder)
