@@ -1,10 +1,11 @@
-"""What a matcher's last layer looks at: words and regions of chosen pairs, on one page.
+"""What a matcher looks at in chosen pairs, on one page: its attention, or the patches that it keeps.
 
     python scripts/attention.py RUN_DIR --pictures PLACE [--pairs IMAGE:CAPTION_ID ... | --count 4 --seed 0]
 
 writes RUN_DIR/attention.html, one file that needs no network. Pairs are named, or drawn from the split by the seed.
-The weights are those that IAIS aligns: of the last layer, averaged over heads, each block of words and regions
-normalised by itself. WordPieces of one word are merged: the mean over those that look, the sum over those seen.
+Of UNITER it shows the weights that IAIS aligns: of the last layer, averaged over heads, each block of words and
+regions normalised by itself. Of LAPS it shows which patches a caption keeps, and which of them each word is matched
+with. WordPieces of one word are merged: the mean over those that look, the sum over those seen.
 """
 
 from __future__ import annotations
@@ -14,11 +15,9 @@ import base64
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,15 +28,18 @@ from config.schema import Run
 from data.draws import generator
 from data.pairs import PairIndex
 from data.store import missing
+from model.laps import Laps
+from model.matcher import Matcher
 from scripts._program import run
-from scripts.page.attention import WIDTH, Blocks, Picture, Places, View, drawn, looks, words_of
+from scripts.page.attention import ATTENTION
+from scripts.page.pairs import WIDTH, Drawing, Picture, Places, Subject, words_of
+from scripts.page.patches import PATCHES
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare
 from train.checkpoint import Checkpoints
 from train.comm import Solo
 from train.entry import KINDS
 from train.recipe import Parts, build_parts
-from train.scorer import read_images
 from train.scores import Scores
 from train.splits import Split
 
@@ -45,15 +47,6 @@ Pair = tuple[int, int]
 """Numbers of an image and a text."""
 
 SIDE = 640  # pixels of an embedded picture
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the model makes of a pair: its score, its attention piece by piece, and the boxes `[k, 4]` it was given."""
-
-    score: float
-    blocks: Blocks
-    boxes: NDArray[np.float32]
 
 
 def open_run(args: argparse.Namespace) -> tuple[Run, Path]:
@@ -79,17 +72,28 @@ def open_parts(run_of_folder: Run, checkpoint: Path, split: str) -> tuple[Parts,
     """The model and the split.
 
     Raises:
-        ConfigError: the matcher offers no attention, or no stores are named.
+        ConfigError: no stores are named.
         DataError: checkpoint and stores do not fit each other.
     """
     parts = build_parts(run_of_folder, Solo(), str(checkpoint))
-    if "attention" not in parts.matcher.offers:
-        raise ConfigError(f"matcher {run_of_folder.matcher.name} with these settings offers no attention; "
-                          "give a run of another matcher, or one without its parity switches")
     opened = parts.split(split)
     if opened is None:
         raise ConfigError(f"config.json names no stores of {split}; give --txt_db and --img_db")
     return parts, opened
+
+
+def drawing_of(matcher: Matcher) -> Drawing:
+    """What there is to draw of a matcher; raises ConfigError where there is nothing."""
+    name = matcher.config.name
+    if "attention" in matcher.offers:
+        return ATTENTION
+    if not isinstance(matcher, Laps):
+        raise ConfigError(f"matcher {name} with these settings offers no attention; "
+                          "give a run of another matcher, or one without its parity switches")
+    if matcher.config.alignment != "slimmed":
+        raise ConfigError(f"matcher {name} with alignment={matcher.config.alignment} slims nothing, so no patches can "
+                          "be shown; give a run with alignment=slimmed")
+    return PATCHES
 
 
 def find_pairs(named: Sequence[str], index: PairIndex) -> list[Pair]:
@@ -124,19 +128,6 @@ def draw_pairs(count: int, seed: int, index: PairIndex) -> list[Pair]:
     return [(int(index.owner[text]), text) for text in sorted(texts.tolist())]
 
 
-def watch(parts: Parts, index: PairIndex, pairs: Sequence[Pair]) -> list[Seen]:
-    """Score the pairs and look at their attention."""
-    images, texts = map(np.array, zip(*pairs, strict=True))
-    scores, attention = parts.scorer.watch(index, images, texts)
-    blocks = attention.blocks()
-    own, out, back, other = (block.cpu().double().numpy() for block in (blocks.own, blocks.out, blocks.back,
-                                                                        blocks.other))
-    counts = zip(images, blocks.rows.tolist(), blocks.columns.tolist(), scores.float().tolist(), strict=True)
-    return [Seen(score, Blocks(own[at, :n, :n], out[at, :n, :k], back[at, :k, :n], other[at, :k, :k]),
-                 read_images(index, [image]).boxes.numpy()[:, :4])
-            for at, (image, n, k, score) in enumerate(counts)]
-
-
 def picture_of(pictures: Pictures, image: str, number: int) -> Picture:
     """The picture of an image; DataError where it is missing or damaged."""
     source = pictures.thumbnail(image)
@@ -148,22 +139,17 @@ def picture_of(pictures: Pictures, image: str, number: int) -> Picture:
     return Picture(f"picture-{number}", source, round(WIDTH * height / width, 1))
 
 
-def view_of(index: PairIndex, pair: Pair, seen: Seen, picture: Picture, captions: Captions | None,
-            places: Places) -> View:
-    """A pair as the page shows it."""
+def subject_of(index: PairIndex, pair: Pair, picture: Picture, captions: Captions | None, places: Places) -> Subject:
+    """A pair, and what the page says of it."""
     image, text = pair
     record = index.record(text)
     words = words_of(record, f"caption {index.texts[text]} of {index.images[index.owner[text]]}")
-    blocks = seen.blocks.merged(words.owner)
     caption = captions[index.texts[text]] if captions else record.get("raw") or " ".join(words.labels)
     label, own = bare(index.images[image]), index.owner[text]
-    facts = [f"picture {label}", f"caption {index.texts[text]}", f"score {seen.score:.3g}"]
-    facts += [f"a wrong pair: the caption is of {bare(index.images[own])}"] if own != image else []
-    facts += [told] if (told := places.of(index, text)) else []
-    numbers = [str(number) for number in range(1, len(seen.boxes) + 1)]
-    return View(caption, facts, label, picture, drawn(seen.boxes, picture.height), words.labels,
-                looks(words.labels, blocks.own, each=False), looks(words.labels, blocks.out, each=True),
-                looks(numbers, blocks.back, each=True), looks(numbers, blocks.other, each=False))
+    notes = [f"a wrong pair: the caption is of {bare(index.images[own])}"] if own != image else []
+    notes += [told] if (told := places.of(index, text)) else []
+    names = [f"picture {label}", f"caption {index.texts[text]}"]
+    return Subject(image, text, label, caption, words, picture, names, notes)
 
 
 def write_attention(args: argparse.Namespace) -> Path:
@@ -174,19 +160,19 @@ def write_attention(args: argparse.Namespace) -> Path:
     run_of_folder, checkpoint = open_run(args)
     pictures = Pictures(args.pictures, SIDE)
     parts, split = open_parts(run_of_folder, checkpoint, args.split)
+    drawing = drawing_of(parts.matcher)
     index = split.index
     pairs = find_pairs(args.pairs, index) if args.pairs else draw_pairs(args.count, args.seed, index)
     shown = {image: picture_of(pictures, index.images[image], image) for image, _ in pairs}
     places = Places.find(args.run_dir, args.split, parts, index)
     scores = Scores(np.empty((0, 0)), index.images, index.texts, index.owner)
     captions = Captions.from_file(args.captions, scores) if args.captions else None
-    views = [view_of(index, pair, seen, shown[pair[0]], captions, places)
-             for pair, seen in zip(pairs, watch(parts, index, pairs), strict=True)]
+    subjects = [subject_of(index, pair, shown[pair[0]], captions, places) for pair in pairs]
     source = index.sources[0]
     facts = [f"{args.split} split", f"checkpoint {checkpoint.name}", f"texts {source.texts.folder}",
              f"images {source.images.path}"]
-    return write_page(output, "attention.html.j2", name=args.run_dir.resolve().name, facts=facts, why=places.why,
-                      pictures=list(shown.values()), views=views, drawn_width=WIDTH)
+    return write_page(output, drawing.template, name=args.run_dir.resolve().name, facts=facts, why=places.why,
+                      pictures=list(shown.values()), views=drawing.views(parts.scorer, index, subjects))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

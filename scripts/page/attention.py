@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from config.errors import DataError
 from data.pairs import PairIndex
-from scripts.page.outcome import counting, open_outcome
-from train.recall import Counts, Ties
-from train.recipe import Parts
-from train.scorer import fingerprint
-from train.scores import Scores, kept_origin
+from scripts.page.pairs import WIDTH, Drawing, Subject
+from train.scorer import Scorer, read_images
 
 Weights = NDArray[np.float64]
 
-WIDTH = 400
-"""Width of every drawn picture, in its own units; shown smaller or larger."""
-
-_CONTINUES = "@@"  # the mark of a piece that goes on with a word
 _NUMBER = 22  # height of a region's number, in the units of the drawing
 _NAMED = 3  # how many of those seen are named to who cannot see the shades
 
@@ -95,15 +86,6 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture as a data address, with the name under which the page embeds it once."""
-
-    name: str
-    source: str
-    height: float
-
-
-@dataclass(frozen=True)
 class View:
     """Everything that the page shows of one pair.
 
@@ -111,16 +93,18 @@ class View:
     `boxes` are in the order in which they are drawn, the largest first, so that none hides another from the pointer.
     """
 
-    caption: str
-    facts: list[str]
-    label: str
-    picture: Picture
+    subject: Subject
+    score: float
     boxes: list[Box]
-    words: list[str]
     own: list[Look]
     out: list[Look]
     back: list[Look]
     other: list[Look]
+
+    @property
+    def facts(self) -> list[str]:
+        """What is said of the pair."""
+        return self.subject.facts(self.score)
 
     @property
     def numbers(self) -> list[str]:
@@ -133,63 +117,26 @@ class View:
         return sorted(self.boxes, key=lambda box: box.number)
 
 
-class Words(NamedTuple):
-    """The whitespace words of a caption, as they are shown, and the word `owner [pieces]` of each of its pieces."""
-
-    labels: list[str]
-    owner: NDArray[np.int64]
-
-
-def words_of(record: Mapping[str, Any], where: str) -> Words:
-    """The words of a text store's record: those of `raw` where they fit, else their pieces put together.
-
-    Raises:
-        DataError: the record does not tell its pieces, or tells others than its ids; `where` names the caption.
-    """
-    pieces = record.get("toked_caption")
-    if not isinstance(pieces, list) or len(pieces) != len(record["input_ids"]):
-        raise DataError(f"{where} has no toked_caption that fits its {len(record['input_ids'])} ids; "
-                        "pack the captions again with scripts/build_txtdb.py")
-    begins = [at == 0 or not piece.startswith(_CONTINUES) for at, piece in enumerate(pieces)]
-    owner = np.cumsum(begins) - 1
-    written = str(record.get("raw", "")).split()
-    if len(written) == owner[-1] + 1:
-        return Words(written, owner)
-    parts = [piece.removeprefix(_CONTINUES).removeprefix("##") for piece in pieces]
-    joined = ["".join(part for part, word in zip(parts, owner, strict=True) if word == one)
-              for one in range(owner[-1] + 1)]
-    return Words(joined, owner)
+def views(scorer: Scorer, index: PairIndex, subjects: Sequence[Subject]) -> list[View]:
+    """Pairs scored and watched, for a matcher that offers attention."""
+    images, texts = (np.array(side) for side in zip(*((one.image, one.text) for one in subjects), strict=True))
+    scores, attention = scorer.watch(index, images, texts)
+    blocks = attention.blocks()
+    own, out, back, other = (block.cpu().double().numpy() for block in (blocks.own, blocks.out, blocks.back,
+                                                                        blocks.other))
+    counts = zip(subjects, blocks.rows.tolist(), blocks.columns.tolist(), scores.float().tolist(), strict=True)
+    return [view_of(subject, score, Blocks(own[at, :n, :n], out[at, :n, :k], back[at, :k, :n], other[at, :k, :k]),
+                    read_images(index, [subject.image]).boxes.numpy()[:, :4])
+            for at, (subject, n, k, score) in enumerate(counts)]
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where each text's own image stands among all of the split; `why` not, where that is not known."""
-
-    scores: Scores | None
-    ties: Ties
-    why: str
-
-    @classmethod
-    def find(cls, folder: Path, split: str, parts: Parts, index: PairIndex) -> Places:
-        """From the run's score matrix of the split, if these weights made it from these stores."""
-        place = folder / "scores" / split
-        if not (place / "matrix.npy").is_file():
-            return cls(None, "pessimistic", f"{place} holds no score matrix")
-        if not (kept_origin(place) or "").startswith(fingerprint(parts.matcher, index)):
-            return cls(None, "pessimistic", f"{place} was made with other weights or stores")
-        outcome = open_outcome(folder)
-        return cls(outcome.scores(split), counting(outcome.results.get(split, {}))[0], "")
-
-    def of(self, index: PairIndex, text: int) -> str:
-        """In words: the place of a text's own image."""
-        if self.scores is None:
-            return ""
-        column = np.asarray(self.scores.matrix[:, text], np.float64)
-        own = column[index.owner[text]]
-        above, tied = np.count_nonzero(column > own), np.flatnonzero(column == own)
-        before = np.count_nonzero(tied < index.owner[text])
-        place = 1 + Counts(*np.array([[above], [len(tied) - 1], [before]])).ranks(self.ties)[0]
-        return f"right picture at place {place:g} of {len(column):,}"
+def view_of(subject: Subject, score: float, blocks: Blocks, boxes: NDArray[np.float32]) -> View:
+    """A pair as the page shows it, from its attention piece by piece and the boxes `[k, 4]` it was given."""
+    words, numbers = subject.words.labels, [str(number) for number in range(1, len(boxes) + 1)]
+    merged = blocks.merged(subject.words.owner)
+    return View(subject, score, drawn(boxes, subject.picture.height),
+                looks(words, merged.own, each=False), looks(words, merged.out, each=True),
+                looks(numbers, merged.back, each=True), looks(numbers, merged.other, each=False))
 
 
 def looks(labels: Sequence[str], weights: Weights, each: bool) -> list[Look]:
@@ -227,3 +174,6 @@ def _free_corner(
     corners = [(left, base) for base in bases for left in lefts]
     return min(corners, key=lambda one: sum(abs(one[0] - left) < 1.5 * _NUMBER and abs(one[1] - base) < _NUMBER
                                             for left, base in placed))
+
+
+ATTENTION = Drawing("attention.html.j2", views)

@@ -17,7 +17,7 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     """Render a template with `values` into `path`, replacing what was there; returns the path."""
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "plain": plain, "score": _score}
+    environment.filters |= {"percent": _percent, "plain": plain, "score": _score, "cosine": _cosine}
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
     write_text(path, environment.get_template(template).render(style=style, **values))
     return path
@@ -25,6 +25,10 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 
 def _score(value: float) -> str:
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
+
+
+def _cosine(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -15,12 +15,15 @@ from train.entry import KINDS
 
 Write = Callable[..., Path]
 SHIPPED = Path(__file__).parents[2] / "config"
-PARTS = {"uniter-base": "matcher", "uniter-large": "matcher", "parity-quintuplet": "objective"}
+PARTS = {"uniter-base": "matcher", "uniter-large": "matcher", "parity-quintuplet": "objective",
+         "parity-laps": "matcher"}
 RUNS = sorted(path.stem for path in SHIPPED.glob("*.json") if path.stem not in PARTS)
 
 
 def kinds_of(name: str) -> tuple[str, str]:
     """The matcher and the objective that a config's name promises."""
+    if "laps" in name:
+        return "laps", "triplet"
     if "vsrn" in name or "bfan" in name or name == "aoq-base":
         offline = "aoq" in name and name != "aoq-base"
         return "bfan" if "bfan" in name else "vsrn", "quintuplet" if offline else "triplet"
@@ -96,6 +99,39 @@ def test_the_published_recipes_over_items_are_those_of_the_table(
         assert objective.get("mask_true_pairs", kind == "") is objective["mask_same_image"] is (kind == "")
         assert run.eval.folds == (5 if "coco" in name else 1)
         assert optim.step_twice == ("caption." if kind and "vsrn" in name else "")
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "batch", "updates"),
+    [
+        ("laps-vit-f30k", 2, 64, 1132),
+        ("laps-swin-f30k", 2, 64, 1132),
+        ("laps-vit-coco", 4, 64, 2212),
+        ("laps-swin-coco", 4, 64, 2212),
+        ("laps-vit-f30k-1gpu", 1, 64, 2265),
+        ("laps-swin-coco-1gpu", 1, 64, 8850),
+        ("laps-vit384-f30k", 8, 8, 2265),
+        ("laps-swin384-f30k", 8, 8, 2265),
+        ("laps-vit-f30k-parity", 2, 64, 1132),
+        ("laps-swin-coco-parity", 4, 64, 2212),
+    ],
+)
+def test_the_published_recipes_of_laps_are_those_of_the_table(name: str, ranks: int, batch: int, updates: int) -> None:
+    """`updates` of an epoch, whose last batch is dropped where it is not full."""
+    run = load(SHIPPED / f"{name}.json", {}, KINDS)
+    optim, parity = run.optim, name.endswith("parity")
+    assert (566_435 if "coco" in name else 145_000) // (ranks * batch) == updates
+    assert optim.train_batch_size == batch
+    assert optim.num_train_steps == 30 * updates
+    assert optim.decay_at == tuple(epoch * updates for epoch in (9, 15, 20, 25))
+    assert run.eval.valid_steps == updates
+    matcher, objective = run.matcher.model_dump(), run.objective.model_dump()
+    swin = "swin" in name
+    assert (matcher["sparse_ratio"], matcher["aggr_ratio"]) == ((0.8, 0.6) if swin else (0.5, 0.4))
+    assert matcher["embed_size"] == (1024 if name.startswith("laps-swin-f30k") and "1gpu" not in name else 512)
+    assert matcher["infer_cls_from_square"] is run.eval.select_on_test is parity
+    assert (objective["ramp"], objective["hardest_from"], objective["margin"]) == (1 / 30, 1 / 30, 0.2)
+    assert run.eval.folds == (5 if "coco" in name else 1)
 
 
 def test_the_published_recipes_differ_where_the_table_says(kinds: Kinds) -> None:

@@ -29,6 +29,8 @@ def read(kinds: Kinds, line: str, **choice: str) -> dict[str, Any]:
         ("--learning-rate=.5", {"optim.learning_rate": 0.5}),
         ("--grad_norm -1", {"optim.grad_norm": -1}),
         ("--betas 0.8 1", {"optim.betas": [0.8, 1]}),
+        ('--rate_factors ["text.",0.1] ["vision",2]', {"optim.rate_factors": [["text.", 0.1], ["vision", 2]]}),
+        ("--decay_at 3 5", {"optim.decay_at": [3, 5]}),
         ("--seed 7 --max_bb 3", {"seed": 7, "data.max_bb": 3}),
         ("--full_val false", {"eval.full_val": False}),
         ("--full-val True", {"eval.full_val": True}),

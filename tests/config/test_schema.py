@@ -107,6 +107,7 @@ def test_the_hash_names_the_result_and_not_the_circumstances(kinds: Kinds) -> No
         "output.resume": "never",
         "output.log_steps": 1,
         "data.n_workers": 0,
+        "data.picture_cache_mb": 0,
         "eval.tokens_per_block": 1024,
     }.items():
         assert load(None, {key: value}, kinds).hash() == base, key
@@ -123,6 +124,8 @@ def test_the_hash_names_the_result_and_not_the_circumstances(kinds: Kinds) -> No
         "negatives.separate_passes": False,
         "optim.schedule": "step",
         "optim.step_twice": "caption.",
+        "data.smallest_crop": 0.6,
+        "data.word_augment": 0.2,
     }.items():
         assert load(None, {key: value}, kinds).hash() != base, key
 

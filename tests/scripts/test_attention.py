@@ -25,7 +25,6 @@ from data.texts import TextWriter, caption_record
 from data.words import SPECIAL_TOKENS, WordPiece
 from model.matcher import build
 from scripts import attention
-from scripts.page.attention import Blocks, drawn, looks, words_of
 from tests.support import DIM, RULE, config_of, open_index, write_config
 from train.checkpoint import Checkpoints
 from train.entry import KINDS
@@ -327,55 +326,3 @@ def test_from_the_command_line(made, tmp_path):
     failed = subprocess.run([sys.executable, script, run, "--pictures", pictures], capture_output=True, text=True)
     assert failed.returncode == 3
     assert len(failed.stderr.splitlines()) == 1
-
-
-# ---------------------------------------------------------------- the parts of the page
-
-
-def test_merged_rows_still_sum_to_one():
-    rng = np.random.default_rng(0)
-    own, out, back, other = (rng.dirichlet(np.ones(n), rows) for rows, n in ((5, 5), (5, 4), (4, 5), (4, 4)))
-    merged = Blocks(own, out, back, other).merged(np.array([0, 0, 1, 2, 2]))
-    shapes = {"own": (3, 3), "out": (3, 4), "back": (4, 3), "other": (4, 4)}
-    for name, shape in shapes.items():
-        block = getattr(merged, name)
-        assert block.shape == shape
-        np.testing.assert_allclose(block.sum(1), 1)
-    np.testing.assert_allclose(merged.out[0], (out[0] + out[1]) / 2)
-    np.testing.assert_allclose(merged.own[1, 2], own[2, 3] + own[2, 4])
-
-
-@pytest.mark.parametrize(("record", "labels", "owner"), [
-    ({"raw": "Dogs ran.", "toked_caption": ["Dog", "@@##s", "ran", "@@."]}, ["Dogs", "ran."], [0, 0, 1, 1]),
-    ({"raw": "\u200b Dogs ran", "toked_caption": ["Dog", "@@##s", "ran"]}, ["Dogs", "ran"], [0, 0, 1]),
-    ({"toked_caption": ["Dog", "@@##s", "@@@"]}, ["Dogs@"], [0, 0, 0]),
-])
-def test_words_and_their_pieces(record, labels, owner):
-    words = words_of(record | {"input_ids": list(range(len(record["toked_caption"])))}, "here")
-    assert words.labels == labels
-    assert words.owner.tolist() == owner
-
-
-@pytest.mark.parametrize("record", [{}, {"toked_caption": ["a"]}, {"toked_caption": "ab"}])
-def test_a_caption_whose_pieces_are_not_told_is_refused(record):
-    with pytest.raises(DataError, match=r"caption 7 has no toked_caption that fits its 2 ids; pack the captions again"):
-        words_of(record | {"input_ids": [5, 6]}, "caption 7")
-
-
-def test_shades_are_shares_of_the_largest():
-    weights = np.array([[0.1, 0.4], [0.8, 0.2]])
-    each, together = looks(["a", "b"], weights, each=True), looks(["a", "b"], weights, each=False)
-    assert [[shade.strength for shade in look.shades] for look in each] == [[0.25, 1], [1, 0.25]]
-    assert [[shade.strength for shade in look.shades] for look in together] == [[0.125, 0.5], [1, 0.25]]
-    assert [look.strongest for look in each] == [1, 0]
-    assert looks(["a"], np.zeros((1, 2)), each=True)[0].shades[0] == (0, 0)
-
-
-def test_boxes_are_drawn_from_large_to_small_and_numbers_keep_apart():
-    boxes = np.array([[0.1, 0.1, 0.3, 0.3], [0, 0, 1, 1], [0.1, 0.1, 0.3, 0.3], [0.9, -0.2, 1.4, 0.02]], np.float32)
-    found = drawn(boxes, 200)
-    assert [box.number for box in found] == [2, 1, 3, 4]
-    assert (found[0].width, found[0].height) == (400, 200)
-    corners = [(box.left, box.base) for box in found]
-    assert len(set(corners)) == 4
-    assert all(0 <= left <= 400 and 0 < base <= 200 for left, base in corners)
