@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. The rest is for those who work on the code.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo evidence evidence-aoq test quick lint bench clean
+.PHONY: help setup demo evidence evidence-aoq evidence-laps test quick lint bench clean
 bin := .venv/bin
 
 help:  ## what there is
@@ -17,6 +17,9 @@ evidence: setup  ## the README's ablation: nine training runs, most of an hour o
 
 evidence-aoq: setup  ## the README's ablation of AOQ: 24 training runs, half an hour on two cores
 	@bash scripts/evidence-aoq.sh
+
+evidence-laps: setup  ## the README's comparison of LAPS: nine training runs, half an hour on two cores
+	@bash scripts/evidence-laps.sh
 
 test: setup lint  ## all tests
 	$(bin)/pytest -n 2 --dist worksteal
