@@ -1,4 +1,8 @@
-"""Wrong input stops a run before its first batch, with one line and an exit code; a failure harms nothing good."""
+"""Wrong input stops a run before its first batch, with one line and an exit code; a failure harms nothing good.
+
+Each run is a process. Those of tests.flow.warm are spared the import of torch; the first of each exit code, and
+whatever a launcher or a shell has a part in, are started as a user would.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +17,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
+from tests.flow import warm
 from tests.processes import entry, ranks_below, started, steps_logged, wait_until
 from tests.spoiled import copied, spoiled
 from tests.support import ROOT, RULE, config_of, environment, events, run, write_config, write_stores
@@ -33,7 +39,7 @@ def config(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a finished run."""
     folder = tmp_path_factory.mktemp("trained") / "out"
-    done = run(TRAIN, "--config", config, "--output_dir", folder)
+    done = warm.run(TRAIN, "--config", config, "--output_dir", folder)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -41,7 +47,7 @@ def trained(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refused(config: Path, folder: Path, code: int, *flags: str | Path) -> str:
     """The one line that a run is refused with; nothing is written."""
     there = folder.exists()
-    done = run(TRAIN, "--config", config, "--output_dir", folder, *flags)
+    done = warm.run(TRAIN, "--config", config, "--output_dir", folder, *flags)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
     lines = done.stderr.splitlines()
@@ -60,7 +66,6 @@ def refused(config: Path, folder: Path, code: int, *flags: str | Path) -> str:
     (("--train_batch_size", "50"), 2, r"50 anchors an update, but there are only 48; lower train_batch_size or -np"),
     (("--img_dim", "12"), 3, r"features are 16 wide but the model takes 12; set matcher\.img_dim=16"),
     (("--vocab_size", "20"), 3, r"vocabulary has 60 entries but the model knows 20"),
-    (("--train_txt_dbs", "/nowhere/texts.db"), 3, r"no text store /nowhere/texts\.db"),
     (("--train_img_dbs", "/nowhere/images"), 3, r"/nowhere/images holds no image store"),
     (("--checkpoint", "/nowhere/model.pt"), 3, r"/nowhere/model\.pt: no such checkpoint"),
     (("--resume", "/nowhere/step-1"), 3, r"/nowhere/step-1: no such checkpoint"),
@@ -87,6 +92,13 @@ def test_no_output_folder_is_asked_for(config: Path) -> None:
     done = run(TRAIN, "--config", config)
     assert done.returncode == 2
     assert done.stderr.splitlines() == ["itm_hn: output_dir is not set; give --output_dir FOLDER"]
+
+
+def test_a_store_that_is_not_there(config: Path, tmp_path: Path) -> None:
+    done = run(TRAIN, "--config", config, "--output_dir", tmp_path / "out", "--train_txt_dbs", "/nowhere/texts.db")
+    assert done.returncode == 3
+    assert re.fullmatch(r"itm_hn: there is no text store /nowhere/texts\.db.*\n", done.stderr)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_folder_is_no_store(stores: Stores, config: Path, tmp_path: Path) -> None:
@@ -183,25 +195,39 @@ def test_the_output_folder_of_another_run(trained: Path, config: Path) -> None:
 
 def test_an_output_folder_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    done = run(TRAIN, "--config", config, "--output_dir", tmp_path / "file" / "out")
+    done = warm.run(TRAIN, "--config", config, "--output_dir", tmp_path / "file" / "out")
     assert done.returncode in (1, 2)
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert str(tmp_path / "file") in done.stderr
 
 
+@pytest.fixture(scope="module")
+def damaged(stores: Stores, tmp_path_factory: pytest.TempPathFactory) -> Stores:
+    """The stores with one damaged image."""
+    return spoiled(stores, tmp_path_factory.mktemp("spoiled"))
+
+
+def tolerant(policy: str, damaged: Stores, folder: Path) -> tuple[str | Path, ...]:
+    """The command of a run that meets the damaged image."""
+    config = write_config(folder / "c.json", config_of(damaged, data={"damaged": policy, "n_workers": 1}))
+    return TRAIN, "--config", config, "--output_dir", folder / "out"
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("policy", ["fail", "skip", "quarantine"])
-def test_a_damaged_record(policy: str, ranks: int, stores: Stores, tmp_path: Path) -> None:
-    config = config_of(spoiled(stores, tmp_path), data={"damaged": policy, "n_workers": 1})
-    path = write_config(tmp_path / "c.json", config)
-    done = run(TRAIN, "--config", path, "--output_dir", tmp_path / "out", ranks=ranks)
+def test_a_damaged_record_fails(ranks: int, damaged: Stores, tmp_path: Path) -> None:
+    words = tolerant("fail", damaged, tmp_path)
+    done = warm.run(*words) if ranks == 1 else run(*words, ranks=ranks)
+    assert done.returncode == (3 if ranks == 1 else 1), done.stderr
+    assert "a_000005.npz is damaged" in done.stderr
+    ours = done.stderr if ranks == 1 else "".join(re.findall(r"^\[\d\]<stderr>:(.*)", done.stderr, re.M))
+    assert "Traceback" not in ours
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("policy", ["skip", "quarantine"])
+def test_a_damaged_record_is_left_out(policy: str, ranks: int, damaged: Stores, tmp_path: Path) -> None:
+    done = warm.run(*tolerant(policy, damaged, tmp_path), ranks=ranks)
     listed = tmp_path / "out" / "quarantine.txt"
-    if policy == "fail":
-        assert done.returncode == (3 if ranks == 1 else 1), done.stderr
-        assert "a_000005.npz is damaged" in done.stderr
-        ours = done.stderr if ranks == 1 else "".join(re.findall(r"^\[\d\]<stderr>:(.*)", done.stderr, re.M))
-        assert "Traceback" not in ours
-        return
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["test"]["images"] == 23
@@ -238,7 +264,7 @@ def test_a_full_disk_while_saving(stores: Stores, tmp_path: Path) -> None:
     config = write_config(tmp_path / "c.json", config_of(stores, **sections))
     with small_disk(tmp_path / "disk") as disk:
         out = disk / "out"
-        done = run(TRAIN, "--config", config, "--output_dir", out)
+        done = warm.run(TRAIN, "--config", config, "--output_dir", out)
         assert done.returncode == 1, done.stderr
         line = done.stderr.splitlines()[-1]
         assert re.search(r"itm_hn: .*step-0000000\d: could not be saved \(.*\); free space and start again", line)
@@ -246,7 +272,7 @@ def test_a_full_disk_while_saving(stores: Stores, tmp_path: Path) -> None:
         left = sorted(path.name for path in (out / "ckpt").iterdir())
         assert left == ["latest", "step-00000003"], "the half-written one is gone, the one before is whole"
         subprocess.run(["mount", "-o", "remount,size=8M", disk], check=True)
-        again = run(TRAIN, "--config", config, "--output_dir", out)
+        again = warm.run(TRAIN, "--config", config, "--output_dir", out)
         assert again.returncode == 0, again.stderr
         assert events(out, "start")[-1]["step"] == 3
 
@@ -264,8 +290,7 @@ def test_a_file_size_limit_while_saving(kind: str, stores: Stores, tmp_path: Pat
     assert list((tmp_path / "out" / "ckpt").iterdir()) == []
 
 
-@pytest.mark.parametrize("launcher", ["horovodrun", "torchrun"])
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(("launcher", "victim"), [("horovodrun", 0), ("horovodrun", 1), ("torchrun", 0)])
 def test_a_rank_that_dies_is_named_by_the_others(launcher: str, victim: int, stores: Stores, tmp_path: Path) -> None:
     config = write_config(tmp_path / "c.json", config_of(stores, optim={"num_train_steps": 100000},
                                                          eval={"valid_steps": 100000}, data={"n_workers": 1}))
@@ -297,11 +322,10 @@ def test_a_rank_that_dies_in_a_validation_is_named_too(stores: Stores, tmp_path:
 
 
 def test_a_reading_worker_that_dies_is_named(stores: Stores, tmp_path: Path) -> None:
-    import psutil
-
     config = write_config(tmp_path / "c.json", config_of(stores, optim={"num_train_steps": 100000},
                                                          eval={"valid_steps": 100000}, data={"n_workers": 2}))
-    with started(entry(TRAIN, "--config", config, "--output_dir", tmp_path / "out"), tmp_path / "log") as process:
+    words = (TRAIN, "--config", config, "--output_dir", tmp_path / "out")
+    with warm.started(words, tmp_path / "log") as process:
         wait_until(lambda: steps_logged(tmp_path / "out") >= 3)
         psutil.Process(process.pid).children()[1].kill()
         assert process.wait(30) == 1

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from safetensors import SafetensorError, safe_open
 
+from tests.flow import warm
 from tests.items import VSRN, items_config
 from tests.processes import entry, started, wait_until
 from tests.support import ROOT, environment, run, write_config, write_stores
@@ -57,20 +58,21 @@ def files(folder: Path) -> Bytes:
 @pytest.fixture(scope="module")
 def undisturbed(embeddings: Path, tmp_path_factory: pytest.TempPathFactory) -> Bytes:
     lists = tmp_path_factory.mktemp("undisturbed") / "lists"
-    done = run(*given(embeddings, lists))
+    done = warm.run(*given(embeddings, lists))
     assert done.returncode == 0, done.stderr
     return files(lists)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_ranks_mine_embeddings_as_one_does(ranks: int, embeddings: Path, undisturbed: Bytes, tmp_path: Path) -> None:
-    done = run(*given(embeddings, tmp_path / "lists"), ranks=ranks)
+    start = run if ranks == 2 else warm.run
+    done = start(*given(embeddings, tmp_path / "lists"), ranks=ranks)
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "lists") == undisturbed
 
 
 def test_another_tile_and_arithmetic_mine_the_same(embeddings: Path, undisturbed: Bytes, tmp_path: Path) -> None:
-    done = run(*given(embeddings, tmp_path / "lists"), "--max_tile_bytes", "100000", "--screen", "bfloat16")
+    done = warm.run(*given(embeddings, tmp_path / "lists"), "--max_tile_bytes", "100000", "--screen", "bfloat16")
     assert done.returncode == 0, done.stderr
     assert files(tmp_path / "lists") == undisturbed
 
@@ -79,8 +81,8 @@ def test_ranks_mine_a_matcher_as_one_does(config: Path, tmp_path: Path) -> None:
     found = []
     for ranks in (1, 2, 4):
         lists = tmp_path / f"lists-{ranks}"
-        done = run("train/mine.py", "--config", config, "--which", "random", "--lists", lists, *FLAGS,
-                   "--keep_embeddings", "--exact_scores", ranks=ranks)
+        done = warm.run("train/mine.py", "--config", config, "--which", "random", "--lists", lists, *FLAGS,
+                        "--keep_embeddings", "--exact_scores", ranks=ranks)
         assert done.returncode == 0, done.stderr
         found.append(files(lists))
     assert found[0] == found[1] == found[2]
@@ -106,42 +108,32 @@ def test_killed_at_five_tiles_it_ends_with_the_same_bytes(
     seed = random.randrange(10**6)
     print(f"seed {seed}")
     lists = tmp_path / "lists"
+    words, log = given(embeddings, lists), tmp_path / "log"
     goals = sorted(random.Random(seed).sample(range(1, 80), 5))
     reached = []
     for goal in goals:
-        with started(entry(*given(embeddings, lists)), tmp_path / "log") as process:
+        with warm.started(words, log) if reached else started(entry(*words), log) as process:
             before = tiles_saved(lists / ".unfinished")
             wait_until(lambda start=before, more=goal: process.poll() is not None  # type: ignore[misc]
                        or tiles_saved(lists / ".unfinished") >= max(more, start + 1))
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             process.wait(30)
         reached.append(tiles_saved(lists / ".unfinished"))
         if not (lists / ".unfinished").exists():
             break
-    done = run(*given(embeddings, lists))
+    done = warm.run(*words)
     assert done.returncode == 0, done.stderr
     assert reached[0] > 0, "the first one was killed in the middle"
-    assert "going on after" in (tmp_path / "log").read_text() + done.stderr
+    assert "going on after" in log.read_text() + done.stderr
     assert files(lists) == undisturbed
 
 
-def test_two_ranks_killed_go_on(embeddings: Path, undisturbed: Bytes, tmp_path: Path) -> None:
+def test_a_lost_rank_ends_the_other_with_a_line_and_two_ranks_go_on(
+    embeddings: Path, undisturbed: Bytes, tmp_path: Path
+) -> None:
     lists = tmp_path / "lists"
     with started(entry(*given(embeddings, lists), ranks=2), tmp_path / "log") as process:
-        wait_until(lambda: process.poll() is not None or tiles_saved(lists / ".unfinished") >= 3)
-        family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        for member in [*family, psutil.Process(process.pid)] if family else []:
-            member.send_signal(signal.SIGKILL)
-        process.wait(30)
-    done = run(*given(embeddings, lists), ranks=2)
-    assert done.returncode == 0, done.stderr
-    assert files(lists) == undisturbed
-
-
-def test_a_lost_rank_ends_the_other_with_a_line(embeddings: Path, tmp_path: Path) -> None:
-    lists = tmp_path / "lists"
-    with started(entry(*given(embeddings, lists), ranks=2), tmp_path / "log") as process:
-        wait_until(lambda: tiles_saved(lists / ".unfinished") >= 1)
+        wait_until(lambda: tiles_saved(lists / ".unfinished") >= 3)
         ranks = {int(child.environ()["HOROVOD_RANK"]): child
                  for child in psutil.Process(process.pid).children(recursive=True)
                  if any(word.endswith("mine.py") for word in child.cmdline()[1:2])}
@@ -150,6 +142,11 @@ def test_a_lost_rank_ends_the_other_with_a_line(embeddings: Path, tmp_path: Path
         assert process.wait(60) != 0
         assert time.monotonic() - start < 60
     assert "lost rank 1" in (tmp_path / "log").read_text()
+    assert (lists / ".unfinished").exists()
+    done = warm.run(*given(embeddings, lists), ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert "going on after" in done.stderr
+    assert files(lists) == undisturbed
 
 
 def test_a_full_disk_is_one_line(embeddings: Path, tmp_path: Path) -> None:
@@ -160,5 +157,5 @@ def test_a_full_disk_is_one_line(embeddings: Path, tmp_path: Path) -> None:
     assert "cannot be written" in done.stderr.splitlines()[-1]
     assert "start again with the same command: what is done is kept" in done.stderr.splitlines()[-1]
     assert not list((tmp_path / "lists").glob("*.npy"))
-    again = run(*given(embeddings, tmp_path / "lists"))
+    again = warm.run(*given(embeddings, tmp_path / "lists"))
     assert again.returncode == 0, again.stderr

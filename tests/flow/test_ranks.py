@@ -1,4 +1,7 @@
-"""One rank, two ranks of Horovod, two ranks of torch.distributed: the same samples and the same losses."""
+"""One rank, two ranks of Horovod, two ranks of torch.distributed: the same samples and the same losses.
+
+Where no launcher is named, the ranks are of tests.flow.warm.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from tests.flow import warm
 from tests.items import items_config, random_candidates, write_candidates
 from tests.processes import entry
 from tests.support import ROOT, config_of, environment, events, open_index, write_config
@@ -19,7 +23,7 @@ UPDATES = 20
 COMPARED = ("loss", "hinge_i", "hinge_t", "pool_r1_i", "pool_r1_t", "grad_norm", "lr")
 
 
-def train(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "horovodrun",
+def train(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "",
           objective: dict[str, Any] | None = None, **optim: Any) -> Path:
     """Twenty updates of eight anchors a direction, shared out over the ranks; the output folder."""
     config = config_of(stores, optim={"num_train_steps": UPDATES, "train_batch_size": 8 // ranks, **optim},
@@ -27,13 +31,13 @@ def train(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "
     return trained("train/itm_hn.py", config, folder, ranks, launcher)
 
 
-def trained(program: str, config: dict[str, Any], folder: Path, ranks: int, launcher: str = "horovodrun") -> Path:
+def trained(program: str, config: dict[str, Any], folder: Path, ranks: int, launcher: str = "") -> Path:
     """The output folder of a run that has ended well."""
     out = folder / f"{launcher}-{ranks}"
-    path = write_config(folder / f"{out.name}.json", config)
-    words = entry(program, "--config", path, "--output_dir", out, ranks=ranks, launcher=launcher)
-    done = subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
-                          check=False)
+    words = program, "--config", write_config(folder / f"{out.name}.json", config), "--output_dir", out
+    done = warm.run(*words, ranks=ranks) if not launcher else subprocess.run(
+        entry(*words, ranks=ranks, launcher=launcher), cwd=ROOT, env=environment(), capture_output=True, text=True,
+        timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
 
@@ -83,7 +87,7 @@ def test_compressed_gradients_train_nearly_the_same(alone: Path, stores: tuple[P
     np.testing.assert_allclose(half[:, 0], one[:, 0], atol=5e-3)
 
 
-def train_items(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "horovodrun") -> Path:
+def train_items(folder: Path, stores: tuple[Path, Path], ranks: int, launcher: str = "") -> Path:
     """Ten updates of twelve items with offline negatives, dropout, and statistics over the batch; the output folder."""
     index, lists = open_index(stores), folder / "offline"
     if not lists.exists():
@@ -105,7 +109,7 @@ def numbers(folder: Path, names: list[str]) -> np.ndarray:
     return np.array([[event[name] for name in names] for event in events(folder, "train")])
 
 
-@pytest.mark.parametrize("launcher", ["horovodrun", "torchrun"])
+@pytest.mark.parametrize("launcher", ["horovodrun", ""])
 def test_two_ranks_train_on_items_as_one(
     items_alone: Path, launcher: str, stores: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import ROOT, environment, events, run
+from scripts.make_scenes import main as make_scenes
+from tests.support import ROOT, environment, events
 
 pytestmark = pytest.mark.slow
 RUNS = ("vsrn", "aoq-vsrn", "aoq-vsrn-2", "aoq-bfan-equal", "aoq-bfan-prob")
@@ -28,8 +29,8 @@ def recipe(folder: Path, scenes: Path, ranks: int) -> subprocess.CompletedProces
 def test_aoq_from_the_stores_to_the_ensembles(tmp_path: Path) -> None:
     """On one rank; started again, it trains nothing anew."""
     scenes, out = tmp_path / "scenes", tmp_path / "out"
-    made = run("scripts/make_scenes.py", "--output", scenes, "--train", "80", "--val", "16", "--test", "20")
-    assert made.returncode == 0, made.stderr
+    counts = ["--train", "80", "--val", "16", "--test", "20"]
+    assert make_scenes(["--output", str(scenes), *counts, "--workers", "1"]) == 0
     done = recipe(out, scenes, 1)
     assert done.returncode == 0, done.stderr
     for name in RUNS:
