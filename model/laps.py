@@ -21,7 +21,8 @@ from model.aligning import SIMILARITIES, aligned
 from model.backbone import TextTower, VisionTower
 from model.layers import full, l2norm, rectangle
 from model.matcher import HeadKind, Matcher, Side
-from model.slimming import Captions, Pictures, Rule, Shapes, Tile, similarities, unit
+from model.slimming import Captions, Pictures, Rule, Shapes, Tile, unit
+from model.tiling import similarities
 
 IMAGENET = {"pixel_mean": (0.485, 0.456, 0.406), "pixel_std": (0.229, 0.224, 0.225)}
 SQUEEZE, SCORE_SQUEEZE = 0.2, 0.25

@@ -3,8 +3,7 @@
 Which patches are kept differs from text to text, so as published every pair has vectors of its own: kept patches,
 aggregated ones, a fused one. Only their angles to the words are asked for, and those follow from what images and
 texts have by themselves: an aggregated vector is `P S`, a few weights of the patches `S`, so that its products with the
-words are `P (S W')` and its square length is the diagonal of `P (S S') P'`. No vector of a pair is ever made. Pairs are
-computed tile by tile, and tile by tile again for the gradient: between the two nothing of a pair is kept.
+words are `P (S W')` and its square length is the diagonal of `P (S S') P'`. No vector of a pair is ever made.
 
 Which patches matter is decided in float64, so that neither tiles nor ranks nor the kind of processor move a patch over
 the threshold by rounding.
@@ -13,18 +12,13 @@ the threshold by rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 SLOPE, SHORTEST = 0.1, 1e-12
-TILE = {"cpu": 2**18, "cuda": 2**25}
-"""Weights of patches in a tile: 1 MiB of a processor's cache, or 128 MiB of a GPU."""
 
 
 @dataclass(frozen=True)
@@ -97,43 +91,6 @@ class Captions:
         return Captions(self.words[at, : int(lengths[-1])], lengths, self.queries[at])
 
 
-def similarities(pictures: Pictures, captions: Captions, rule: Rule) -> Tensor:
-    """Similarities `[n, m]`, from -0.2 to 2, with gradient in patches, logits, whole and words."""
-    found: Tensor = _Similarities.apply(
-        pictures.patches, pictures.logits, pictures.whole, captions.words, pictures, captions, rule
-    )
-    return found
-
-
-class _Similarities(torch.autograd.Function):
-    """Tiles forward, and the same tiles again backward. The last three arguments bring what has no gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, patches: Tensor, logits: Tensor, whole: Tensor | None, words: Tensor,
-        pictures: Pictures, captions: Captions, rule: Rule,
-    ) -> Tensor:  # fmt: skip
-        ctx.save_for_backward(patches, logits, whole, words)
-        ctx.constants = pictures.bias, pictures.sway, captions.lengths, captions.queries, rule
-        found = patches.new_empty(len(patches), len(words))
-        for rows, shapes, columns, some in tiles(pictures, captions):
-            tile = Tile(shapes, some, rule)
-            found[rows, columns] = tile.similarities(tile.cosines)
-        return found
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        patches, logits, whole, words = ctx.saved_tensors
-        bias, sway, lengths, queries, rule = ctx.constants
-        sums = Gradients.zeros(patches, logits, whole, words)
-        everyone = Pictures(patches, logits, whole, bias, sway), Captions(words, lengths, queries)
-        for rows, shapes, columns, some in tiles(*everyone):
-            Tile(shapes, some, rule).backward(grad[rows, columns], sums.of(rows, columns, some))
-        sums.through_gram(patches)
-        return sums.patches, sums.logits, sums.whole, sums.words, None, None, None
-
-
 @dataclass(frozen=True)
 class Gradients:
     """Where the tiles of a backward pass add up what they find; `gram` is that of the products of patches."""
@@ -193,20 +150,6 @@ class Shapes:
     def asked(self, queries: Tensor) -> Tensor:
         """`[i, t, s]` float64, what the texts of `queries [t, c]` say of each patch."""
         return queries @ self.directions.transpose(1, 2)
-
-
-def tiles(pictures: Pictures, captions: Captions) -> Iterator[tuple[slice, Shapes, slice, Captions]]:
-    """All pairs in tiles: some images (rows), and some texts of like length (columns)."""
-    images, aggregated, patches = pictures.logits.shape
-    room = TILE[pictures.patches.device.type] // ((aggregated + 1) * patches)
-    width = max(1, min(room, len(captions.words)))
-    height = max(1, room // width)
-    for top in range(0, images, height):
-        rows = slice(top, min(top + height, images))
-        shapes = Shapes.of(pictures.slice(rows))
-        for left in range(0, len(captions.words), width):
-            columns = slice(left, min(left + width, len(captions.words)))
-            yield rows, shapes, columns, captions.slice(columns)
 
 
 def keep(scores: Tensor, count: int) -> Tensor:

@@ -50,7 +50,9 @@ def patch_select(case: Any) -> Tensors:
     order = scores.masked_fill(~kept, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
     selected = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2]))
     no_logits = tokens.new_zeros(len(tokens), 0, tokens.shape[1])
-    extra = mixing(no_logits, scores[:, None], kept[:, None], matcher.rule.fuses(tokens.shape[1]))[:, 0] @ tokens
+    extra = torch.zeros_like(tokens[:, :1])
+    if matcher.rule.fuses(tokens.shape[1]):
+        extra = mixing(no_logits, scores[:, None], kept[:, None], fused=True)[:, 0] @ tokens
     total = (selected * case.inputs["d_select"]).sum() + (extra * case.inputs["d_extra"]).sum()
     found = {"keep_index": order, "select_tokens": selected, "score_mask": kept.float(), "extra_token": extra}
     return found | gradients(total, tokens=tokens)
