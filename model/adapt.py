@@ -84,7 +84,7 @@ def modern(name: str) -> str:
 
 
 def load(
-    model: Matcher, system: str, state: Mapping[str, Tensor], rank_head_init: str = "if_missing", parts: bool = True
+    model: Matcher, system: str, state: Mapping[str, Tensor], rank_head_init: str = "if_missing", parts: bool = False
 ) -> Loaded:
     """Put a state dict, published or ours, into `model`; half-precision tensors become the model's own type.
 

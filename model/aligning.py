@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from model.layers import l2norm
+from model.slimming import SLOPE
 
 TILE = {"cpu": 2**20, "cuda": 2**26}
 """Products in a tile: 4 MiB of a processor's cache, or 256 MiB of a GPU."""
-SLOPE, EPS = 0.1, 1e-8
+EPS = 1e-8
 SMOOTH_WORDS, SMOOTH_PATCHES = 9.0, 4.0
 """How sharply words attend to patches, and patches to words."""
 
@@ -96,7 +97,7 @@ def aligned(similarity: Similarity, tokens: Tensor, words: Tensor, there: Tensor
         return similarity(products, some @ some.transpose(1, 2), few @ few.transpose(1, 2), real)
 
     rows = [
-        torch.cat([checkpoint(tile, some, few, real, use_reentrant=False)
+        torch.cat([checkpoint(tile, some, few, real, use_reentrant=False, preserve_rng_state=False)
                    for few, real in zip(*blocks[1:], strict=True)], 1)
         for some in blocks[0]
     ]  # fmt: skip

@@ -27,6 +27,8 @@ from model.tiling import similarities
 IMAGENET = {"pixel_mean": (0.485, 0.456, 0.406), "pixel_std": (0.229, 0.224, 0.225)}
 SQUEEZE, SCORE_SQUEEZE = 0.2, 0.25
 """Hidden widths of the networks over patches, as shares of the tokens' width."""
+BLOCK = 256
+"""Images that are looked at together: the networks over patches take twice the memory of the tokens."""
 Colours = tuple[float, float, float]
 
 
@@ -146,7 +148,8 @@ class Laps(Matcher):
     def score(self, images: Side, texts: Side) -> Tensor:
         with torch.autocast(self.device.type, enabled=False):
             order = torch.argsort(texts.rows.lengths, stable=True)
-            scores = self._compare(images, texts.select(order))
+            ascending, blocks = texts.select(order), range(0, len(images), BLOCK)
+            scores = torch.cat([self._compare(images.slice(start, start + BLOCK), ascending) for start in blocks])
             return scores.index_select(1, torch.argsort(order).to(scores.device, non_blocking=True))
 
     def score_pairs(self, images: Side, texts: Side, image: Tensor, text: Tensor) -> Tensor:
@@ -170,11 +173,11 @@ class Laps(Matcher):
             return {}
         _, spatial = self.divided(images)
         if self.score_net is None:
-            kept = spatial.new_tensor(self.rule.kept(spatial.shape[1]) / spatial.shape[1])
+            shares = spatial.new_tensor([self.rule.kept(spatial.shape[1]) / spatial.shape[1]])
         else:
             with torch.autocast(self.device.type, enabled=False):
-                kept = self.score_net(spatial).exp().mean()
-        return {"ratio": self.config.ratio_weight * ratio_term(kept, self.config.sparse_ratio)}
+                shares = self.score_net(spatial).exp().mean(1)
+        return {"ratio": self.config.ratio_weight * ratio_term(shares, self.config.sparse_ratio)}
 
     def _compare(self, images: Side, texts: Side) -> Tensor:
         """Scores of images and texts that ascend in length."""
@@ -226,15 +229,19 @@ def aggregated(config: Config, patches: int) -> int:
     return count
 
 
-def ratio_term(kept: Tensor, wanted: float) -> Tensor:
-    """How far the mean of what is kept is from what is wanted, squared."""
-    return (kept.mean() - wanted).square()
+def ratio_term(shares: Tensor, wanted: float) -> Tensor:
+    """How far the share that each image keeps, `[n]`, is from what is wanted, squared; the mean over images.
+
+    Released programs square the mean, which is the same where every image keeps as much; this one is of each image, so
+    that the images of a batch may lie on many ranks.
+    """
+    return (shares - wanted).square().mean()
 
 
 def captions(texts: Side) -> Captions:
     """What texts, ascending in length, bring to slimming."""
     values, _ = words_of(texts)
-    queries = unit(values.detach().double().sum(1))
+    queries = unit(values.detach().sum(1, dtype=torch.float64))
     return Captions(l2norm(values), texts.rows.lengths, queries)
 
 

@@ -14,8 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from model.slimming import Captions, Gradients, Pictures, Rule, Shapes, Tile
 
-TILE = {"cpu": 2**18, "cuda": 2**25}
-"""Weights of patches in a tile: 1 MiB of a processor's cache, or 128 MiB of a GPU."""
+TILE = {"cpu": 2**20, "cuda": 2**25}
+"""Weights of patches in a tile: 4 MiB of a processor's cache, or 128 MiB of a GPU."""
+ALIKE = 16
+"""Texts of a tile that images can fill: few, so that they are of like length and little is padded."""
 
 
 def similarities(pictures: Pictures, captions: Captions, rule: Rule) -> Tensor:
@@ -27,7 +29,10 @@ def similarities(pictures: Pictures, captions: Captions, rule: Rule) -> Tensor:
 
 
 class _Similarities(Function):
-    """Tiles forward, and the same tiles again backward. The last three arguments bring what has no gradient."""
+    """Tiles forward, and the same tiles again backward, which autograd calls outside of autocast.
+
+    The last three arguments bring what has no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -58,12 +63,14 @@ class _Similarities(Function):
 def tiles(pictures: Pictures, captions: Captions) -> Iterator[tuple[slice, Shapes, slice, Captions]]:
     """All pairs in tiles: some images (rows), and some texts of like length (columns)."""
     images, aggregated, patches = pictures.logits.shape
-    room = TILE[pictures.patches.device.type] // ((aggregated + 1) * patches)
-    width = max(1, min(room, len(captions.words)))
+    texts, words = captions.words.shape[:2]
+    room = max(1, TILE[pictures.patches.device.type] // (max(aggregated + 1, words) * patches))
+    most = min(max(ALIKE, room // images), room, texts)
+    width = -(-texts // -(-texts // most))  # as many tiles, of even widths
     height = max(1, room // width)
     for top in range(0, images, height):
         rows = slice(top, min(top + height, images))
         shapes = Shapes.of(pictures.slice(rows))
-        for left in range(0, len(captions.words), width):
-            columns = slice(left, min(left + width, len(captions.words)))
+        for left in range(0, texts, width):
+            columns = slice(left, min(left + width, texts))
             yield rows, shapes, columns, captions.slice(columns)

@@ -62,7 +62,7 @@ def unpack(source: Path, system: str, folder: Path) -> tuple[list[str], list[str
         raise ConfigError(f"--output {folder}: exists already; name a new folder, or end it in .safetensors or .pt")
     published = read_published(source, system)
     matcher = matcher_of(system, published)
-    loaded = adapt.load(matcher, system, published.weights, parts=False)
+    loaded = adapt.load(matcher, system, published.weights)
     if loaded.missing:
         lacking = ", ".join(adapt.published_name(system, name) for name in loaded.missing[:3])
         count = len(loaded.missing)

@@ -69,31 +69,39 @@ class Recipe(Parts):
     optimizer: torch.optim.Optimizer
 
 
-def build_parts(run: Run, comm: Comm, weights: str = "", vocab_hash: str | None = None) -> Parts:
-    """The model of a run, with `weights` (a checkpoint) or the run's own start."""
+def build_parts(
+    run: Run, comm: Comm, weights: str = "", vocab_hash: str | None = None, resumed: Path | None = None
+) -> Parts:
+    """The model of a run, with `weights` (a checkpoint) or the run's own start.
+
+    Args:
+        resumed: a checkpoint whose weights will be put into the model later, so that pre-trained towers are not asked
+            for again.
+    """
     device = comm.device()
-    run = run if weights else with_towers(run)
+    trained = Path(weights) if weights else resumed
+    run = with_towers(run, trained)
     torch.manual_seed(run.seed)
     matcher = build(run.matcher)
-    if not weights:
+    if trained is None:
         load_towers(matcher, run)
     check_two_stage(run.eval.two_stage, matcher)
     start = weights or run.weights.checkpoint
     if start:
         state, facts = read_weights(Path(start)), read_facts(Path(start))
         rank_head_init = "if_missing" if weights else run.weights.rank_head_init
-        adapt.load(matcher, run.matcher.name, state, rank_head_init, parts=False)
+        adapt.load(matcher, run.matcher.name, state, rank_head_init)
         vocab_hash = facts.get("vocab_hash", vocab_hash)
     return Parts(run, comm, device, matcher.to(device), Precision(run.optim.precision, device), vocab_hash)
 
 
-def build_recipe(run: Run, comm: Comm) -> Recipe:
-    """Everything a training run needs.
+def build_recipe(run: Run, comm: Comm, resumed: Path | None = None) -> Recipe:
+    """Everything a training run needs, which may be going on from a checkpoint.
 
     Raises:
         ConfigError, DataError: the parts do not fit each other; nothing has been written yet.
     """
-    parts = build_parts(run, comm)
+    parts = build_parts(run, comm, resumed=resumed)
     train = open_split("train", run.data, comm, pictures=training_pictures(parts.matcher, run.data))
     parts.check(train)
     augment = WordAugment.of(train.index, run.data.word_augment) if run.data.word_augment else None

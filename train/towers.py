@@ -14,6 +14,7 @@ from torch import Tensor
 
 from config.errors import ConfigError, DataError
 from config.schema import Run
+from data.files import read_json
 from model.backbone import HAS_CLS_KEY, configured, own_settings, without_pooler
 from model.matcher import Matcher
 from train.checkpoint import first_line
@@ -33,18 +34,25 @@ UNBUILT = re.compile(rf"{HAS_CLS_KEY}|initializer_.*|encoder_stride|pooler_.*|pr
 Plain = dict[str, Any]
 
 
-def with_towers(run: Run) -> Run:
+def with_towers(run: Run, trained: Path | None = None) -> Run:
     """The run with the settings of its pre-trained towers written out: it builds the model without their folders.
 
     A `matcher.vision` or `matcher.text` that says no more than a type, and settings of training, takes the sizes of
     the folder; one that says more must agree with it.
 
+    Args:
+        trained: a checkpoint that was trained from these towers; it says what they are, and their folders need not be
+            there any more.
+
     Raises:
         ConfigError: the matcher has no such tower, or a whole checkpoint is named too.
         DataError: there are no such weights, they cannot be had, or they are of another shape.
     """
-    changed = {}
+    changed: dict[str, Any] = {}
     for side, name in _named(run).items():
+        if trained is not None:
+            changed |= _saved(trained, side)
+            continue
         if run.weights.checkpoint:
             told = "weights.checkpoint holds the towers already"
             raise ConfigError(f"weights.{side}={name}: {told}; leave one of the two out")
@@ -67,6 +75,12 @@ def load_towers(matcher: Matcher, run: Run) -> None:
     for side, name in _named(run).items():
         tower = getattr(matcher, side).tower
         tower.load_state_dict(_weights(tower, fetched(name, side), f"weights.{side}={name}"))
+
+
+def _saved(checkpoint: Path, side: str) -> dict[str, Plain]:
+    """The tower's settings that a checkpoint folder notes; nothing for bare weights."""
+    found = read_json(checkpoint / CONFIG).get("matcher", {}) if (checkpoint / CONFIG).is_file() else {}
+    return {side: found[side]} if side in found else {}
 
 
 def fetched(name: str, side: str) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from config.errors import DataError
 from config.schema import Run
+from train.checkpoint import Checkpoints
 from train.comm import Comm
 from train.entry import claim
 from train.journal import Journal
@@ -22,7 +23,8 @@ from train.trainer import Trainer
 
 def train(build: Callable[[Recipe], Regime], run: Run, args: Namespace, comm: Comm) -> int:
     """One training run, from its stores to the recalls of its best weights."""
-    recipe = build_recipe(run, comm)
+    start = resumed_from(run)
+    recipe = build_recipe(run, comm, start)
     regime = build(recipe)
     if args.dry_run:
         return dry_run(regime)
@@ -37,9 +39,6 @@ def train(build: Callable[[Recipe], Regime], run: Run, args: Namespace, comm: Co
         if comm.rank == 0:
             write_quarantine([split for split in (recipe.train, val, test) if split], folder)
         trainer = Trainer(regime, journal, folder)
-        start = trainer.checkpoints.latest() if run.output.resume == "auto" else None
-        if run.output.resume not in ("auto", "never"):
-            start = Path(run.output.resume)
         if start:
             trainer.resume(start)
         code = trainer.fit(val)
@@ -53,6 +52,13 @@ def train(build: Callable[[Recipe], Regime], run: Run, args: Namespace, comm: Co
             keep(folder, "test", found | {"checkpoint": best.name if best else ""} | chosen)
             sys.stdout.write(table(found["recalls"]))
     return code
+
+
+def resumed_from(run: Run) -> Path | None:
+    """The checkpoint that the run goes on from; None where it begins."""
+    if run.output.resume not in ("auto", "never"):
+        return Path(run.output.resume)
+    return Checkpoints(Path(run.output.output_dir), run.output.keep).latest() if run.output.resume == "auto" else None
 
 
 def dry_run(regime: Regime) -> int:

@@ -61,7 +61,7 @@ def retrieval_eval(case: Any) -> Tensors:
     texts = shared.batch_of(pictures, case.inputs["captions"], case.inputs["lengths"], each).texts
     config = shared.settings_of(case.config)
     model = build(config)
-    adapt.load(model, config.name, case.weights)
+    adapt.load(model, config.name, case.weights, parts=True)
     model.eval()
     scorer = Scorer(model, Solo(), CPU, Precision("off", CPU).autocast, tokens=case.config["shard_size"])
     with torch.inference_mode():

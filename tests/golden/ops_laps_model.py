@@ -37,7 +37,7 @@ def part(weights: Tensors, prefix: str, config: dict[str, Any], width: int, patc
     matcher = Laps(shared.settings_of(config | {"embed_size": width, "num_patches": 16}))
     matcher.aggregate = Aggregation(width, patches)
     if weights:
-        adapt.load(matcher, "laps", {prefix + name: tensor for name, tensor in weights.items()})
+        adapt.load(matcher, "laps", {prefix + name: tensor for name, tensor in weights.items()}, parts=True)
     return matcher.eval()
 
 
@@ -139,7 +139,7 @@ def xattn_score(case: Any) -> Tensors:
 
 
 def ratio_loss(case: Any) -> Tensors:
-    return {"loss": ratio_term(case.inputs["score_mask"], case.config["sparse_ratio"])}
+    return {"loss": ratio_term(case.inputs["score_mask"].mean()[None], case.config["sparse_ratio"])}
 
 
 def whole(case: Any) -> Laps:

@@ -18,7 +18,7 @@ settings_of = sibling("ops_laps").settings_of
 def model(case: Any) -> Laps:
     """The case's model with its weights, as it evaluates."""
     matcher = Laps(settings_of(case.config))
-    adapt.load(matcher, "laps", case.weights)
+    adapt.load(matcher, "laps", case.weights, parts=True)
     return matcher.eval()
 
 

@@ -260,7 +260,7 @@ def test_a_published_laps_is_loaded_and_goes_back(kind: str) -> None:
     donor, published = old_names(kind)
     assert not [name for name in published if "q_proj" in name or "fc1" in name]
     matcher = laps(kind, seed=5)
-    found = adapt.load(matcher, "laps", published, parts=False)
+    found = adapt.load(matcher, "laps", published)
     assert equal(matcher, donor)
     assert found.missing == []
     assert {name.rpartition(".")[2] for name in found.ignored} <= {"weight", "bias", "position_ids",
@@ -283,13 +283,13 @@ def test_parts_of_laps_are_taken_where_they_are_asked_for(prefix: str) -> None:
     net = {prefix + name.removeprefix("cross_net.aggr_net."): t for name, t in published.items() if "cross_net" in name}
     assert len(net) == 7
     matcher, before = laps("vit", seed=5), laps("vit", seed=5).state_dict()
-    found = adapt.load(matcher, "laps", net)
+    found = adapt.load(matcher, "laps", net, parts=True)
     for name, tensor in matcher.state_dict().items():
         own = name.startswith("aggregate.")
         assert own != (name in found.missing)
         assert torch.equal(tensor, (donor.state_dict() if own else before)[name])
     with pytest.raises(DataError, match=r"lacks \d+ tensors of this laps \(vision\.tower"):
-        adapt.load(matcher, "laps", net, parts=False)
+        adapt.load(matcher, "laps", net)
 
 
 def test_half_a_part_of_laps_is_refused() -> None:

@@ -79,8 +79,11 @@ def test_the_ratio_term_is_a_constant_of_what_is_kept() -> None:
     assert laps(alignment="max_mean").train()(batch_of(matcher)).aux == {}
 
 
-def test_the_ratio_term_measures_any_decision() -> None:
-    assert ratio_term(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), 0.5).item() == pytest.approx(0.0625)
+def test_the_ratio_term_is_a_mean_over_images() -> None:
+    shares = torch.tensor([0.75, 0.5, 0.25, 1.0])
+    parts = [ratio_term(part, 0.5) for part in shares.split(2)]
+    assert ratio_term(shares, 0.5).item() == pytest.approx((0.0625 + 0 + 0.0625 + 0.25) / 4)
+    assert torch.stack(parts).mean().item() == pytest.approx(ratio_term(shares, 0.5).item()), "on any number of ranks"
 
 
 def test_a_score_network_learns_from_scores_and_from_the_ratio() -> None:

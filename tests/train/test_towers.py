@@ -21,6 +21,7 @@ from config.schema import Run
 from model.laps import Config, Laps
 from model.matcher import build
 from tests.samples import SMALL
+from train.checkpoint import Checkpoints
 from train.comm import Solo
 from train.entry import KINDS
 from train.recipe import build_parts
@@ -359,6 +360,21 @@ def test_a_recipe_starts_from_its_towers_and_a_checkpoint_does_without(save: Sav
     folder.rename(tmp_path / "gone")
     evaluated = build_parts(parts.run, Solo(), str(tmp_path / "best.safetensors"))
     assert all(torch.equal(tensor, again[name]) for name, tensor in evaluated.matcher.state_dict().items())
+
+
+def test_a_checkpoint_says_what_its_towers_were(save: Save, tmp_path: Path) -> None:
+    """The recipe still says no more than a type, and the pre-trained folder is gone."""
+    folder = save("ViTModel", **VIT)
+    run = run_of({"vision": str(folder)}, vision={"model_type": "vit"})
+    parts = build_parts(run, Solo())
+    saved = Checkpoints(tmp_path / "out", keep=1).save(3, parts.matcher.state_dict(), {}, parts.run.dump())
+    folder.rename(tmp_path / "gone")
+    evaluated, resumed = build_parts(run, Solo(), str(saved)), build_parts(run, Solo(), resumed=saved)
+    assert evaluated.run.matcher == resumed.run.matcher == parts.run.matcher
+    for name, tensor in parts.matcher.state_dict().items():
+        assert torch.equal(evaluated.matcher.state_dict()[name], tensor)
+    with pytest.raises(DataError, match="no such folder"):
+        build_parts(run, Solo())
 
 
 def test_a_run_does_not_start_from_a_part_of_a_model(tmp_path: Path) -> None:
