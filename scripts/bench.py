@@ -30,7 +30,7 @@ from data.files import write_json
 from scripts._program import cores, run
 from scripts.benchmarks.timing import Row
 
-BENCHMARKS = ("reading", "packing", "update", "evaluation", "alignment", "late", "mining")
+BENCHMARKS = ("reading", "packing", "update", "evaluation", "alignment", "late", "slimming", "mining")
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.batch import Ragged
 from scripts.bench import BENCHMARKS, table
 from scripts.benchmarks.packing import draw_lengths
+from scripts.benchmarks.slimming import built, equal, nearest, saved
 from scripts.benchmarks.timing import Rounds, Row, absent, close, interleave
 from tests.support import run
 
@@ -73,3 +75,30 @@ def test_random_lengths_leave_the_padding_that_was_asked_for() -> None:
     assert lengths.max() == 100
     assert len(set(lengths.tolist())) > 16
     assert 1 - lengths.mean() / 100 == pytest.approx(0.4, abs=0.005)
+
+
+def test_memory_kept_for_the_gradient_is_counted_once() -> None:
+    images, texts = (Ragged.of(torch.randn(6, 8), torch.tensor([2, 4])) for _ in range(2))
+    matcher = built("Swin")
+    twice = saved(lambda _, a, b: a.values * a.values * b.values, matcher, images, texts)
+    assert twice == 3 * 6 * 8 * 4, "images, texts, and the square of images"
+    assert saved(lambda _, a, b: a.values + b.values, matcher, images, texts) == 0
+
+
+def test_only_what_rounding_cannot_decide_must_be_equal() -> None:
+    scores = torch.zeros(4, 5)
+    other, sure = scores.clone(), torch.ones(4, 5, dtype=torch.bool)
+    other[1, 2] = 0.1
+    with pytest.raises(RuntimeError, match="scores differ by 1e-01, 20 compared"):
+        equal(scores, other, sure)
+    sure[1, 2] = False
+    assert equal(scores, other, sure) == "scores equal to 0e+00 but for 1 that hang on rounding"
+    with pytest.raises(RuntimeError, match="scores differ"):
+        equal(scores, scores, ~sure)
+
+
+def test_gradients_are_compared_with_the_largest_of_their_kind() -> None:
+    large = torch.tensor([100.0, 0.0])
+    assert nearest([large + 1e-4], [large]) == pytest.approx(1e-6, rel=0.1)
+    with pytest.raises(RuntimeError, match="gradients differ by 1e-04"):
+        nearest([large, torch.tensor([1.0001])], [large, torch.tensor([1.0])])
