@@ -28,6 +28,7 @@ from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
 from train.isda import one_line
 from train.recall import TOP, chance
+from train.results import told as stages
 
 WAYS = (("txt", "image → text"), ("img", "text → image"))
 
@@ -69,6 +70,7 @@ def tell_split(outcome: Outcome, name: str, args: argparse.Namespace) -> Split:
     facts += [f"{ties} ties", *([f"mean of {folds} folds"] if folds > 1 else [])]
     facts += ["legacy count of image retrieval"] if ir_count == "legacy" else []
     facts += _origin(entry)
+    facts += [stages(entry["two_stage"]).strip()] if "two_stage" in entry else []
     if "whole" in entry:
         whole = entry["whole"]
         firsts = ", ".join(f"{long} R@1 {100 * whole[f'{short}_r1']:.1f} %" for short, long in WAYS)

@@ -19,7 +19,7 @@ from train.journal import Journal
 from train.measure import judged, measure
 from train.recipe import build_parts
 from train.results import keep, shown
-from train.scores import ENSEMBLE, MATRIX, keep_mean, open_scores
+from train.scores import CANDIDATES, ENSEMBLE, MATRIX, TWO_STAGE, keep_mean, open_scores
 
 
 def flags(parser: ArgumentParser) -> None:
@@ -127,10 +127,15 @@ def scores_in(place: Path, split: str) -> Path:
     """The folder of a split's score matrix: `place` itself, or where a run with that output folder keeps it.
 
     Raises:
-        DataError: neither holds a matrix.
+        DataError: neither holds a matrix, or candidates of two stages alone.
     """
     found = next((folder for folder in (place, place / "scores" / split) if (folder / MATRIX).is_file()), None)
     if found is None:
+        if any((folder / CANDIDATES).is_file() for folder in (place, place / "scores" / (split + TWO_STAGE))):
+            raise DataError(
+                f"{place}: holds the candidates of two stages and no whole matrix; evaluate that run on {split} with "
+                "--two_stage 0 first"
+            )
         raise DataError(f"{place}: holds no {MATRIX}, nor does its scores/{split}; evaluate that run on {split} first")
     return found
 

@@ -60,7 +60,8 @@ class Scorer:
         pieces = Pieces(folder, [name_of(stripe) for stripe in stripes], self.comm)
         left = pieces.left
         # Who shares in the encoding shares in it for the others, even with no stripe left.
-        if left if self.is_joint else any(self.comm.share(len(left))):
+        encodes = len(left) > 0 if self.is_joint else any(self.comm.share(len(left)))
+        if encodes:
             with self.autocast():
                 images, texts = self.sides(index, by_regions, by_words)
                 pieces.make(left, lambda number: self.score_stripe(images, texts.slice(*stripes[number])), said)

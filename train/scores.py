@@ -50,16 +50,19 @@ class Scores:
     owner: Ints
 
 
-def open_scores(folder: Path) -> Scores:
+def open_scores(folder: Path, file: str = MATRIX) -> Scores:
     """The matrix and names that are kept in `folder`.
+
+    Args:
+        file: MATRIX, or CANDIDATES for one that has scores of candidates alone.
 
     Raises:
         DataError: one of the files is missing, damaged, or does not fit the other.
     """
     try:
-        matrix = np.load(folder / MATRIX, mmap_mode="r", allow_pickle=False)
+        matrix = np.load(folder / file, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as error:
-        raise DataError(f"{folder / MATRIX}: no score matrix ({error}); {REMEDY}") from None
+        raise DataError(f"{folder / file}: no score matrix ({error}); {REMEDY}") from None
     ids = read_json(folder / IDS, REMEDY)
     lacking = [name for name in ("images", "texts", "owner") if not isinstance(ids, dict) or name not in ids]
     if lacking:
@@ -67,7 +70,7 @@ def open_scores(folder: Path) -> Scores:
     images, texts = list(map(str, ids["images"])), list(map(str, ids["texts"]))
     if matrix.shape != (len(images), len(texts)) or len(ids["owner"]) != len(texts):
         raise DataError(
-            f"{folder}: {MATRIX} has shape {matrix.shape}, {IDS} names {len(images)} images and {len(texts)} texts "
+            f"{folder}: {file} has shape {matrix.shape}, {IDS} names {len(images)} images and {len(texts)} texts "
             f"with {len(ids['owner'])} owners; {REMEDY}"
         )
     return Scores(matrix, images, texts, np.asarray(ids["owner"], np.int64))

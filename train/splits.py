@@ -119,7 +119,7 @@ def check_against_model(
         if special.size > vocab_size or (special.mask is None and special.size != vocab_size):
             raise DataError(
                 f"{source.texts.folder}: its vocabulary has {special.size} entries but the model knows {vocab_size}; "
-                f"set {texts}.vocab_size={special.size} or use another store"
+                f"set {texts}.vocab_size={special.size} where the text side starts from nothing, or use another store"
             )
     if vocab_hash and split.vocab_hash and vocab_hash != split.vocab_hash:
         folder = split.index.sources[0].texts.folder
@@ -142,7 +142,8 @@ def check_lengths(index: PairIndex, texts: Array, longest: int | None, settings:
     folder = index.sources[index.text_source[text]].texts.folder
     raise DataError(
         f"{folder}: caption {index.texts[text]} has {words.max()} ids, its marks included, but the model takes "
-        f"{longest}; set {settings}.max_position_embeddings={words.max()} or shorten it"
+        f"{longest}; shorten it or leave it out (max_txt_len leaves longer ones out of training), or, where the text "
+        f"side starts from nothing, set {settings}.max_position_embeddings={words.max()}"
     )
 
 

@@ -55,7 +55,7 @@ def with_towers(run: Run, trained: Path | None = None) -> Run:
             continue
         if run.weights.checkpoint:
             told = "weights.checkpoint holds the towers already"
-            raise ConfigError(f"weights.{side}={name}: {told}; leave one of the two out")
+            raise ConfigError(f'weights.{side}={name}: {told}; leave one of the two out (--vision "" --text "")')
         wanted = getattr(run.matcher, side, None)
         if not isinstance(wanted, dict):
             raise ConfigError(f"weights.{side}={name}: matcher {run.matcher.name} has no {side} tower; leave it out")

@@ -44,6 +44,7 @@ class Trainer:
         self.skips = Skips(self.run.optim.most_skipped)
         self.sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=recipe.device))
         self.summed = 0
+        self.costs: list[tuple[str, Tensor]] = []
         self.told: int | None = None
         self.stopped_by: int | None = None
         self.warned: set[str] = set()
@@ -138,14 +139,18 @@ class Trainer:
             norm = clip(self.matcher.parameters(), run.optim.grad_norm, stepped_twice(recipe.optimizer))
             set_learning_rate(recipe.optimizer, learning_rate(run.optim, self.step + 1))
             # The gradient is that of all ranks, so they all step or none does.
+            # Reading the norm waits for the device once an update, on purpose: what follows hangs on it.
             made = self.skips.allows(math.isfinite(norm), self.step + 1)
             if made:
                 recipe.precision.step(recipe.optimizer)
             else:
                 recipe.precision.skip()
             recipe.optimizer.zero_grad()
-        self.sums["grad_norm"] += norm.detach()
-        self.summed += 1
+        if made:
+            for name, value in [*self.costs, ("grad_norm", norm.detach())]:
+                self.sums[name] += value
+            self.summed += 1
+        self.costs.clear()
         self.step += 1
         self.slot += self.regime.anchors_per_update
         self.clock.count("updates", 1)
@@ -174,8 +179,7 @@ class Trainer:
         done = self.regime.losses(plan, batch, self.step, self.clock)
         with self.clock("train"):
             self.recipe.precision.backward(done.total)
-        for name, value in done.logged.items():
-            self.sums[name] += value
+        self.costs += done.logged.items()
         self.clock.count("pairs", done.pairs)
         self.clock.count("anchors", done.anchors)
 
@@ -190,7 +194,8 @@ class Trainer:
         self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values,
                            **self.skips.read(), **rates)
         self._warn(self.regime.warning(values))
-        shown = {"loss": values["loss"]} | self.regime.headline(values)
+        # Where all updates since the last line were left out, there is no value to show.
+        shown = {"loss": values["loss"]} | self.regime.headline(values) if values else {}
         self.journal.progress(self.step, total, shown | {"pairs/s": rates["pairs_per_s"]})
 
     def _warn(self, text: str) -> None:

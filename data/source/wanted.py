@@ -56,7 +56,8 @@ def read_wanted(source: Path, wanted: Mapping[str, Wanted], by_number: bool = Fa
     """Each wanted picture that there is in a folder or archive.
 
     Args:
-        by_number: pictures are wanted by number; `COCO_val2014_000000000042.jpg` is picture 42, as is `42.jpg`.
+        by_number: pictures are wanted by number; `COCO_val2014_000000000042.jpg` is picture 42, as are
+            `000000000042.jpg` and `42.jpg`.
 
     Raises:
         DataError: two pictures would have one name.
@@ -65,7 +66,7 @@ def read_wanted(source: Path, wanted: Mapping[str, Wanted], by_number: bool = Fa
     for path, data in iterate_pictures(source):
         stem = PurePosixPath(path).stem
         if by_number and stem not in wanted:
-            stem = re.sub(r"^.*\D0*(?=\d+$)", "", stem)
+            stem = re.sub(r"^(.*\D)?0*(?=\d+$)", "", stem)
         if stem not in wanted:
             continue
         name, annotated = wanted[stem]

@@ -11,6 +11,7 @@ from config.errors import ConfigError, DataError
 from scripts.page.outcome import Outcome, counting
 from train.recall import chance, recalls
 from train.scores import Scores
+from train.two_stage import facts
 
 _SAME = 1e-6  # fractions; results.json holds what the same code computed
 
@@ -29,12 +30,17 @@ def check_run(outcome: Outcome) -> list[Check]:
         return [Check("open", "No training events are here; the curves are left out.")]
     trained = outcome.of("train")
     checks = [Check("good", f"{len(outcome.events):,} events read; metrics.jsonl is whole.")]
-    lost = [event["step"] for event in trained if event.get("loss") is None]
+    # A line of the log without a loss is of updates that were all left out.
+    told = [event for event in trained if "loss" in event or not event.get("skipped")]
+    lost = [event["step"] for event in told if event.get("loss") is None]
     if lost:
-        checks.append(Check("bad", f"The loss was not finite at {len(lost)} of {len(trained)} logged steps, "
+        checks.append(Check("bad", f"The loss was not finite at {len(lost)} of {len(told)} logged steps, "
                                    f"first at step {lost[0]:,}."))
-    elif trained:
-        checks.append(Check("good", f"The loss was finite at all {len(trained):,} logged steps."))
+    elif told:
+        checks.append(Check("good", f"The loss was finite at all {len(told):,} logged steps."))
+    skipped = sum(event.get("skipped", 0) for event in trained)
+    if skipped:
+        checks.append(Check("open", f"Updates left out, for their gradient was not finite: {skipped:,}."))
     return [*checks, _finished(outcome)]
 
 
@@ -55,7 +61,8 @@ def check_split(name: str, entry: dict[str, Any], scores: Scores | None) -> list
         checks.append(Check("good", "No tie touches the top ten of any query."))
     if scores is None:
         return [*checks, Check("open", f"scores/{name} is not here: recalls could not be counted again.")]
-    return [*checks, *_counted_again(entry, scores)]
+    stages = [_stages_again(entry["two_stage"], scores)] if "two_stage" in entry else []
+    return [*checks, *_counted_again(entry, scores), *stages]
 
 
 def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
@@ -83,6 +90,15 @@ def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
         checks.append(Check("open", f"{without:,} of {images:,} images have no text: they answer, "
                                     "but do not ask."))
     return checks
+
+
+def _stages_again(known: dict[str, Any], scores: Scores) -> Check:
+    """What two stages scored, and the most that they can find, follow from which pairs have a score."""
+    ours = facts(known["k"], scores.matrix > -np.inf, scores.owner)
+    if any(known[name] != value for name, value in ours.items()):
+        return Check("bad", "Which pairs have a score is not as results.json says; evaluate again.")
+    return Check("good", f"The {ours['scored']:.2%} of the pairs that have a score, and the most that can be found "
+                         "among them, are as results.json says; all other pairs stand behind them.")
 
 
 def _above_chance(ours: dict[str, float], by_chance: dict[str, float]) -> list[Check]:

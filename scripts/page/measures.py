@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from scripts.page.charts import Chart, Line, curves, histogram, layers
 from scripts.page.outcome import Outcome
 from scripts.page.plot import plain
 from train.recall import Floats, Ties, count
-from train.scores import Scores
+from train.scores import TWO_STAGE, Scores
 
 Event = dict[str, Any]
 
@@ -76,8 +77,8 @@ def score_histogram(scores: Scores) -> Chart:
     positive = scores.matrix[scores.owner, np.arange(texts)].astype(np.float64)
     some = np.asarray(scores.matrix[::stride], np.float32)
     wrong = some[np.arange(0, images, stride)[:, None] != scores.owner]
+    positive, wrong = positive[np.isfinite(positive)], wrong[np.isfinite(wrong)]  # what was not scored has none
     known = np.concatenate([positive, wrong])
-    known = known[np.isfinite(known)]
     edges = np.linspace(known.min(), max(known.max(), known.min() + 1e-6), _BINS + 1)
     counts = {"right pairs": np.histogram(positive, edges)[0], "wrong pairs": np.histogram(wrong, edges)[0]}
     note = f"{len(positive):,} right and {wrong.size:,} wrong pairs, each drawn to its own height."
@@ -113,7 +114,9 @@ def _parts_of_a_step(events: Sequence[Event]) -> list[Chart]:
 def _validation(outcome: Outcome) -> list[Chart]:
     """What was measured again and again; a final evaluation is among the results already."""
     charts, events = [], outcome.of("valid")
-    splits = sorted({str(event.get("split", "")) for event in events} - outcome.results.keys())
+    times = Counter(str(event.get("split", "")) for event in events)
+    final = {name.removesuffix(TWO_STAGE) for name in outcome.results}
+    splits = sorted(split for split, often in times.items() if often > 1 or split not in final)
     for split in splits:
         own = [event for event in events if str(event.get("split", "")) == split]
         flat = [{"step": event["step"], **event.get("recalls", {})} for event in own]

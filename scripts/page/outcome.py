@@ -11,12 +11,12 @@ from config.errors import DataError
 from train.isda import SHOWN
 from train.journal import METRICS, read_events
 from train.recall import IrCount, Ties
-from train.scores import MATRIX, Scores, open_scores
+from train.scores import CANDIDATES, MATRIX, Scores, open_scores
 
 RECALLS = (*(f"{way}_{name}" for way in ("txt", "img") for name in ("r1", "r5", "r10", "r_mean", "medr")),
            "r_mean", "rsum")
 
-
+STAGES = ("k", "scored", "ceiling", "seconds")  # what an entry of two stages tells of them
 ISDA = "isda-"  # before the split's name
 
 
@@ -49,9 +49,13 @@ class Outcome:
         return [event for event in self.events if event["event"] == kind]
 
     def scores(self, split: str) -> Scores | None:
-        """The score matrix of a split, or None where none was kept; DataError where its files disagree."""
+        """The score matrix of a split, or None where none was kept; DataError where its files disagree.
+
+        Of an entry of two stages it is that of the candidates, with -inf for all other pairs.
+        """
         folder = self.folder / "scores" / split
-        return open_scores(folder) if (folder / MATRIX).is_file() else None
+        file = CANDIDATES if self.results.get(split, {}).get("two_stage") else MATRIX
+        return open_scores(folder, file) if (folder / file).is_file() else None
 
 
 def open_outcome(folder: str | Path) -> Outcome:
@@ -72,6 +76,7 @@ def open_outcome(folder: str | Path) -> Outcome:
     for split, entry in outcome.results.items():
         found = entry.get("recalls") if isinstance(entry, dict) else None
         lacking = [name for name in RECALLS if name not in found] if isinstance(found, dict) else ["recalls"]
+        lacking = lacking or [name for name in STAGES if name not in entry.get("two_stage", STAGES)]
         if lacking:
             raise DataError(f"{results}: split {split!r} lacks {lacking[0]}; evaluate again")
     return outcome

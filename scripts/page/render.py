@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
 
 
 def _score(value: float) -> str:
+    if value == -math.inf:
+        return "not scored"
     return f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 

@@ -15,7 +15,7 @@ from config.errors import DataError
 from data.source.captions import Entry, read_captions
 from data.texts import TextStore
 from scripts.page.outcome import Outcome
-from train.scores import ENSEMBLE, Scores
+from train.scores import ENSEMBLE, TWO_STAGE, Scores
 
 Read = Callable[[], bytes]
 
@@ -42,7 +42,7 @@ class Captions:
         """From `file` if given, else from the text store that config.json names for the split."""
         if file is not None:
             return cls.from_file(file, scores)
-        split = split.removesuffix(ENSEMBLE)
+        split = split.removesuffix(ENSEMBLE).removesuffix(TWO_STAGE)
         store = outcome.setting("data", f"{split}_txt_db")
         if store and Path(store).is_dir():
             return cls.from_store(Path(store))

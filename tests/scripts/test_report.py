@@ -19,7 +19,8 @@ from scripts import report
 from scripts.page.plot import plain
 from train.measure import judged
 from train.recall import recalls
-from train.scores import keep_mean
+from train.scores import keep_mean, keep_scores, open_scores
+from train.two_stage import facts
 
 
 @pytest.fixture
@@ -99,6 +100,74 @@ def test_an_ensemble_has_its_part_of_the_page(make_run, write, change, tmp_path)
     assert "Texts are shown by their ids" not in page.text
     assert "said of " in page.text
     assert report.main([str(folder)]) == 0
+
+
+@pytest.fixture
+def staged(make_run, change):
+    """A run whose test split was measured in two stages as well."""
+    folder = make_run()
+    whole = open_scores(folder / "scores" / "test")
+    of_texts, of_images = (np.argsort(-whole.matrix, axis=axis).argsort(axis=axis) < 2 for axis in (0, 1))
+    chosen = of_texts | of_images
+    matrix = np.where(chosen, whole.matrix, -np.inf).astype(np.float32)
+    known = facts(2, chosen, whole.owner) | {"seconds": {"encode": 12.34, "search": 0.5, "score": 70.0}}
+    place = folder / "scores" / "test-two-stage"
+    place.mkdir()
+    keep_scores(place, matrix, whole, "w", known)
+    entry = judged(Eval(), matrix, whole.owner) | {"two_stage": known}
+    change(folder / "results.json", lambda content: content.update({"test-two-stage": entry}))
+    return folder
+
+
+def test_two_stages_are_told_for_what_they_are_and_counted_again(staged, write, change, tmp_path):
+    known = json.loads((staged / "results.json").read_text())["test-two-stage"]["two_stage"]
+    assert known["scored"] < 0.9
+    page = write(staged, "--captions", tmp_path / "captions.jsonl")
+    assert "Results on test-two-stage" in page.text
+    assert f"two stages: {100 * known['scored']:.1f} % of the pairs scored, those among the 2 nearest" in page.text
+    assert f"{100 * known['ceiling']['img']:.1f} % of the texts can find a match" in page.text
+    assert "(encode 12.3 s, search 0.5 s, score 70.0 s)" in page.text
+    assert page.text.count("All 16 values of results.json follow from the scores.") == 2
+    assert f"The {known['scored']:.2%} of the pairs that have a score" in page.text
+    assert "is not here: recalls" not in page.text
+    assert "not scored" in page.text
+    assert "-inf" not in page.text
+    change(staged / "results.json", lambda content: content["test-two-stage"]["two_stage"].update(scored=0.5))
+    assert "Which pairs have a score is not as results.json says; evaluate again." in write(staged).text
+    (staged / "scores" / "test-two-stage" / "candidates.npy").unlink()
+    assert "scores/test-two-stage is not here: recalls could not be counted again." in write(staged).text
+    change(staged / "results.json", lambda content: content["test-two-stage"]["two_stage"].pop("ceiling"))
+    with pytest.raises(DataError, match="split 'test-two-stage' lacks ceiling; evaluate again"):
+        write(staged)
+
+
+def test_captions_of_two_stages_are_those_of_their_split(staged, write):
+    assert write(staged).text.count("Texts are shown by their ids: gone.db is not here") == 2
+
+
+def test_updates_that_were_left_out_are_told(make_run, write):
+    """A line of the log on which every update was left out has no loss, which says nothing of the others."""
+    folder = make_run()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "train", "step": 800, "time": 9.0, "lr": 0.1, "skipped": 10, "pairs_per_s": 3.0}\n')
+        file.write('{"event": "train", "step": 790, "time": 9.0, "lr": 0.1, "loss": 0.5, "skipped": 2}\n')
+    page = write(folder)
+    assert "The loss was finite at all 79 logged steps." in page.text
+    assert "Updates left out, for their gradient was not finite: 12." in page.text
+    assert "Training reached its last step, 800." in page.text
+    assert "<h3>skipped</h3>" in page.source
+    lines = [line for line in (folder / "metrics.jsonl").read_text().splitlines() if '"loss"' not in line]
+    (folder / "metrics.jsonl").write_text("\n".join([*lines, ""]))
+    page = write(folder)
+    assert "The loss was" not in page.text
+    assert "<h3>Loss</h3>" not in page.source
+
+
+def test_a_curve_is_shown_though_its_split_has_a_result(make_run, write, change):
+    """As where the test set chose the weights, and the validation split was measured in the end."""
+    folder = make_run()
+    change(folder / "results.json", lambda content: content.update(val=content["test"]))
+    assert "<h3>Validation</h3>" in write(folder).source
 
 
 def test_mean_ranks_are_shown_where_results_have_them(make_run, write, change):

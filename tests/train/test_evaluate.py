@@ -118,6 +118,24 @@ def test_what_cannot_be_averaged_or_found_is_refused(make_run: MakeRun, runs: li
     assert not (tmp_path / "out").exists()
 
 
+def test_candidates_of_two_stages_are_told_from_a_whole_matrix(
+    make_run: MakeRun, runs: list[Path], tmp_path: Path
+) -> None:
+    """Named themselves or by their run's folder; beside a whole matrix of the split they are in nobody's way."""
+    place, run = runs[0] / "scores" / "test", run_into(make_run, tmp_path / "out")
+    whole = open_scores(place)
+    stages = runs[0] / "scores" / "test-two-stage"
+    stages.mkdir()
+    keep_scores(stages, np.array(whole.matrix), whole, "w", {"k": 3})
+    evaluate(run, runs[0])
+    assert results(tmp_path / "out")["test"]["scores"] == str(place)
+    place.rename(tmp_path / "gone")
+    for named in (stages, runs[0]):
+        with pytest.raises(DataError, match=f"^{named}: holds the candidates of two stages and") as told:
+            evaluate(run, named, runs[1])
+        assert "\n" not in str(told.value)
+
+
 def test_nothing_is_written_by_a_dry_run_or_another_rank(
     make_run: MakeRun, runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,5 +183,6 @@ def test_two_stages_by_the_real_commands(stores: tuple[Path, Path], tmp_path: Pa
     assert open_scores(out / "scores" / "test").matrix.min() > -np.inf
     done = command(*words, "--scores", out / "scores" / "test-two-stage")
     assert done.returncode == 3
-    assert "scores/test-two-stage: holds no matrix.npy" in done.stderr
+    told = "holds the candidates of two stages and no whole matrix; evaluate that run on test with --two_stage 0 first"
+    assert done.stderr == f"evaluate: {out / 'scores' / 'test-two-stage'}: {told}\n"
 

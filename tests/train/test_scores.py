@@ -56,6 +56,7 @@ def test_scores_of_candidates_alone_are_never_taken_for_all(tmp_path: Path) -> N
     assert kept_origin(tmp_path, CANDIDATES) == "weights"
     assert kept_origin(tmp_path) is None
     np.testing.assert_array_equal(np.load(tmp_path / CANDIDATES, allow_pickle=False), scores.matrix)
+    np.testing.assert_array_equal(open_scores(tmp_path, CANDIDATES).matrix, scores.matrix)
     with pytest.raises(DataError, match=r"matrix\.npy: no score matrix"):
         open_scores(tmp_path)
     assert kept_two_stage(keep(tmp_path / "all", scores)) is None

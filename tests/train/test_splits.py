@@ -141,9 +141,11 @@ def test_captions_must_fit_the_models_positions(index: PairIndex) -> None:
 def test_the_longest_caption_of_a_text_tower_has_512_ids(index: PairIndex) -> None:
     """Nothing is cut: who brings 513 is told which caption it is."""
     index.words[7] = 513
-    said = rf"caption {index.texts[7]} has 513 ids, .* takes 512; set matcher\.text\.max_position_.*=513 or shorten it$"
+    said = rf"caption {index.texts[7]} has 513 ids, .* takes 512; shorten it or leave it out .*=513$"
     with pytest.raises(DataError, match=said) as told:
         check_lengths(index, np.arange(len(index.texts)), 512, "matcher.text")
+    remedy = "or, where the text side starts from nothing, set matcher.text.max_position_embeddings=513"
+    assert f"(max_txt_len leaves longer ones out of training), {remedy}" in str(told.value)
     assert "\n" not in str(told.value)
 
 
@@ -153,7 +155,7 @@ def test_settings_of_a_text_tower_are_looked_for_where_it_has_them(split: Split)
 
     assert text_settings(Towers(name="towers")) == "matcher.text"
     assert text_settings(Named(name="plain")) == "matcher"
-    with pytest.raises(DataError, match=rf"knows {VOCAB - 1}; set matcher\.text\.vocab_size={VOCAB} or use another"):
+    with pytest.raises(DataError, match=rf"knows {VOCAB - 1}; set matcher\.text\.vocab_size={VOCAB} where"):
         check_against_model(split, DIM, VOCAB - 1, None, uses_boxes=False, texts="matcher.text")
 
 

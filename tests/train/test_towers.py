@@ -265,7 +265,7 @@ def test_a_pair_of_edges_is_one_edge(save: Save) -> None:
 
 def test_what_cannot_go_together_is_told(save: Save) -> None:
     folder = str(save("ViTModel", **VIT))
-    with pytest.raises(ConfigError, match=r"weights\.checkpoint holds the towers already"):
+    with pytest.raises(ConfigError, match=r'holds the towers already; .* \(--vision "" --text ""\)$'):
         with_towers(run_of({"vision": folder, "checkpoint": "best"}))
     bfan = Run(weights={"vision": folder}, matcher=KINDS["matcher"]("bfan")(name="bfan"),
                objective=KINDS["objective"]("triplet")())  # type: ignore[arg-type, call-arg] # fmt: skip

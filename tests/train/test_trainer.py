@@ -341,6 +341,29 @@ def test_an_update_whose_gradient_is_not_finite_changes_nothing_but_the_counters
     assert "step 2: left out, for its gradient is not finite" in said[0]
 
 
+def test_what_was_left_out_has_no_part_in_the_log(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Updates 2, 4, 5 and 6 of six: the first line is the mean of 1 and 3, the second has nothing but its rates."""
+    logs = {}
+    for every in (1, 3):
+        trainer = trainer_of(make_run(output={"log_steps": every}), tmp_path / str(every))
+        spoil(trainer, monkeypatch, lambda step: step in (2, 4, 5, 6), math.nan)
+        assert trainer.fit(None) == 0
+        logs[every] = events(tmp_path / str(every), "train")
+    each, (first, second) = logs[1], logs[3]
+    assert [event.get("skipped") for event in each] == [None, 1, None, 1, 1, 1]
+    assert [event["skipped"] for event in (first, second)] == [1, 3]
+    for name in set(WITHOUT_CLOCK) - {"lr"}:
+        assert first[name] == pytest.approx((each[0][name] + each[2][name]) / 2, rel=1e-6)
+        assert not any(name in event for event in (each[1], *each[3:], second))
+    assert second["lr"] == each[5]["lr"]
+    assert second["pairs_per_s"] > 0
+    line = next(line for line in capsys.readouterr().err.splitlines() if "step 6/6" in line)
+    assert "pairs/s" in line
+    assert "loss" not in line
+
+
 def test_a_run_of_sound_updates_says_nothing_of_skipping(make_run: MakeRun, tmp_path: Path) -> None:
     fitted(make_run(), tmp_path)
     assert not any("skipped" in event for event in events(tmp_path, "train"))
@@ -375,6 +398,8 @@ def test_a_resume_goes_on_counting_what_was_skipped(
     assert again.fit(None) == 0
     for folder in ("whole", "again"):
         assert [event["skipped"] for event in events(tmp_path / folder, "train")] == [2]
+    assert curve(tmp_path / "again") == curve(tmp_path / "whole")
+    assert all(math.isfinite(value) for value in curve(tmp_path / "whole")[0])
     assert same(again.matcher.state_dict(), whole.matcher.state_dict())
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from config.schema import Run
-from tests.support import write_stores
+from tests.support import events, write_stores
 from tests.train.conftest import MakeRun
 from train import trainer, training
 from train.comm import Solo
 from train.hard_pools import PoolRegime
+from train.scores import open_scores
 
 ARGS = Namespace(dry_run=False, notes=[])
 SAID = "the best checkpoint is chosen by its recalls of the test set, which are too high then"
@@ -61,8 +62,34 @@ def test_it_may_be_chosen_by_the_test_split_which_is_said(
 ) -> None:
     out = tmp_path / "out"
     run = run_into(make_run, out, test_stores, select_on_test=True)
-    assert measured(run, monkeypatch) == [("val", 12), ("test", 12)]
-    assert SAID in (out / "log.txt").read_text()
-    found = json.loads((out / "results.json").read_text())["test"]
-    assert found["selected_on"] == "test"
-    assert found["checkpoint"] == "step-00000002"
+    assert measured(run, monkeypatch) == [("val", 12), ("test", 12), ("val", 24)]
+    log = (out / "log.txt").read_text()
+    assert SAID in log
+    found = json.loads((out / "results.json").read_text())
+    assert [found[name]["images"] for name in ("test", "val")] == [12, 24]
+    for entry in found.values():
+        assert entry["selected_on"] == "test"
+        assert entry["checkpoint"] == "step-00000002"
+    told = f"rsum {found['val']['recalls']['rsum']:.4g}, \"val\" in results.json"
+    assert f"the same weights on the validation split, which had no part in their choice: {told}" in log
+    measured_then = [(event["step"], event["split"]) for event in events(out, "valid")]
+    assert measured_then == [(2, "val"), (2, "test")], "the curve of the choice is kept"
+    assert len(open_scores(out / "scores" / "val").images) == 24
+
+
+def test_folds_of_the_test_split_are_not_those_of_the_validation_split(
+    make_run: MakeRun, test_stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_into(make_run, tmp_path / "out", test_stores, select_on_test=True, folds=12)
+    measured(run, monkeypatch)
+    found = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [found[name]["folds"] for name in ("test", "val")] == [12, 1]
+
+
+def test_a_run_without_a_validation_split_may_choose_by_the_test_split_too(
+    make_run: MakeRun, test_stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_into(make_run, tmp_path / "out", test_stores, select_on_test=True)
+    without = run.data.model_copy(update={"val_txt_db": "", "val_img_db": ""})
+    assert measured(run.model_copy(update={"data": without}), monkeypatch) == [("val", 12), ("test", 12)]
+    assert json.loads((tmp_path / "out" / "results.json").read_text()).keys() == {"test"}

@@ -58,12 +58,20 @@ def test_two_pictures_of_one_name_are_refused(folder: Path) -> None:
 
 
 def test_pictures_may_be_wanted_by_number(tmp_path: Path) -> None:
-    for name in ("COCO_val2014_000000000042.jpg", "7.jpg", "0007b.jpg", "x_000.jpg", "p8"):
+    for name in ("COCO_val2014_000000000042.jpg", "7.jpg", "0007b.jpg", "x_000.jpg", "p8", "000000000139.jpg"):
         (tmp_path / name).write_bytes(name.encode())
-    wanted = {number: Wanted(f"{number}.npz") for number in ("42", "7", "0", "8")}
+    wanted = {number: Wanted(f"{number}.npz") for number in ("42", "7", "0", "8", "139", "9")}
     found = {picture.name: picture.data.decode() for picture in read_wanted(tmp_path, wanted, by_number=True)}
-    assert found == {"42.npz": "COCO_val2014_000000000042.jpg", "7.npz": "7.jpg", "0.npz": "x_000.jpg"}
+    assert found == {"42.npz": "COCO_val2014_000000000042.jpg", "7.npz": "7.jpg", "0.npz": "x_000.jpg",
+                     "139.npz": "000000000139.jpg"}
     assert [picture.name for picture in read_wanted(tmp_path, wanted)] == ["7.npz"]
     (tmp_path / "COCO_train2014_000000000042.jpg").touch()
     with pytest.raises(DataError, match=r"COCO_train2014_0+42\.jpg and COCO_val2014_0+42\.jpg would both be 42\.npz"):
         list(read_wanted(tmp_path, wanted, by_number=True))
+
+
+def test_a_number_may_be_written_in_one_way_only(tmp_path: Path) -> None:
+    for name in ("00.jpg", "000.jpg"):
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=r"000?\.jpg and 000?\.jpg would both be 0\.npz; rename one"):
+        list(read_wanted(tmp_path, {"0": Wanted("0.npz")}, by_number=True))
