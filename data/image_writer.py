@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from config.errors import ConfigError, DataError
 from data import codec as formats
 from data.files import read_json, write_json
+from data.native import encode_native
 from data.regions import Codec, RegionRule, box_features, cut
 from data.store import LmdbWriter
 
@@ -45,7 +46,7 @@ def encode_image(
     if codec == "native":
         conf = kept["conf"].reshape(-1) if "conf" in kept else np.ones(rows)
         boxes = box_features(kept["norm_bb"])
-        return formats.encode_native(kept["features"], boxes, conf), min(count, rows)
+        return encode_native(kept["features"], boxes, conf), min(count, rows)
     return (formats.encode_npz if codec == "compressed" else formats.encode_published)(kept), count
 
 
@@ -62,7 +63,7 @@ def encode_features(features: NDArray[Any], dtype: str = "float16") -> bytes:
     if not np.isfinite(typed).all():
         too_large = np.isfinite(features).all()
         raise DataError("holds numbers too large for float16; keep float32" if too_large else NOT_FINITE)
-    return formats.encode_native(typed, None, np.ones(len(typed)), single=dtype == "float32")
+    return encode_native(typed, None, np.ones(len(typed)), single=dtype == "float32")
 
 
 def _check(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool) -> None:

@@ -16,6 +16,7 @@ from data.codec import Buffer, DamagedRecord
 from data.files import read_json
 from data.image_source import stored_meta, stored_names
 from data.image_writer import DTYPES, ImageWriter
+from data.native import Record, view_native
 from data.regions import Codec, RegionRule, box_features
 from data.store import LmdbStore, missing
 from data.variants import find_variant, store_variants
@@ -57,8 +58,8 @@ def _checked(arrays: formats.Arrays) -> _Rows:
     return rows
 
 
-_VIEW: dict[Codec, Callable[[Buffer, bool], formats.Record | _Rows]] = {
-    "native": formats.view_native,
+_VIEW: dict[Codec, Callable[[Buffer, bool], Record | _Rows]] = {
+    "native": view_native,
     "published": _view_published,
     "compressed": _view_compressed,
 }
@@ -159,7 +160,7 @@ class ImageStore:
         buffer = self._store.get(name)
         try:
             if self.codec == "native":
-                return formats.view_native(buffer, verify=False).conf
+                return view_native(buffer, verify=False).conf
             decode = formats.decode_npz if self.codec == "compressed" else formats.decode_published
             return decode(buffer, ("conf",))["conf"].reshape(-1)
         except KeyError as error:
@@ -186,7 +187,7 @@ class ImageStore:
             self._counted[name] = count
         return count
 
-    def _rows(self, name: str, verify: bool) -> formats.Record | _Rows:
+    def _rows(self, name: str, verify: bool) -> Record | _Rows:
         try:
             return self._view(self._store.get(name), verify)
         except DamagedRecord as error:
@@ -195,7 +196,7 @@ class ImageStore:
     def _damage(self, name: str, error: DamagedRecord) -> DamagedRecord:
         return DamagedRecord(f"{self.path}: record {name} is damaged ({error}); copy or pack the store again")
 
-    def _verified_rows(self, name: str) -> formats.Record | _Rows:
+    def _verified_rows(self, name: str) -> Record | _Rows:
         if self._verify == "never" or (self._verify == "first" and name in self._verified):
             return self._rows(name, verify=False)
         rows = self._rows(name, verify=True)

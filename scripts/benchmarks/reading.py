@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.codec import view_native
 from data.images import ImageStore
+from data.native import view_native
 from data.store import LmdbStore
 from scripts.benchmarks.made import Shape, image_name, write_images
 from scripts.benchmarks.readers import (

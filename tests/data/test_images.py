@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
-from data.codec import DamagedRecord, encode_native, encode_npz, encode_published
+from data.codec import DamagedRecord, encode_npz, encode_published
 from data.images import ImageStore, ImageWriter, RegionRule
+from data.native import encode_native
 from data.regions import Codec, box_features
 from data.store import LmdbWriter
 from tests.arrays import FLICKR, extracted, write_image_store

@@ -14,7 +14,7 @@ from data.candidates import ORDER
 from data.pairs import Array, PairIndex
 from train.comm import Comm
 from train.mining.settings import Settings
-from train.scorer import Scorer, fingerprint
+from train.scorer import Scorer, shared_fingerprint
 
 TIES = "score descending, then index ascending"
 READ_AT_ONCE = 64 << 20
@@ -65,9 +65,7 @@ def facts_of(
     }
     if isinstance(source, Encoded):
         assert index is not None
-        # Every rank has the same weights, and reading them all takes a while.
-        name = fingerprint(source.scorer.matcher, index) if comm.rank == 0 else ""
-        facts |= {"weights": comm.share(name)[0], "precision": source.precision}
+        facts |= {"weights": shared_fingerprint(source.scorer.matcher, index, comm), "precision": source.precision}
         return facts | ({"shortlist": settings.shortlist} if late else {})
     sums = [checksum(path) for path in (source.images, source.texts)] if comm.rank == 0 else []
     whose = hashlib.blake2b(np.ascontiguousarray(owner, "<i8").tobytes(), digest_size=16).hexdigest()
