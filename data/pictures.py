@@ -34,7 +34,7 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class PictureView:
-    """How pictures are looked at.
+    """How pictures are looked at; raises ValueError where side or smallest_crop is out of range.
 
     Attributes:
         side: of the square they become, in pixels.
@@ -47,29 +47,31 @@ class PictureView:
     smallest_crop: float = 0.0
     cache_mb: int = 0
 
+    def __post_init__(self) -> None:
+        if self.side < 1 or not 0 <= self.smallest_crop <= 1:
+            told = f"side {self.side} and smallest_crop {self.smallest_crop}"
+            raise ValueError(f"{told}: give at least 1, and a share of 1")
+
     def open(self, folder: str | Path) -> PictureStore:
         """The pictures of a split, looked at in this way."""
-        return PictureStore(folder, self.side, self.smallest_crop, self.cache_mb)
+        return PictureStore(folder, self)
 
 
 class PictureStore:
     """The pictures of one split, `img_db/<split>/pictures`: each image is one row of pixels [3, side, side].
 
     Nothing but file names is looked at before the first use. The store may be pickled and forked, and threads may
-    read it at once. See `PictureView` for the arguments.
+    read it at once.
 
     Raises:
         DataError: the folder holds no pictures (the message lists what it holds).
-        ValueError: side or smallest_crop is out of range.
     """
 
     has_boxes = False
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, folder: str | Path, side: int, smallest_crop: float = 0.0, cache_mb: int = 0) -> None:
-        if side < 1 or not 0 <= smallest_crop <= 1:
-            raise ValueError(f"side {side} and smallest_crop {smallest_crop}: give at least 1, and a share of 1")
-        self.view = PictureView(side, smallest_crop, cache_mb)
+    def __init__(self, folder: str | Path, view: PictureView) -> None:
+        self.view = view
         self.folder = Path(folder)
         self.path = self.folder / PICTURES
         if not (self.path / "data.mdb").is_file():
@@ -78,15 +80,15 @@ class PictureStore:
                 f"{self.folder} holds no {PICTURES}, but {there}; check img_db or pack them with "
                 "scripts/build_imgdb.py pictures"
             )
-        self.dim = side
-        self.row_shape = (3, side, side)
+        self.dim = view.side
+        self.row_shape = (3, view.side, view.side)
         self._store = LmdbStore(self.path)
         self._verified: set[str] = set()
         self._pixels: dict[str, NDArray[np.uint8]] = {}
-        self._room = 0 if smallest_crop else cache_mb * MEBIBYTE // (3 * side * side)
+        self._room = 0 if view.smallest_crop else view.cache_mb * MEBIBYTE // (3 * view.side**2)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PictureStore, (self.folder, self.view.side, self.view.smallest_crop, self.view.cache_mb)
+        return PictureStore, (self.folder, self.view)
 
     @cached_property
     def names(self) -> list[str]:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from data.images import ImageStore, RegionRule, store_variants
-from data.pictures import PICTURES, PictureStore
+from data.pictures import PICTURES, PictureStore, PictureView
 from data.texts import TextStore
 from scripts._program import batches, cores, in_order, progress, run
 
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def open_images(folder: Path, rule: RegionRule, options: argparse.Namespace) -> Images:
     """The regions of an image folder, or its pictures where these are asked for or all that there is."""
     if options.pictures or store_variants(folder) == [PICTURES]:
-        return PictureStore(folder, side=1)  # nothing here depends on the side
+        return PictureView(side=1).open(folder)  # nothing here depends on the side
     return ImageStore(folder, rule, codec=options.codec)
 
 

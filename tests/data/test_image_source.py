@@ -10,7 +10,7 @@ import pytest
 from config.errors import DataError
 from data.image_source import ImageSource, stored_meta, stored_names
 from data.images import ImageStore
-from data.pictures import PictureStore
+from data.pictures import PictureView
 from data.store import LmdbStore, LmdbWriter
 from tests.arrays import write_image_store
 from tests.drawn import write_picture_store
@@ -19,7 +19,7 @@ from tests.drawn import write_picture_store
 def test_both_kinds_of_store_are_sources(tmp_path: Path) -> None:
     names = write_image_store(tmp_path)
     write_picture_store(tmp_path, names)
-    sources: list[ImageSource] = [ImageStore(tmp_path), PictureStore(tmp_path, 8)]
+    sources: list[ImageSource] = [ImageStore(tmp_path), PictureView(8).open(tmp_path)]
     assert [source.row_shape for source in sources] == [(8,), (3, 8, 8)]
     for source in sources:
         assert source.names == names

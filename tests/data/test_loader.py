@@ -22,7 +22,7 @@ from data.loader import Capacity, Loader
 from data.negatives import HardPools
 from data.offline import Offline
 from data.pairs import PairIndex, Source
-from data.pictures import PictureStore
+from data.pictures import PictureView
 from data.plan import ItemPlan, Plan, PoolPlan
 from data.texts import TextStore
 from tests.drawn import write_picture_store
@@ -141,7 +141,7 @@ def pictures(tmp_path: Path) -> PairIndex:
     names = [f"{number}.jpg" for number in range(12)]
     write_picture_store(tmp_path / "img", names)
     texts = TextStore(write_pieces(tmp_path / "pieces.db", names))
-    return PairIndex([Source(texts, PictureStore(tmp_path / "img", 6, smallest_crop=0.3))])
+    return PairIndex([Source(texts, PictureView(6, smallest_crop=0.3).open(tmp_path / "img"))])
 
 
 Item = tuple[list[int], list[int]]

@@ -54,7 +54,7 @@ def change(folder: Path, name: str, record: bytes | None = None) -> None:
 
 
 def test_what_a_store_says_of_itself(folder: Path) -> None:
-    store = PictureStore(folder, SIDE)
+    store = PictureView(SIDE).open(folder)
     assert store.names == NAMES
     assert (store.dim, store.row_shape, store.dtype, store.has_boxes) == (16, (3, 16, 16), np.uint8, False)
     assert (store.folder, store.path) == (folder, folder / "pictures")
@@ -70,19 +70,19 @@ def test_what_a_store_says_of_itself(folder: Path) -> None:
 
 def test_bytes_are_kept_as_they_were(tmp_path: Path) -> None:
     files = write_picture_store(tmp_path, NAMES, width=30, height=50)
-    store = PictureStore(tmp_path, SIDE)
+    store = PictureView(SIDE).open(tmp_path)
     assert [store.stored(name) for name in NAMES] == [(file, 50, 30) for file in files]
 
 
 def test_whole_pictures_are_read(folder: Path) -> None:
-    store = PictureStore(folder, SIDE)
+    store = PictureView(SIDE).open(folder)
     for number, name in enumerate(NAMES):
         assert np.array_equal(read(store, name), whole(decode(encoded(drawn(number))), SIDE))
         assert np.array_equal(read(store, name, key=3), read(store, name))
 
 
 def test_parts_depend_on_their_key_alone(folder: Path) -> None:
-    store, picture = PictureStore(folder, SIDE, smallest_crop=0.4), decode(encoded(drawn(2)))
+    store, picture = PictureView(SIDE, smallest_crop=0.4).open(folder), decode(encoded(drawn(2)))
     for key in range(5):
         crop = draw_crop(60, 40, generator(key, "crop"), 0.4)
         assert np.array_equal(read(store, NAMES[2], key), cropped(picture, crop, SIDE))
@@ -97,14 +97,14 @@ def test_whole_pictures_are_decoded_once_as_far_as_there_is_room(
     plain = PictureStore.picture
     monkeypatch.setattr(PictureStore, "picture", lambda store, name: decoded.append(name) or plain(store, name))
     side = 400  # 480,000 bytes a picture, two in a mebibyte
-    store = PictureStore(folder, side, cache_mb=1)
+    store = PictureView(side, cache_mb=1).open(folder)
     first = [read(store, name) for name in NAMES]
     again = [read(store, name) for name in NAMES]
     assert decoded == [*NAMES, *NAMES[2:]]
     assert all(map(np.array_equal, first, again))
     again[0][...] = 0
     assert np.array_equal(read(store, NAMES[0]), first[0])
-    for other in (PictureStore(folder, side), PictureStore(folder, side, 0.5, 1)):
+    for other in (PictureView(side).open(folder), PictureView(side, 0.5, 1).open(folder)):
         decoded.clear()
         for _ in range(2):
             read(other, NAMES[0], key=1)
@@ -112,8 +112,8 @@ def test_whole_pictures_are_decoded_once_as_far_as_there_is_room(
 
 
 def test_threads_read_at_once(folder: Path) -> None:
-    store = PictureStore(folder, SIDE, cache_mb=1)
-    expected = {name: read(PictureStore(folder, SIDE), name) for name in NAMES}
+    store = PictureView(SIDE, cache_mb=1).open(folder)
+    expected = {name: read(PictureView(SIDE).open(folder), name) for name in NAMES}
     with ThreadPoolExecutor(8) as pool:
         names = NAMES * 60
         for name, pixels in zip(names, pool.map(lambda name: read(store, name), names), strict=True):
@@ -139,7 +139,7 @@ def test_copies_and_forks_read_the_same(folder: Path) -> None:
 @pytest.mark.parametrize(("side", "smallest"), [(0, 0.0), (8, -0.1), (8, 1.1)])
 def test_views_out_of_range_are_refused(folder: Path, side: int, smallest: float) -> None:
     with pytest.raises(ValueError, match="give at least 1, and a share of 1"):
-        PictureStore(folder, side, smallest)
+        PictureView(side, smallest).open(folder)
 
 
 # ---------------------------------------------------------------- damage
@@ -147,28 +147,28 @@ def test_views_out_of_range_are_refused(folder: Path, side: int, smallest: float
 
 def test_turned_bits_are_found_at_the_first_read(folder: Path) -> None:
     change(folder, NAMES[3])
-    store = PictureStore(folder, SIDE)
+    store = PictureView(SIDE).open(folder)
     with pytest.raises(DamagedRecord, match=r"pictures: record p3\.npz is damaged \(its checksum does not match"):
         read(store, NAMES[3])
     assert [name for name, _ in store.damaged(NAMES)] == [NAMES[3]]
 
 
 def test_a_checksum_is_compared_once_a_process(folder: Path) -> None:
-    store = PictureStore(folder, SIDE)
+    store = PictureView(SIDE).open(folder)
     before = read(store, NAMES[3])
     record = msgpack.unpackb(bytes(store._store.get(NAMES[3])))
     store.close()
     change(folder, NAMES[3], msgpack.packb({**record, "crc": 1}))
     assert np.array_equal(read(store, NAMES[3]), before)
     with pytest.raises(DamagedRecord):
-        read(PictureStore(folder, SIDE), NAMES[3])
+        read(PictureView(SIDE).open(folder), NAMES[3])
 
 
 def test_pictures_that_cannot_be_decoded_are_named(folder: Path) -> None:
     cut = encoded(drawn(0, 200, 150))[:-500]
     change(folder, NAMES[0], msgpack.packb({"jpeg": cut, "h": 150, "w": 200}))
     change(folder, NAMES[1], msgpack.packb({"jpeg": b"", "h": 150, "w": 200, "crc": 0}))
-    store = PictureStore(folder, SIDE)
+    store = PictureView(SIDE).open(folder)
     for name, said in ((NAMES[0], "cannot be read as a picture"), (NAMES[1], r"is empty \(0 bytes\)")):
         with pytest.raises(DamagedRecord, match=rf"record {name} is damaged \({said}"):
             read(store, name)
@@ -180,18 +180,18 @@ def test_pictures_that_cannot_be_decoded_are_named(folder: Path) -> None:
 def test_others_records_need_no_checksum(folder: Path) -> None:
     jpeg = encoded(drawn(8))
     change(folder, NAMES[0], msgpack.packb({"w": 60, "jpeg": jpeg, "h": 40, "features": [1, 2]}))
-    store = PictureStore(folder, SIDE)
+    store = PictureView(SIDE).open(folder)
     assert np.array_equal(read(store, NAMES[0]), whole(decode(jpeg), SIDE))
     assert store.damaged(NAMES) == []
 
 
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no pictures, but no image store; check .*build_imgdb\.py pictures$"):
-        PictureStore(tmp_path, SIDE)
+        PictureView(SIDE).open(tmp_path)
     with ImageWriter(tmp_path) as writer:
         writer.add("a.npz", **extracted(0))
     with pytest.raises(DataError, match=r"holds no pictures, but native_th0\.2_max100_min10; "):
-        PictureStore(tmp_path, SIDE)
+        PictureView(SIDE).open(tmp_path)
 
 
 # ---------------------------------------------------------------- packing
@@ -230,7 +230,7 @@ def test_complete_or_absent_and_taken_up_again(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         broken_off()
     with pytest.raises(DataError, match="holds no pictures"):
-        PictureStore(tmp_path, SIDE)
+        PictureView(SIDE).open(tmp_path)
     with pytest.raises(DataError, match="was begun with another short_side; remove it or use the same"):
         PictureWriter(tmp_path, {"short_side": 9})
     with PictureWriter(tmp_path, {"short_side": None}) as writer:
@@ -238,7 +238,7 @@ def test_complete_or_absent_and_taken_up_again(tmp_path: Path) -> None:
         for name in NAMES[:2]:
             writer.put(name, records[name])
     assert writer.path == tmp_path / "pictures"
-    assert PictureStore(tmp_path, SIDE).names == NAMES
+    assert PictureView(SIDE).open(tmp_path).names == NAMES
     assert sorted(path.name for path in writer.path.iterdir()) == ["data.mdb", "meta.json"]
     assert json.loads((writer.path / "meta.json").read_text())["short_side"] is None
     with pytest.raises(DataError, match="exists; remove it"):

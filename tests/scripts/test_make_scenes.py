@@ -17,7 +17,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.images import ImageStore
-from data.pictures import PictureStore
+from data.pictures import PictureView
 from data.source.jpeg import Whitener, describe, read_picture
 from data.store import LmdbStore
 from data.texts import TextStore
@@ -84,7 +84,7 @@ def test_stores_hold_every_scene_and_caption(scenes: Path, rows: list[dict[str, 
 
 def test_pictures_lie_beside_the_regions(scenes: Path, rows: list[dict[str, Any]]) -> None:
     for split in COUNTS:
-        store = PictureStore(scenes / "img_db" / split, 8)
+        store = PictureView(8).open(scenes / "img_db" / split)
         of_split = {row["image_id"] + ".npz": row for row in rows if row["split"] == split}
         assert store.names == list(of_split)
         assert all(store.stored(name).data == (scenes / "pictures" / row["file"]).read_bytes()

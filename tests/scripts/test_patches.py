@@ -17,7 +17,7 @@ from PIL import Image
 from config import load
 from config.errors import ConfigError
 from data.pairs import PairIndex, Source
-from data.pictures import PictureStore, PictureWriter, encode_picture
+from data.pictures import PictureView, PictureWriter, encode_picture
 from data.texts import TextStore, TextWriter, caption_record
 from data.words import SPECIAL_TOKENS, WordPiece
 from model.laps import Laps
@@ -114,7 +114,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 @torch.inference_mode()
 def naive(matcher: Laps, stores: Stores, image: int, text: int) -> Naive:
     """One pair, step by step."""
-    index = PairIndex([Source(TextStore(stores[0]), PictureStore(stores[1], SIDE))])
+    index = PairIndex([Source(TextStore(stores[0]), PictureView(SIDE).open(stores[1]))])
     tokens = matcher.encode_image(read_images(index, [image])).rows.values
     has_cls = len(tokens) == 1 + GRID**2
     words = matcher.encode_text(read_texts(index, [text])).rows.values.double().numpy()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from config.errors import ConfigError, DataError
-from data.pictures import PictureStore
+from data.pictures import PictureView
 from data.pixels import decode
 from data.source.wanted import Picture
 from data.store import LmdbStore
@@ -56,7 +56,7 @@ def test_packs_a_split_and_names_what_it_leaves_out(pictures: Path, capsys: pyte
     assert said.out == f"3 pictures in {output}, 2 left out\n"
     assert "p4.npz left out: cannot be read as a picture" in said.err
     assert f"p5.npz left out: {pictures} holds no such picture" in said.err
-    store = PictureStore(output, 8)
+    store = PictureView(8).open(output)
     assert store.names == ["p0.npz", "p2.npz", "p3.npz"]
     assert [store.stored(name).data for name in store.names] == [picture(number) for number in (0, 2, 3)]
     assert {name: store.meta[name] for name in ("source", "listed_in", "split", "image_naming", "short_side")} == {
@@ -76,7 +76,7 @@ def test_archives_and_processes_give_the_same_store(pictures: Path, tmp_path: Pa
 
 def test_large_pictures_become_smaller_jpegs_if_asked(pictures: Path) -> None:
     (pictures / "small.png").write_bytes(encoded(drawn(9, 25, 20), "PNG"))
-    store = PictureStore(pack(pictures, "small", "--short_side", "30", "--quality", "80"), 8)
+    store = PictureView(8).open(pack(pictures, "small", "--short_side", "30", "--quality", "80"))
     assert {name: decode(store.stored(name).data).size for name in store.names} == {
         **{f"p{number}.npz": (45, 30) for number in range(4)}, "small.npz": (25, 20),
     }  # fmt: skip
@@ -98,7 +98,7 @@ def test_ids_and_their_names_join_with_the_text_store(tmp_path: Path, each: int,
     (tmp_path / "train_ids.txt").write_text("".join(f"{number}\n" * each for number in (2, 0)))
     (tmp_path / "train_caps.txt").write_text("A dog .\n" * 10)
     listed = ["--ids", tmp_path / "train_ids.txt", "--id_names", tmp_path / "id_mapping.json"]
-    store = PictureStore(pack(tmp_path / "files", "train", *listed), 8)
+    store = PictureView(8).open(pack(tmp_path / "files", "train", *listed))
     flags = [*listed, "--captions", tmp_path / "train_caps.txt", "--make_vocab", 300, "--workers", 1]
     build_txtdb.main([*map(str, flags), "--output", str(tmp_path / "train.db")])
     texts = TextStore(tmp_path / "train.db")
@@ -113,7 +113,7 @@ def test_ids_alone_are_numbers_at_the_end_of_file_names(tmp_path: Path, capsys: 
         (tmp_path / "coco" / split).mkdir(parents=True, exist_ok=True)
         (tmp_path / "coco" / split / f"{COCO.format(split, number)}.jpg").write_bytes(picture(number))
     (tmp_path / "ids.txt").write_text("57870\n42\n99\n")
-    store = PictureStore(pack(tmp_path / "coco", "test", "--ids", tmp_path / "ids.txt"), 8)
+    store = PictureView(8).open(pack(tmp_path / "coco", "test", "--ids", tmp_path / "ids.txt"))
     assert store.names == ["42.npz", "57870.npz"]
     assert store.stored("42.npz").data == picture(42)
     assert "99.npz left out" in capsys.readouterr().err

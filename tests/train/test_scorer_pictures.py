@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from data.pairs import PairIndex, Source
-from data.pictures import PictureStore, PictureWriter, encode_picture
+from data.pictures import PictureView, PictureWriter, encode_picture
 from data.texts import TextStore, TextWriter
 from model.matcher import Matcher
 from tests.ranks import on_ranks
@@ -35,7 +35,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> PairIndex:
             images.put(f"{number}", encode_picture(file.getvalue()))
             words = rng.integers(5, 60, 1 + number % 3).tolist()
             texts.add(f"t{number}", {"input_ids": words, "img_fname": f"{number}"})
-    return PairIndex([Source(TextStore(folder / "txt.db"), PictureStore(folder / "img", side=16))])
+    return PairIndex([Source(TextStore(folder / "txt.db"), PictureView(side=16).open(folder / "img"))])
 
 
 @pytest.mark.parametrize("threads", [2, 3, 50])

@@ -251,7 +251,7 @@ def test_pictures_are_opened_as_they_are_to_be_looked_at(pictures: Stores) -> No
 
 
 def test_damaged_pictures_are_left_out(pictures: Stores) -> None:
-    records, store = pictures[1] / "pictures" / "data.mdb", PictureStore(pictures[1], 6)
+    records, store = pictures[1] / "pictures" / "data.mdb", PictureView(6).open(pictures[1])
     picture = store.stored("2.jpg").data
     store.close()
     records.write_bytes(records.read_bytes().replace(picture, bytes(len(picture))))
