@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from config.errors import ConfigError
 from config.hints import did_you_mean
-from data.batch import Ragged, ranges
+from data.batch import Ragged
+from model.layers import packed, rectangle
 
 HAS_CLS = {"vit": True, "swin": False}
 """Types whose tokens are known without a look at them, and whether the first is [CLS]."""
@@ -92,12 +93,9 @@ class TextTower(nn.Module):
 
     def forward(self, texts: Ragged) -> Ragged:
         """Ids `[total]` to tokens `[total, embed_size]`, packed alike."""
-        width = int(texts.lengths.max())
-        # Places in the rectangle are worked out on the host: the device need not tell how many there are.
-        places = ranges(torch.arange(len(texts)) * width, texts.lengths).to(texts.values.device, non_blocking=True)
-        ids = texts.values.new_zeros(len(texts) * width).index_copy(0, places, texts.values).view(-1, width)
+        ids, _ = rectangle(texts)
         tokens = self.tower(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
-        return Ragged(self.project(tokens.flatten(0, 1).index_select(0, places)), texts.offsets)
+        return Ragged(self.project(packed(tokens, texts.offsets).values), texts.offsets)
 
 
 def scaled(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Parts that two or more systems share: unit rows, rectangles of ragged rows, GRUs over them, norms, dropout."""
+"""Parts that two or more systems share: unit rows, highest scores, rectangles of ragged rows, GRUs, norms, dropout."""
 
 from __future__ import annotations
 
@@ -21,6 +21,14 @@ def l2norm(x: Tensor, eps: float = 0.0, dim: int = -1) -> Tensor:
     x = full(x)
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True) + eps
     return x / norm.masked_fill(norm == 0, 1.0)
+
+
+def highest(scores: Tensor, count: int) -> Tensor:
+    """Which of `scores [..., s]` are among the `count` highest, bool; of equal ones those of lower index."""
+    least = scores.kthvalue(scores.shape[-1] - count + 1, dim=-1, keepdim=True).values
+    above, level = scores > least, scores == least
+    room = count - above.sum(-1, keepdim=True)
+    return above | (level & (level.cumsum(-1) <= room))
 
 
 def rectangle(ragged: Ragged) -> tuple[Tensor, Tensor | None]:

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.layers import highest
+
 SLOPE, SHORTEST = 0.1, 1e-12
 
 
@@ -152,14 +154,6 @@ class Shapes:
         return queries @ self.directions.transpose(1, 2)
 
 
-def keep(scores: Tensor, count: int) -> Tensor:
-    """Which of `scores [..., s]` are among the `count` highest, bool; of equal ones those of lower index."""
-    least = scores.kthvalue(scores.shape[-1] - count + 1, dim=-1, keepdim=True).values
-    above, level = scores > least, scores == least
-    room = count - above.sum(-1, keepdim=True)
-    return above | (level & (level.cumsum(-1) <= room))
-
-
 def mixing(logits: Tensor, scores: Tensor, kept: Tensor, fused: bool) -> Tensor:
     """Weights `[i, t, k, s]` of patches in the k aggregated ones; `fused` adds a last row, of the fused one.
 
@@ -189,7 +183,7 @@ class Tile:
         pictures = shapes.pictures
         patches = pictures.patches
         scores = shapes.scores(captions.queries)
-        self.kept = keep(scores, rule.kept(scores.shape[-1]))
+        self.kept = highest(scores, rule.kept(scores.shape[-1]))
         fused = rule.fuses(scores.shape[-1])
         self.weights = mixing(pictures.logits, scores.to(patches.dtype), self.kept, fused)
         flat = patches @ captions.words.flatten(0, 1).T

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from config.errors import ConfigError, DataError
 from data.pairs import Array, PairIndex
+from model.layers import highest
 from model.matcher import Matcher, Side
 from train.pieces import Pieces, Said
 from train.scorer import Scorer, orders
@@ -147,10 +148,7 @@ def nearest(queries: Tensor, others: Tensor, keep: int) -> Array:
     step = max(1, AT_ONCE // len(others))
     for start in range(0, len(queries), step):
         near = queries[start : start + step] @ others.T
-        least = near.topk(keep, dim=1).values[:, -1:]
-        above, equal = near > least, near == least
-        room = keep - above.sum(1, keepdim=True)
-        found[start : start + step] = (above | (equal & (equal.cumsum(1) <= room))).cpu().numpy()
+        found[start : start + step] = highest(near, keep).cpu().numpy()
     return found
 
 

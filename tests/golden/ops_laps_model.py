@@ -11,10 +11,11 @@ from data.batch import Ragged
 from model import adapt
 from model.aligning import SIMILARITIES, aligned
 from model.laps import Aggregation, Laps, aggregated, captions, ratio_term, words_of
+from model.layers import highest
 from model.matcher import Side
 from model.objective.triplet import Config as TripletConfig
 from model.objective.triplet import Triplet
-from model.slimming import Shapes, keep, matched, mixing
+from model.slimming import Shapes, matched, mixing
 from tests.golden.run import sibling
 from train.comm import Solo
 from train.in_batch import outcome, total_loss
@@ -46,7 +47,7 @@ def patch_select(case: Any) -> Tensors:
     scores = case.inputs["attention_x"] + case.inputs["attention_y"]
     matcher = part({}, "", case.config, tokens.shape[2], 1)
     count = matcher.rule.kept(tokens.shape[1])
-    kept = keep(scores, count)
+    kept = highest(scores, count)
     order = scores.masked_fill(~kept, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
     selected = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2]))
     no_logits = tokens.new_zeros(len(tokens), 0, tokens.shape[1])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from data.batch import Ragged
-from model.layers import BatchNorm, keyed_dropout, keyed_drops, l2norm, packed, rectangle, run_gru
+from model.layers import BatchNorm, highest, keyed_dropout, keyed_drops, l2norm, packed, rectangle, run_gru
 
 LENGTHS = [3, 1, 5, 3]
 
@@ -216,3 +216,9 @@ def reference(count: int) -> list[str]:
         return "".join("x" if (draw >> 40) < 2**23 else "." for draw in draws)
 
     return [row(key) for key in (1, 2)]
+
+
+def test_of_equal_scores_the_lower_index_is_kept() -> None:
+    scores = torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0, 5.0, 5.0]], dtype=torch.float64)
+    kept = highest(scores, 3)
+    assert kept.tolist() == [[False, True, True, True, False, False], [True, True, True, False, False, False]]

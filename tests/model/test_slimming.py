@@ -8,13 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.slimming import Captions, Pictures, Rule, Shapes, Tile, keep, matched, mixing
-
-
-def test_of_equal_scores_the_lower_index_is_kept() -> None:
-    scores = torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0, 5.0, 5.0]], dtype=torch.float64)
-    kept = keep(scores, 3)
-    assert kept.tolist() == [[False, True, True, True, False, False], [True, True, True, False, False, False]]
+from model.slimming import Captions, Pictures, Rule, Shapes, Tile, matched, mixing
 
 
 @pytest.mark.parametrize(
