@@ -160,6 +160,8 @@ class Optim(Section):
     """updates of the whole run"""
     train_batch_size: Count = 8
     """anchors of each rank in one update (itm_hn: of each direction)"""
+    global_batch_size: Natural = 0
+    """anchors of all ranks in one update, shared out over them however many there are; 0 = train_batch_size on each"""
     precision: Literal["off", "fp16", "bf16"] = "off"
     """arithmetic of the forward pass; parameters, losses and optimizer stay float32"""
     use_apex: bool = False
@@ -216,6 +218,19 @@ class Output(Section):
     """write TensorBoard events too"""
 
 
+class Cluster(Section):
+    """how a run lives with ranks that are lost, that stall, or that are told to stop"""
+
+    stall_timeout: Annotated[NotNegative, PASSING] = 600.0
+    """seconds without a sign of progress after which a rank counts as stalled and the job is ended; 0 = never"""
+    elastic: Annotated[bool, PASSING] = False
+    """go on with the ranks that are left and with those that join (horovodrun --min-np, --host-discovery-script)"""
+    commit_steps: Annotated[Count, PASSING] = 10
+    """updates between two commits of an elastic run to host memory: the most that a lost rank costs"""
+    stop_after: Annotated[str, PASSING] = ""
+    """save and leave with 75 after so long, such as 3h55m, 90m or 7200 (seconds); '' = as long as SLURM allows"""
+
+
 class Weights(Section):
     """the weights a run starts from"""
 
@@ -239,6 +254,7 @@ class Run(Section):
     optim: Optim = Optim()
     eval: Eval = Eval()
     output: Output = Output()
+    cluster: Cluster = Cluster()
     weights: Weights = Weights()
     matcher: SerializeAsAny[Named]
     objective: SerializeAsAny[Named]
