@@ -68,11 +68,24 @@ def _of_update(run: Run) -> Iterator[Clash]:
             f"{negatives.hard_neg_size} hard negatives cannot be kept of a pool of "
             f"{negatives.negative_size}: lower hard_neg_size or raise negative_size",
         )
-    if optim.train_batch_size % negatives.mining_batch:
+    batch = "global_batch_size" if optim.global_batch_size else "train_batch_size"
+    anchors = getattr(optim, batch)
+    if anchors % negatives.mining_batch:
         yield Clash(
-            ["negatives.mining_batch", "optim.train_batch_size"],
-            f"train_batch_size {optim.train_batch_size} is not a multiple of mining_batch "
-            f"{negatives.mining_batch}: choose a divisor of {optim.train_batch_size} as mining_batch",
+            ["negatives.mining_batch", f"optim.{batch}"],
+            f"{batch} {anchors} is not a multiple of mining_batch "
+            f"{negatives.mining_batch}: choose a divisor of {anchors} as mining_batch",
+        )
+    if run.cluster.elastic and not optim.global_batch_size:
+        yield Clash(
+            ["cluster.elastic", "optim.global_batch_size"],
+            "elastic ranks come and go, so a batch of each rank says nothing of the update: give "
+            f"--global_batch_size (train_batch_size {optim.train_batch_size} times the ranks that you start with)",
+        )
+    if run.cluster.elastic and run.output.resume == "never":
+        yield Clash(
+            ["cluster.elastic", "output.resume"],
+            "ranks that join an elastic run find checkpoints, which resume never refuses: use --resume auto",
         )
     if optim.warmup_steps > optim.num_train_steps:
         yield Clash(

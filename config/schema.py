@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from config.clashes import first_clash
+from config.spans import seconds
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -40,6 +41,12 @@ def _or_minus_one(holds: Callable[[Any], bool], wanted: str) -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def _span(value: str) -> str:
+    if value:
+        seconds(value)
+    return value
 
 
 class Section(BaseModel):
@@ -207,7 +214,7 @@ class Output(Section):
     output_dir: Annotated[str, PASSING] = ""
     """folder of this run's checkpoints, metrics and results"""
     resume: Annotated[str, PASSING] = "auto"
-    """auto = go on from the output folder's newest checkpoint, never = start anew, else a checkpoint"""
+    """auto = go on from the output folder's newest checkpoint, never = start anew, else a checkpoint to begin with"""
     keep: Annotated[Count, PASSING] = 2
     """newest checkpoints kept besides the best"""
     save_steps: Annotated[Natural, PASSING] = 0
@@ -227,7 +234,7 @@ class Cluster(Section):
     """go on with the ranks that are left and with those that join (horovodrun --min-np, --host-discovery-script)"""
     commit_steps: Annotated[Count, PASSING] = 10
     """updates between two commits of an elastic run to host memory: the most that a lost rank costs"""
-    stop_after: Annotated[str, PASSING] = ""
+    stop_after: Annotated[str, AfterValidator(_span), PASSING] = ""
     """save and leave with 75 after so long, such as 3h55m, 90m or 7200 (seconds); '' = as long as SLURM allows"""
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from config.errors import DataError
-from data.files import read_json
+from data.files import crc_of, open_array, read_json
 from data.pairs import Array, PairIndex
 
 MANIFEST = "manifest.json"
 ORDER = "order"
 """Under which name the manifest tells the order of the stores (see `PairIndex.order_hash`)."""
+CHECKSUMS = "crc32c"
+"""Under which the CRC32C of each list's file."""
 REMEDY = "mine them again with train/mine.py"
 
 
@@ -51,8 +53,12 @@ def open_candidates(folder: Path, index: PairIndex, texts: int, images: int) -> 
     if manifest.get(ORDER) not in (None, index.order_hash):
         raise DataError(f"offline={folder}: mined over other stores, or another order of them; {REMEDY}")
     rows = len(index.images), len(index.texts)
-    i2t = _opened(_only(folder, "i2t"), rows[0], rows[1], texts, "offline_range")
-    t2i = _opened(_only(folder, "t2i"), rows[1], rows[0], images, "offline_range over offline_rank_ratio")
+    files = [_only(folder, name) for name in ("i2t", "t2i")]
+    i2t = _opened(files[0], rows[0], rows[1], texts, "offline_range")
+    t2i = _opened(files[1], rows[1], rows[0], images, "offline_range over offline_rank_ratio")
+    for path in files:
+        if manifest.get(CHECKSUMS, {}).get(path.name, crc := crc_of(path)) != crc:
+            raise DataError(f"{path}: is not the list that was mined, some of it has changed; {REMEDY}")
     return Candidates(i2t, t2i, manifest)
 
 
@@ -65,7 +71,7 @@ def _only(folder: Path, name: str) -> Path:
 
 def _opened(path: Path, rows: int, below: int, columns: int, setting: str) -> Array:
     try:
-        values: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        values: np.ndarray[Any, Any] = open_array(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a whole list ({error}); {REMEDY}") from error
     if values.ndim != 2 or values.dtype != np.int32:

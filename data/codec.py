@@ -92,12 +92,18 @@ def _walk(buffer: Buffer, only: Collection[str] | None) -> Arrays | None:
     return arrays
 
 
+_PLAIN_TYPE = re.compile(r"[<>|=]?[?biufcSU]\d*")
+
+
 @lru_cache(maxsize=4096)
 def _parse(header: bytes) -> tuple[str, np.dtype[Any], tuple[int, ...], int]:
     """Name, type, shape and byte count of an array header; stores repeat a few shapes many thousand times."""
     found = _ARRAY.fullmatch(header)
     assert found is not None
-    name, shape = found["name"].decode(), tuple(msgpack.unpackb(found["shape"]))
+    try:
+        name, shape = found["name"].decode(), tuple(msgpack.unpackb(found["shape"]))
+    except ValueError as error:
+        raise DamagedRecord(f"has an array of no shape ({error})") from error
     size = int.from_bytes(found["size"][1:], "big")
     return name, _dtype(name, found["type"].decode("latin1"), shape, size), shape, size
 
@@ -105,9 +111,11 @@ def _parse(header: bytes) -> tuple[str, np.dtype[Any], tuple[int, ...], int]:
 def _dtype(name: str, kind: str, shape: Sequence[int], size: int) -> np.dtype[Any]:
     """The array's type, if it exists and `size` bytes of it make the shape."""
     try:
-        dtype = np.dtype(kind)
-    except TypeError as error:
-        raise DamagedRecord(f"{name} is of unknown type {kind!r}") from error
+        dtype = np.dtype(kind) if _PLAIN_TYPE.fullmatch(kind) else None
+    except TypeError:
+        dtype = None
+    if dtype is None:
+        raise DamagedRecord(f"{name} is of unknown type {kind!r}")
     if dtype.hasobject or math.prod(shape) * dtype.itemsize != size:
         raise DamagedRecord(f"{size} bytes of {name} do not make {dtype} {list(shape)}")
     return dtype
@@ -216,9 +224,13 @@ class StoredPicture(NamedTuple):
 
 
 def encode_picture(picture: StoredPicture) -> bytes:
-    """A msgpack map of the file's bytes, height and width, and the CRC32C of the bytes."""
+    """A msgpack map of the file's bytes, height and width, and the CRC32C of the bytes and of those two."""
     fields = {"jpeg": picture.data, "h": picture.height, "w": picture.width, "crc": crc32c.crc32c(picture.data)}
-    return bytes(msgpack.packb(fields, use_bin_type=True))
+    return bytes(msgpack.packb(fields | {"crc_size": _crc_of_size(picture)}, use_bin_type=True))
+
+
+def _crc_of_size(picture: StoredPicture) -> int:
+    return crc32c.crc32c(f"{picture.height} x {picture.width}".encode())
 
 
 def decode_picture(buffer: Buffer, verify: bool = True) -> tuple[StoredPicture, bool]:
@@ -237,4 +249,6 @@ def decode_picture(buffer: Buffer, verify: bool = True) -> tuple[StoredPicture, 
         raise DamagedRecord(f"its picture is no bytes but {type(data).__name__}")
     if verify and checksum is not None and crc32c.crc32c(data) != checksum:
         raise DamagedRecord("its checksum does not match its bytes")
+    if verify and fields.get("crc_size", _crc_of_size(picture)) != _crc_of_size(picture):
+        raise DamagedRecord("its checksum does not match its height and width")
     return picture, checksum is not None

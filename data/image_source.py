@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from data.files import read_json
-from data.image_writer import KEYS
+from data.image_writer import KEYS, META
+from data.seal import is_sealed, sealed_json
 from data.store import LmdbStore
 
 
@@ -69,12 +69,20 @@ class ImageSource(Protocol):
 def stored_names(store: LmdbStore) -> list[str]:
     """All image names in the order of the store's own list; raises DataError where that list is damaged."""
     try:
-        return [str(name) for name in json.loads(bytes(store.get(KEYS)))]
-    except ValueError as error:
+        names = [str(name) for name in json.loads(bytes(store.get(KEYS)).decode())]
+    except (ValueError, TypeError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{store.path}: its list {KEYS} is damaged ({error}); pack it again") from error
+    if is_sealed(store.path) and {*names, KEYS} != set(store.keys()):
+        raise DataError(f"{store.path}: its list {KEYS} is not that of its records; copy or pack the store again")
+    return names
 
 
 def stored_meta(store: LmdbStore) -> dict[str, Any]:
     """What our packer noted (kind, dim, count, codec, version, ...); empty for others' stores."""
-    path = store.path / "meta.json"
-    return dict(read_json(path)) if path.is_file() else {}
+    path = store.path / META
+    found = sealed_json(store.path, META) if path.is_file() or is_sealed(store.path, path) else {}
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is no description of a store; pack or copy the store again")
+    return found

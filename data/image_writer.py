@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import crc32c
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,7 +21,9 @@ from data.native import encode_native
 from data.regions import Codec, RegionRule, box_features, cut
 from data.store import LmdbWriter
 
-KEYS = "__keys__"
+KEYS, META = "__keys__", "meta.json"
+CHECKSUMS = "checksums.json"
+"""CRC32C of each record, where a store's layout has none of its own."""
 VERSION = 1
 DTYPES = ("float16", "float32")
 NOT_FINITE = "holds numbers that are not finite"
@@ -116,9 +120,14 @@ class ImageWriter:
         note_options(self._writer, self._meta)
         self._journal = self._writer.partial / "counts.jsonl"
         stored, noted = set(self._writer.keys()), _read_journal(self._journal)
-        self._counts = {name: count for name, (count, _) in noted.items() if name in stored}
-        self._dim = next((dim for name, (_, dim) in noted.items() if name in stored), None)
-        self._log = self._journal.open("a", encoding="utf-8")
+        self._counts = {name: count for name, (count, _, _) in noted.items() if name in stored}
+        self._checksums = {name: checksum for name, (_, _, checksum) in noted.items() if name in stored}
+        self._dim = next((dim for name, (_, dim, _) in noted.items() if name in stored), None)
+        try:
+            self._log = self._journal.open("a", encoding="utf-8")
+        except OSError as error:
+            self._writer.release()
+            raise self._writer.failure(error.strerror) from error
 
     @property
     def path(self) -> Path:
@@ -183,10 +192,14 @@ class ImageWriter:
             raise DataError(f"{name}: features are {dim} wide, {self._dim} before; a store has one width")
         self._dim = dim
         # The count is on its way to disk before the record is, so no stored record is ever without its count.
-        self._log.write(json.dumps([name, count, dim]) + "\n")
-        self._log.flush()
+        checksum = crc32c.crc32c(record)
+        try:
+            self._log.write(json.dumps([name, count, dim, checksum]) + "\n")
+            self._log.flush()
+        except OSError as error:
+            raise self._writer.failure(error.strerror) from error
         self._writer.put(name, record)
-        self._counts[name] = count
+        self._counts[name], self._checksums[name] = count, checksum
 
     def __enter__(self) -> ImageWriter:
         return self
@@ -194,21 +207,28 @@ class ImageWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._log.close()
+        with suppress(OSError):  # what it could not take was told when it was written
+            self._log.close()
         if kind is not None:
             self._writer.release()
             return
-        self._describe()
-        self._writer.finish()
+        with self._writer.finishing() as beside:
+            beside += self._describe()
         (self.path / self._journal.name).unlink()
 
-    def _describe(self) -> None:
+    def _describe(self) -> list[Path]:
+        """Write what is known of all images; returns the files that lie beside the store."""
         counts = dict(sorted(self._counts.items()))
         self._writer.put(KEYS, json.dumps(list(counts)).encode())
+        write_json(self.partial / META, {"dim": self._dim, "count": len(counts), **self._meta})
+        if self.codec == "published":
+            write_json(self.partial / CHECKSUMS, {name: self._checksums[name] for name in counts})
         name = self.rule.count_file(self.keep_all)
-        if name is not None:
-            write_json((self.partial if self.codec == "native" else self.folder) / name, counts)
-        write_json(self.partial / "meta.json", {"dim": self._dim, "count": len(counts), **self._meta})
+        if name is None:
+            return []
+        path = (self.partial if self.codec == "native" else self.folder) / name
+        write_json(path, counts)
+        return [] if self.codec == "native" else [path]
 
 
 def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:
@@ -216,10 +236,15 @@ def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:
 
     Raises:
         DataError: the folder was begun with other options; the writer is released.
+        Failure: there is no room; likewise.
     """
-    path = writer.partial / "meta.json"
-    if not path.exists():
-        write_json(path, meta)
+    path = writer.partial / META
+    try:
+        if not path.exists():
+            write_json(path, meta)
+    except OSError as error:
+        writer.release()
+        raise writer.failure(error.strerror) from error
     begun = read_json(path)
     names = (begun.keys() | meta) - {"dim", "count"}
     differing = sorted(name for name in names if begun.get(name) != meta.get(name))
@@ -228,14 +253,14 @@ def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:
         raise DataError(f"{path.parent} was begun with another {differing[0]}; remove it or use the same")
 
 
-def _read_journal(path: Path) -> dict[str, tuple[int, int]]:
-    """Counts and widths noted so far; a line torn by a kill is the last one and belongs to no stored record."""
-    noted: dict[str, tuple[int, int]] = {}
+def _read_journal(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Counts, widths and checksums noted so far; a line torn by a kill is the last one, and of no stored record."""
+    noted: dict[str, tuple[int, int, int]] = {}
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                name, count, dim = json.loads(line)
+                name, count, dim, checksum = json.loads(line)
             except ValueError:
                 continue
-            noted[name] = count, dim
+            noted[name] = count, dim, checksum
     return noted

@@ -7,17 +7,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import crc32c
 import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
 from data import codec as formats
 from data.codec import Buffer, DamagedRecord
-from data.files import read_json
 from data.image_source import stored_meta, stored_names
-from data.image_writer import DTYPES, ImageWriter
+from data.image_writer import CHECKSUMS, DTYPES, ImageWriter
 from data.native import Record, view_native
 from data.regions import Codec, RegionRule, box_features
+from data.seal import is_sealed, sealed_json
 from data.store import LmdbStore, missing
 from data.variants import find_variant, store_variants
 
@@ -90,8 +91,8 @@ class ImageStore:
         self.folder = Path(folder)
         self.rule = rule or RegionRule()
         self.codec, self.path, self._counts_path = find_variant(self.folder, self.rule, codec)
-        # Only native records carry a checksum of their own; zip archives check theirs whenever they are read.
-        self._verify = verify if self.codec == "native" else "never"
+        # Zip archives check themselves whenever they are read; published records have checksums if we packed them.
+        self._verify = verify if self.codec != "compressed" else "never"
         self._verified: set[str] = set()
         self._store = LmdbStore(self.path)
         self._view = _VIEW[self.codec]
@@ -137,7 +138,20 @@ class ImageStore:
 
     @cached_property
     def _noted(self) -> dict[str, int] | None:
-        return read_json(self._counts_path) if self._counts_path else None
+        path = self._counts_path or self._absent_counts()
+        return sealed_json(self.path, path) if path else None
+
+    def _absent_counts(self) -> Path | None:
+        """The count file that the store was packed with, where it is gone."""
+        name = self.rule.count_file(self.path.name == self.rule.folder_name(self.codec, keep_all=True))
+        path = None if name is None else (self.path if self.codec == "native" else self.folder) / name
+        return path if path and is_sealed(self.path, path) else None
+
+    @cached_property
+    def _checksums(self) -> dict[str, int]:
+        path = self.path / CHECKSUMS
+        there = self.codec == "published" and (path.is_file() or is_sealed(self.path, path))
+        return sealed_json(self.path, CHECKSUMS) if there else {}
 
     def index_counts(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Regions that the index states for each name [n]; may exceed the rows stored (published stores)."""
@@ -188,8 +202,11 @@ class ImageStore:
         return count
 
     def _rows(self, name: str, verify: bool) -> Record | _Rows:
+        record = self._store.get(name)
         try:
-            return self._view(self._store.get(name), verify)
+            if verify and self._checksums and self._checksums.get(name) != crc32c.crc32c(record):
+                raise DamagedRecord("its checksum does not match its bytes")
+            return self._view(record, verify and self.codec == "native")
         except DamagedRecord as error:
             raise self._damage(name, error) from error
 

@@ -56,9 +56,12 @@ class Items:
             texts = np.concatenate([drawn.text, drawn.text_off, drawn.text_off2])
         return ItemPlan(images, texts, int(slots[0]), self.sets, self._key + slots)
 
-    def plans(self, first: int, batch_size: int, rank: int, size: int) -> Iterator[ItemPlan]:
-        """Plans from slot `first` on, for ever: of each update's `batch_size * size` items, those of `rank`."""
+    def plans(self, first: int, update: int, rank: int, size: int) -> Iterator[ItemPlan]:
+        """Plans from slot `first` on, for ever: of each update's `update` items, those of `rank`.
+
+        Where `size` does not divide them, some ranks take one more than others.
+        """
+        own = np.arange(update * rank // size, update * (rank + 1) // size)
         while True:
-            start = first + rank * batch_size
-            yield self.plan(np.arange(start, start + batch_size))
-            first += batch_size * size
+            yield self.plan(first + own)
+            first += update

@@ -76,19 +76,18 @@ class HardPools:
         image, text = (np.stack(part) for part in zip(*pools, strict=True))
         return PoolPlan.of(image, text, direction, int(slots[0]))
 
-    def plans(self, first: int, batch_size: int, mining_batch: int, rank: int, size: int) -> Iterator[PoolPlan]:
+    def plans(self, first: int, update: int, mining_batch: int, rank: int, size: int) -> Iterator[PoolPlan]:
         """Plans from slot `first` on, for ever: `i` and `t` in turn, `mining_batch` anchors each.
 
-        An update takes `batch_size * size` successive slots of either direction in passes of `mining_batch` (which
-        divides `batch_size`); which slots share a pass does not depend on the number of ranks.
+        An update takes `update` successive slots of either direction in passes of `mining_batch` (which divides it),
+        and a rank every `size`-th of them; which slots share a pass does not depend on the number of ranks.
         """
-        each = batch_size * size
         while True:
-            passes = np.arange(first, first + each).reshape(-1, mining_batch)
+            passes = np.arange(first, first + update).reshape(-1, mining_batch)
             for slots in passes[rank::size]:
                 for direction in DIRECTIONS:
                     yield self.plan(direction, slots)
-            first += each
+            first += update
 
 
 def draw_without(rng: np.random.Generator, n: int, size: int, banned: Array) -> Array:

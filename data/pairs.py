@@ -42,7 +42,7 @@ class PairIndex:
         """Join `sources`, without the images in `leave_out` and their captions, and without the captions in it.
 
         Raises:
-            DataError: a caption's image is not in the image store, or nothing is left.
+            DataError: a caption's image is not in the image store, nothing is left, or a store is damaged.
         """
         self.sources = list(sources)
         self.images: list[str] = []
@@ -50,6 +50,7 @@ class PairIndex:
         owner, regions, words = [], [], []
         image_source, text_source = [], []
         for number, source in enumerate(self.sources):
+            source.texts.open()
             names = [name for name in source.texts.image_order if name not in leave_out]
             place = {name: len(self.images) + at for at, name in enumerate(names)}
             everything = enumerate(zip(source.texts.ids, source.texts.images, strict=True))

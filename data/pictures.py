@@ -253,6 +253,6 @@ class PictureWriter:
             self._writer.release()
             return
         names = sorted(self._names)
-        self._writer.put(KEYS, json.dumps(names).encode())
-        write_json(self._writer.partial / "meta.json", {"count": len(names), **self._meta})
-        self._writer.finish()
+        with self._writer.finishing():
+            self._writer.put(KEYS, json.dumps(names).encode())
+            write_json(self._writer.partial / "meta.json", {"count": len(names), **self._meta})

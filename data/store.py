@@ -8,6 +8,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,9 +16,21 @@ from weakref import WeakValueDictionary
 
 import lmdb
 
-from config.errors import DataError
+from config.errors import DataError, Failure
+from data.seal import check_keys, write_seal
 
 TEBIBYTE = 1 << 40
+BEGUN = 8192
+"""Bytes of a data.mdb to which nothing has been committed yet; fewer were cut off."""
+
+
+@contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    """Tell what LMDB stumbles over in a damaged file in one line."""
+    try:
+        yield
+    except (lmdb.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path}/data.mdb is damaged ({error}); copy or pack the store again") from error
 
 
 class _Environment:
@@ -30,6 +43,7 @@ class _Environment:
         self._one_at_a_time = threading.Lock()
         self._environment: Any = None
         self._transaction: Any = None
+        self._is_checked = False
 
     def transaction(self) -> Any:
         """The long-lived read transaction of the calling process."""
@@ -42,7 +56,7 @@ class _Environment:
     def get(self, key: bytes) -> Any:
         """The value of a key, or None; threads may ask at once, though a transaction answers one at a time."""
         transaction = self.transaction()
-        with self._one_at_a_time:
+        with self._one_at_a_time, _readable(self.path):
             return transaction.get(key)
 
     def _open(self) -> None:
@@ -50,6 +64,10 @@ class _Environment:
         if self._environment is not None:  # inherited through fork: lmdb counts it as open until it is closed
             self._transaction.abort()
             self._environment.close()
+            self._environment = None
+        if not self._is_checked:  # LMDB ends the process over a damaged file; a fork inherits what was found
+            check_keys(Path(self.path))
+            self._is_checked = True
         try:
             self._environment = lmdb.open(self.path, readonly=True, lock=False, create=False)
             self._check_length()
@@ -111,7 +129,9 @@ class LmdbStore:
 
     def keys(self) -> list[str]:
         """All keys in byte order, index keys included."""
-        return [bytes(key).decode() for key in self._reader().cursor().iternext(keys=True, values=False)]
+        reader = self._reader()
+        with _readable(self.path):
+            return [bytes(key).decode() for key in reader.cursor().iternext(keys=True, values=False)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
@@ -145,30 +165,56 @@ class LmdbWriter:
         self._pending = 0
         if self.path.exists():
             raise DataError(f"{self.path} exists; remove it or choose another output")
-        self.partial.mkdir(parents=True, exist_ok=True)
-        self._claim = os.open(self.partial, os.O_RDONLY)
-        self._claim_folder()
-        if fresh:
-            for name in self.partial.iterdir():
-                name.unlink()
-        self._environment = lmdb.open(str(self.partial), map_size=map_size)
-        self._transaction = self._environment.begin(write=True)
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self._claim = os.open(self.partial, os.O_RDONLY)
+        except OSError as error:
+            raise self.failure(error.strerror) from error
+        try:
+            self._claim_folder()
+            if fresh:
+                for name in self.partial.iterdir():
+                    name.unlink()
+            data = self.partial / "data.mdb"
+            if data.exists() and data.stat().st_size < BEGUN:
+                data.unlink()  # begun on a full disk: nothing was ever committed to it
+            # The claim keeps other writers out; LMDB's own locks would need more of the file system.
+            self._environment = lmdb.open(str(self.partial), map_size=map_size, lock=False)
+            self._transaction = self._environment.begin(write=True)
+        except (lmdb.Error, OSError) as error:
+            os.close(self._claim)
+            raise self.failure(getattr(error, "strerror", None) or error) from error
+        except DataError:
+            os.close(self._claim)
+            raise
+
+    def failure(self, reason: object) -> Failure:
+        """The error of a writer that the disk has let down."""
+        return Failure(
+            f"{self.partial} cannot be written ({reason}); free space or choose another output, and start again: what "
+            "is committed is kept"
+        )
 
     def _claim_folder(self) -> None:
         try:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(self._claim)
             raise DataError(f"another process is writing {self.partial}; wait for it or stop it") from error
+        except OSError as error:
+            told = f"its file system cannot lock a folder ({error.strerror}), and two packers at once would spoil it"
+            raise DataError(f"{self.partial}: {told}; pack on a local disk and copy the store") from error
 
     def put(self, key: str, value: bytes) -> None:
         """Store a record, replacing one of the same key; committed with every `commit_every` records.
 
         Raises:
-            DataError: the key is too long, or there is no room.
+            DataError: the key is too long.
+            Failure: there is no room.
         """
         try:
             self._transaction.put(key.encode(), value)
+        except (lmdb.MapFullError, lmdb.DiskError) as error:
+            raise self.failure(error) from error
         except lmdb.Error as error:
             raise DataError(f"{self.partial}: {key} cannot be written ({error})") from error
         self._pending += 1
@@ -179,12 +225,12 @@ class LmdbWriter:
         """Make everything that was put survive a kill.
 
         Raises:
-            DataError: there is no room; what was committed before stays.
+            Failure: there is no room, or the disk fails; what was committed before stays.
         """
         try:
             self._transaction.commit()
         except lmdb.Error as error:
-            raise DataError(f"{self.partial} cannot be written ({error}); make room and start again") from error
+            raise self.failure(error) from error
         finally:
             self._transaction = self._environment.begin(write=True)
         self._pending = 0
@@ -202,11 +248,33 @@ class LmdbWriter:
             self._environment.close()
             os.close(self._claim)
 
-    def finish(self) -> None:
-        """Commit, and turn the partial folder into the store."""
+    def finish(self, beside: Iterable[Path] = ()) -> None:
+        """Commit, seal the files of the folder and those `beside` it, and turn the partial folder into the store."""
         self.release()
-        (self.partial / "lock.mdb").unlink(missing_ok=True)
-        os.rename(self.partial, self.path)
+        try:
+            (self.partial / "lock.mdb").unlink(missing_ok=True)
+            write_seal(self.partial, beside)
+            os.rename(self.partial, self.path)
+        except OSError as error:
+            raise self.failure(error.strerror) from error
+
+    @contextmanager
+    def finishing(self) -> Iterator[list[Path]]:
+        """What is written inside belongs to the store, which is finished then; gives a list for files `beside` it.
+
+        Raises:
+            Failure: there is no room; the folder is released, and may be taken up again.
+        """
+        beside: list[Path] = []
+        try:
+            yield beside
+        except OSError as error:
+            self.release()
+            raise self.failure(error.strerror) from error
+        except BaseException:
+            self.release()
+            raise
+        self.finish(beside)
 
     def __enter__(self) -> LmdbWriter:
         return self

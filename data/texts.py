@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data.codec import DamagedRecord, decode_text, encode_text
-from data.files import read_json, write_json
+from data.files import write_json
 from data.phrases import pack_objects
+from data.seal import sealed_json
 from data.store import LmdbStore, LmdbWriter, missing
 from data.words import Special, Words
 
@@ -45,15 +46,15 @@ class TextStore:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"there is no text store {self.folder}; check txt_db or pack it")
-        self.meta: dict[str, Any] = read_json(self.folder / "meta.json")
+        self.meta: dict[str, Any] = sealed_json(self.folder, "meta.json")
         self.special = self._special()
         self.vocab_hash: str | None = self.meta.get("vocab_hash")
-        lengths: dict[str, int] = read_json(self.folder / "id2len.json")
+        lengths: dict[str, int] = sealed_json(self.folder, "id2len.json")
         self.ids = list(lengths)
         self.lengths = np.fromiter(lengths.values(), np.int64, len(lengths))
-        owner: dict[str, str] = read_json(self.folder / "txt2img.json")
+        owner: dict[str, str] = sealed_json(self.folder, "txt2img.json")
         self.images = [self._image(owner, id) for id in self.ids]
-        self.image_order: list[str] = list(read_json(self.folder / "img2txts.json"))
+        self.image_order: list[str] = list(sealed_json(self.folder, "img2txts.json"))
         self._check()
         self._store = LmdbStore(self.folder)
         self._tokens: dict[str, NDArray[np.int32]] = {}
@@ -136,6 +137,14 @@ class TextStore:
                 found.append((id, str(error)))
         return found
 
+    def open(self) -> None:
+        """Look whether the records can be had, before the first is asked for; processes forked later need not look.
+
+        Raises:
+            DataError: they are missing, cut short, or others than were packed.
+        """
+        len(self._store)
+
     def close(self) -> None:
         """Let go of the store's environment."""
         self._store.close()
@@ -216,9 +225,9 @@ class TextWriter:
         if kind is not None:
             self._writer.release()
             return
-        write_json(self.partial / "id2len.json", self._lengths)
-        write_json(self.partial / "txt2img.json", self._owner)
-        write_json(self.partial / "img2txts.json", self._texts)
-        described = {"kind": "texts", "count": len(self._lengths), "codec": "lz4+msgpack", "version": VERSION}
-        write_json(self.partial / "meta.json", {**described, **self._meta})
-        self._writer.finish()
+        with self._writer.finishing():
+            write_json(self.partial / "id2len.json", self._lengths)
+            write_json(self.partial / "txt2img.json", self._owner)
+            write_json(self.partial / "img2txts.json", self._texts)
+            described = {"kind": "texts", "count": len(self._lengths), "codec": "lz4+msgpack", "version": VERSION}
+            write_json(self.partial / "meta.json", {**described, **self._meta})

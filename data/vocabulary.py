@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError, DataError
-from data.files import read_json, write_json
+from data.files import read_bytes, read_json, write_json
 from data.plain_pickle import read_plain_pickle
 
 PAD, START, END, UNKNOWN = range(4)
@@ -38,7 +38,7 @@ class Vocabulary:
         if path.suffix == ".json":
             return cls._of_tables(path, read_json(path, OTHER))
         if path.suffix == ".pkl":
-            return cls._of_tables(path, read_plain_pickle(path, _bytes(path), PICKLED))
+            return cls._of_tables(path, read_plain_pickle(path, read_bytes(path, OTHER), PICKLED))
         raise DataError(f"{path} ends in neither .json nor .pkl; {OTHER}")
 
     @classmethod
@@ -102,10 +102,3 @@ def _inverse(table: Any, words: tuple[str, ...]) -> bool:
     if not isinstance(table, Mapping):
         return False
     return {str(id): word for id, word in table.items()} == {str(id): word for id, word in enumerate(words)}
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); {OTHER}") from error

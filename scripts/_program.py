@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from config.errors import FAILED, INTERRUPTED, ConfigError, DataError
+from config.errors import FAILED, INTERRUPTED, ConfigError, DataError, Failure
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -23,11 +23,12 @@ def run(main: Callable[[], int]) -> NoReturn:
     """Call a program and leave with its exit code; errors of the user's input become one line on stderr."""
     try:
         code = main()
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, Failure) as error:
         print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
         code = error.exit_code
     except OSError as error:
-        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr)
+        told = f"{error.filename or 'a file'}: {error.strerror or error}; mend that and start again"
+        print(f"{os.path.basename(sys.argv[0])}: {told}", file=sys.stderr)
         code = FAILED
     except KeyboardInterrupt:
         code = INTERRUPTED

@@ -62,10 +62,15 @@ def open_run(args: argparse.Namespace) -> tuple[Run, Path]:
     given = {f"data.{args.split}_{kind}_db": getattr(args, f"{kind}_db") for kind in ("txt", "img")}
     run_of_folder = load(config, {key: path for key, path in given.items() if path}, KINDS)
     checkpoints = Checkpoints(args.run_dir, keep=1)
-    checkpoint = args.checkpoint or checkpoints.best() or checkpoints.latest()
+    checkpoint = args.checkpoint or checkpoints.best() or checkpoints.newest(warn)
     if checkpoint is None:
         raise DataError(f"{args.run_dir}: holds no checkpoint; name one with --checkpoint PATH")
     return run_of_folder, checkpoint
+
+
+def warn(line: str) -> None:
+    """Tell of a damaged checkpoint."""
+    print(f"attention.py: {line}", file=sys.stderr)
 
 
 def open_parts(run_of_folder: Run, checkpoint: Path, split: str) -> tuple[Parts, Split]:

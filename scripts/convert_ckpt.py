@@ -13,7 +13,7 @@ tell of its settings is taken from the published recipe, and said.
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,12 +25,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
-from data.files import write_json
+from data.files import sync
 from model import adapt
 from model.names import TABLES
 from scripts._program import run
 from train.checkpoint import CONFIG, WEIGHTS, read_weights
 from train.published import guesses, matcher_of, read_published
+from train.sealing import Unsealed
+from train.tensors import write_tensors
 
 
 def convert(state: dict[str, Tensor], system: str, to: str) -> tuple[dict[str, Tensor], list[str]]:
@@ -70,13 +72,15 @@ def unpack(source: Path, system: str, folder: Path) -> tuple[list[str], list[str
     guessed = guesses(system, published)
     note = published.facts | {"source": source.name, "options": published.options}
     note |= {"guessed": guessed} if guessed else {}
-    beside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    save_file(matcher.state_dict(), beside / WEIGHTS)
-    settings = matcher.config.model_dump(mode="json")
-    write_json(beside / CONFIG, {"_note": note, "matcher": settings}, indent=1)
-    beside.rename(folder)
+    made = Unsealed(folder.with_name(f".{folder.name}.partial"))
+    with made.file(WEIGHTS) as file:
+        write_tensors(file, matcher.state_dict())
+    with made.file(CONFIG) as file:
+        settings = matcher.config.model_dump(mode="json")
+        file.write(json.dumps({"_note": note, "matcher": settings}, ensure_ascii=False, indent=1).encode())
+    made.seal({"source": source.name})
+    made.folder.rename(folder)
+    sync(folder.parent)
     return loaded.ignored, guessed
 
 

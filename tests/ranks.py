@@ -58,15 +58,15 @@ class ThreadRank(Comm):
         self._meeting.put(name, self._turns[name], self.rank, tensor)
         return name, self._turns[name]
 
-    def mean_async_(self, tensor: Tensor, name: str) -> Wait:
+    def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
         ticket = self._put(tensor, name)
         return lambda: tensor.copy_(torch.stack(self._meeting.all_of(*ticket)).mean(0))  # type: ignore[return-value]
 
-    def gather(self, tensor: Tensor, name: str) -> Tensor:
+    def _gather(self, tensor: Tensor, name: str) -> Tensor:
         return torch.cat(self._meeting.all_of(*self._put(tensor, name)))
 
-    def broadcast_(self, tensor: Tensor, name: str) -> None:
-        tensor.copy_(self._meeting.all_of(*self._put(tensor, name))[0])
+    def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
+        tensor.copy_(self._meeting.all_of(*self._put(tensor, name))[root])
 
     def lost(self, error: BaseException) -> bool:
         return False

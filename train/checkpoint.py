@@ -1,107 +1,200 @@
-"""Checkpoints: folders written beside and renamed, weights without pickle, the newest ones and the best kept."""
+"""Checkpoints: sealed folders written beside and renamed, weights without pickle, the newest and the best kept."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from config.errors import DataError, Failure
+from data.files import sync
+from train.order import BEFORE, Found, Said, found_in, looks_whole, newest_whole, place_of
 from train.published import is_parts, joined, unpickled
+from train.sealing import Unsealed, verified
+from train.snapshot import Snapshot
+from train.tensors import write_tensors
 
 WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
+LATEST, BEST = "latest", "best"
 
 
 class Checkpoints:
-    """The `ckpt` folder of a run: `step-00000500/`, and the links `latest` and `best`."""
+    """The `ckpt` folder of a run: `step-00000500/`, and the link `best`.
 
-    def __init__(self, output_dir: Path, keep: int) -> None:
-        self.folder, self.keep = output_dir / "ckpt", keep
+    Args:
+        sign: called with every piece that is written, a sign of life for whoever watches.
 
-    def save(self, step: int, weights: Mapping[str, Tensor], state: dict[str, Any], facts: dict[str, Any]) -> Path:
-        """Write a checkpoint and make it the latest.
+    The marks tell which is the newest. The link `latest` repeats it for people and tools; nothing is read through it.
+    """
 
-        Args:
-            state: everything else that an exact resume needs; tensors and plain values only.
-            facts: JSON for `config.json`: the run, and what it was trained on.
+    def __init__(self, output_dir: Path, keep: int, sign: Callable[[], object] = bool) -> None:
+        self.folder, self.keep, self._sign = output_dir / "ckpt", keep, sign
+        self._passed_over: set[str] = set()
+
+    def write(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint, which is the newest then; forget those that are not needed.
 
         Raises:
             Failure: the disk is full or cannot be written; what stood there before is untouched.
         """
-        target = self.folder / f"step-{step:08d}"
-        beside = self.folder / f".step-{step:08d}.partial"
+        target = self._place(snapshot.step)
+        beside = self.folder / f".{target.name}.partial"
         try:
-            shutil.rmtree(beside, ignore_errors=True)
-            beside.mkdir(parents=True)
-            whole = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-            save_file(whole, beside / WEIGHTS)
-            with (beside / STATE).open("wb") as file:
-                torch.save(state, file)
-            (beside / CONFIG).write_text(json.dumps(facts, indent=1))
-            for path in (*beside.iterdir(), beside):
-                sync(path)
-            before = self._put_aside(target)
+            self._fill(beside, snapshot)
+            self._put_aside(target)
             beside.rename(target)
             sync(self.folder)
-            self.point("latest", target)
-            shutil.rmtree(before, ignore_errors=True)
-        except (OSError, SafetensorError, RuntimeError) as error:
+            self._link(LATEST, target)
+        except (OSError, RuntimeError) as error:
             shutil.rmtree(beside, ignore_errors=True)
-            last = self.latest()
-            # torch tells only that a write fell short; why it did is the error before.
-            reason = error.__context__ if isinstance(error.__context__, OSError) else error
             raise Failure(
-                f"{target}: could not be saved ({first_line(reason)}); free space and start again with the same command"
-                + (f", it goes on from {last.name}" if last else "")
+                f"{target}: could not be saved ({reason_of(error)}); free space and start again with the same command"
+                + self._promise()
             ) from error
-        self._forget_old()
+        self._passed_over.discard(target.name)
+        try:
+            self._forget_old()
+        except OSError as error:
+            told = f"older checkpoints could not be removed ({reason_of(error)}); make it writable"
+            raise Failure(f"{self.folder}: {told} and start again with the same command{self._promise()}") from error
         return target
 
-    def _put_aside(self, target: Path) -> Path:
-        """Move a checkpoint of the same step away; whole under its new name, should this process end here."""
-        before = target.with_name(f"{target.name}.before")
-        if target.exists():
-            shutil.rmtree(before, ignore_errors=True)
-            target.rename(before)
-        return before
+    def newest(self, said: Said) -> Path | None:
+        """The newest checkpoint all of whose files are what was written; None where none was ever saved.
 
-    def point(self, name: str, target: Path) -> None:
-        """Make the link `name` say `target`, in one step."""
-        beside = self.folder / f".{name}.partial"
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(target.name)
-        beside.replace(self.folder / name)
+        Args:
+            said: is told of each that is passed over, and why.
 
-    def latest(self) -> Path | None:
-        """The newest checkpoint, or None; also where a process ended before it could say which it is."""
-        return self._linked("latest") or max(self._saved(), default=None)
+        Raises:
+            DataError: there are some, and all are damaged.
+        """
+        return newest_whole(self.folder, said)
 
     def best(self) -> Path | None:
-        """The best checkpoint, or None."""
-        return self._linked("best")
+        """The best checkpoint, or None; whoever reads it finds out whether it is whole."""
+        link = self.folder / BEST
+        return place_of(self.folder, link.readlink().name) if link.is_symlink() else None
 
-    def _linked(self, name: str) -> Path | None:
-        link = self.folder / name
-        return self.folder / link.readlink() if link.exists() else None
+    def choose(self, step: int) -> None:
+        """Make the checkpoint of a step the best, in one move that is on disk then.
+
+        Nothing is the best where that checkpoint is not here: a run may come from another folder's.
+
+        Raises:
+            Failure: the disk is full or cannot be written; the best is what it was.
+        """
+        place = self._place(step)
+        if place_of(self.folder, place.name):
+            self._point(BEST, place)
+
+    def go_on(self, folder: Path) -> None:
+        """Note that the run goes on from `folder`, and mend the link to the newest that a lost process left behind.
+
+        Those that were saved after it, damaged or given up, count no more among the ones that are kept.
+
+        Raises:
+            Failure: the link cannot be written.
+        """
+        folder = folder.resolve()
+        names = [one.path.name for one in found_in(self.folder)]
+        if folder.parent != self.folder.resolve() or folder.name not in names:
+            return
+        self._passed_over = set(names[names.index(folder.name) + 1 :])
+        if not self._passed_over:
+            self._point(LATEST, folder)
+
+    def _place(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}"
+
+    def _fill(self, beside: Path, snapshot: Snapshot) -> None:
+        """Write all that a checkpoint holds."""
+        if not self.folder.exists():
+            self.folder.mkdir(parents=True)
+            sync(self.folder.parent)
+        number = 1 + max((one.number for one in self._tidied()), default=0)
+        made = Unsealed(beside, self._sign)
+        with made.file(WEIGHTS) as file:
+            write_tensors(file, snapshot.weights)
+        with made.file(STATE) as file:
+            torch.save(snapshot.state, file)
+        with made.file(CONFIG) as file:
+            file.write(json.dumps(snapshot.facts, indent=1).encode())
+        made.seal({"step": snapshot.step, "number": number})
+
+    def _tidied(self) -> list[Found]:
+        """The checkpoints in their order, after what a lost process left was put back or removed."""
+        self._sweep()
+        for before in self.folder.glob("step-*" + BEFORE):
+            target = before.with_name(before.name.removesuffix(BEFORE))
+            if not target.exists():
+                before.rename(target)
+        return found_in(self.folder)
+
+    def _put_aside(self, target: Path) -> None:
+        """Make room for a checkpoint; what is there stays whole under another name, should this process end here."""
+        if not target.exists():
+            return
+        before = target.with_name(target.name + BEFORE)
+        if before.exists():
+            self._hide(before if looks_whole(Found(target)) else target)
+        if target.exists():
+            target.rename(before)
+
+    def _hide(self, path: Path) -> None:
+        """Take a checkpoint away in one step; removing it takes several."""
+        gone = self.folder / f".{path.name}.gone"
+        if gone.exists():
+            shutil.rmtree(gone)
+        path.rename(gone)
+
+    def _sweep(self) -> None:
+        for left in self.folder.glob(".step-*"):
+            shutil.rmtree(left)
+
+    def _point(self, name: str, target: Path) -> None:
+        try:
+            self._link(name, target)
+        except OSError as error:
+            told = f"cannot be made to say {target.name} ({reason_of(error)})"
+            raise Failure(
+                f"{self.folder / name}: {told}; free space and start again with the same command{self._promise()}"
+            ) from error
+
+    def _link(self, name: str, target: Path) -> None:
+        link, beside = self.folder / name, self.folder / f".{name}.partial"
+        if link.is_symlink() and link.readlink() == Path(target.name):
+            return
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(target.name)
+        beside.replace(link)
+        sync(self.folder)
 
     def _forget_old(self) -> None:
-        needed = {path.name for path in (self.latest(), self.best()) if path}
-        for path in self._saved()[: -self.keep]:
-            if path.name not in needed:
-                shutil.rmtree(path)
-        for half in self.folder.glob(".step-*.partial"):
-            shutil.rmtree(half)
+        """Remove what is older than the newest ones that look whole, save the best."""
+        found, best = found_in(self.folder), self.best()
+        for one in found:
+            if one.unread:  # whatever it holds, it may be the best
+                raise one.unread
+        aside = [one for one in found if one.path.name.endswith(BEFORE)]
+        counted = [one for one in found if one not in aside and one.path.name not in self._passed_over]
+        kept = [one for one in counted if looks_whole(one)][-self.keep :]
+        older = found[: found.index(kept[0])] if len(kept) == self.keep else []
+        for one in {one.path: one for one in [*aside, *older]}.values():
+            if one.path != best:
+                self._hide(one.path)
+        self._sweep()
 
-    def _saved(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("step-*") if path.is_dir())
+    def _promise(self) -> str:
+        """What a run that is started again goes on from; '' where nothing is left."""
+        whole = [one for one in found_in(self.folder) if looks_whole(one)]
+        return f", it goes on from {whole[-1].path.name}" if whole else ""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -112,6 +205,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if path.is_dir():
         path = path / WEIGHTS
+    if path.name == WEIGHTS:
+        verified(path)
     if not path.exists():
         raise DataError(f"{path}: no such checkpoint; name a checkpoint folder, a .safetensors, .pt or .pth.tar file")
     state: Any = _read_safely(path) if path.suffix == ".safetensors" else unpickled(path)
@@ -134,18 +229,29 @@ def _read_safely(path: Path) -> dict[str, Tensor]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """What an exact resume needs besides the weights."""
+    """What an exact resume needs besides the weights.
+
+    Raises:
+        DataError: it is not what was written.
+    """
+    path = verified(folder / STATE)
     try:
-        return torch.load(folder / STATE, "cpu", weights_only=True)
-    except Exception as error:
+        return torch.load(path, "cpu", weights_only=True)
+    except Exception as error:  # torch raises what its reader of the day stumbles over
         raise DataError(
             f"{folder / STATE}: not whole ({first_line(error)}); name an older checkpoint with --resume"
         ) from error
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What a checkpoint notes about itself: step, run and vocabulary; empty for weights that came without."""
+    """What a checkpoint notes about itself: step, run and vocabulary; empty for weights that came without.
+
+    Raises:
+        DataError: it is not what was written.
+    """
     path = folder / CONFIG
+    if folder.is_dir():
+        verified(path)
     try:
         return json.loads(path.read_text()).get("_note", {}) if path.exists() else {}
     except ValueError as error:
@@ -157,10 +263,9 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
-def sync(path: Path) -> None:
-    """Force a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def reason_of(error: BaseException) -> str:
+    """The gist of why a write failed: torch tells only that one fell short; why it did is an error before."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__context__
+    return first_line(cause or error)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from config.errors import ConfigError
+from config.errors import ConfigError, DataError
+from train.place import Place
 
 Wait = Callable[[], None]
 
 
-class LostRank(RuntimeError):
-    """Another rank is gone, so the collective that this one waited for cannot end."""
+class Regroup(RuntimeError):
+    """All ranks have agreed to make their group anew."""
 
 
 class Comm(ABC):
@@ -29,6 +29,14 @@ class Comm(ABC):
     size = 1
     local_rank = 0
     local_size = 1
+    elastic = False
+    """Whether a lost rank ends nothing: `regrouped` gives the group of those who are left."""
+    changed = False
+    """Whether others have come, or some are about to go, so that the group should be made anew."""
+
+    def regrouped(self) -> Comm:
+        """The group of all who are there now, in place of this one."""
+        raise NotImplementedError(f"{type(self).__name__} is not elastic")
 
     def device(self) -> torch.device:
         """The accelerator of this rank, or the CPU."""
@@ -37,24 +45,54 @@ class Comm(ABC):
         torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
         return torch.device("cuda", torch.cuda.current_device())
 
-    @abstractmethod
+    @cached_property
+    def place(self) -> Place:
+        """Where this rank is, and how long it has waited for the others."""
+        return Place()
+
     def mean_async_(self, tensor: Tensor, name: str) -> Wait:
         """Start replacing `tensor` by its mean over ranks; the result is there once the returned call is made.
 
         `name` must be the same on all ranks and differ between reductions in flight.
         """
+        with self.place.standing(name, tensor):  # where it cannot even start, that is told of it too
+            wait = self._mean_async_(tensor, name)
 
-    @abstractmethod
+        def waited() -> None:
+            with self.place.standing(name, tensor):
+                wait()
+
+        return waited
+
     def gather(self, tensor: Tensor, name: str) -> Tensor:
         """The rows of all ranks' `tensor [n, ...]`, rank after rank; `n` may differ."""
+        with self.place.standing(name):
+            return self._gather(tensor, name)
+
+    def broadcast_(self, tensor: Tensor, name: str, root: int = 0) -> None:
+        """Replace `tensor` by that of rank `root`."""
+        with self.place.standing(name, tensor):
+            self._broadcast_(tensor, name, root)
 
     @abstractmethod
-    def broadcast_(self, tensor: Tensor, name: str) -> None:
-        """Replace `tensor` by that of rank 0."""
+    def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
+        """`mean_async_` as this library does it."""
+
+    @abstractmethod
+    def _gather(self, tensor: Tensor, name: str) -> Tensor:
+        """`gather` as this library does it."""
+
+    @abstractmethod
+    def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
+        """`broadcast_` as this library does it."""
 
     @abstractmethod
     def lost(self, error: BaseException) -> bool:
         """Whether `error` is this library's way of saying that another rank is gone."""
+
+    def regroups(self, error: BaseException) -> bool:
+        """Whether `error` only means that the group is to be made anew."""
+        return self.elastic and (isinstance(error, Regroup) or self.lost(error))
 
     @abstractmethod
     def close(self) -> None:
@@ -65,6 +103,23 @@ class Comm(ABC):
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = self.gather(torch.tensor([len(text)]), "share.length")
         return [json.loads(bytes(part.tolist())) for part in self.gather(text, "share.text").split(lengths.tolist())]
+
+    def from_first(self, find: Callable[[], str]) -> str:
+        """What rank 0 finds, on all ranks, none of which looks for itself.
+
+        Raises:
+            DataError: rank 0 does.
+        """
+        found = wrong = ""
+        if self.rank == 0:
+            try:
+                found = find()
+            except DataError as error:
+                wrong = str(error)
+        found, wrong = self.share([found, wrong])[0]
+        if wrong:
+            raise DataError(wrong)
+        return found
 
     def mean(self, value: Tensor, name: str) -> Tensor:
         """The mean of `value` over ranks, as a new tensor."""
@@ -84,13 +139,13 @@ class Comm(ABC):
 class Solo(Comm):
     """One process."""
 
-    def mean_async_(self, tensor: Tensor, name: str) -> Wait:  # noqa: ARG002
+    def _mean_async_(self, tensor: Tensor, name: str) -> Wait:  # noqa: ARG002
         return lambda: None
 
-    def gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
+    def _gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
         return tensor
 
-    def broadcast_(self, tensor: Tensor, name: str) -> None:
+    def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
         pass
 
     def lost(self, error: BaseException) -> bool:  # noqa: ARG002
@@ -114,23 +169,47 @@ class Horovod(Comm):
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
         self.local_size = hvd.local_size()
 
-    def mean_async_(self, tensor: Tensor, name: str) -> Wait:
+    def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
         handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Average)
         return lambda: self._hvd.synchronize(handle)
 
-    def gather(self, tensor: Tensor, name: str) -> Tensor:
+    def _gather(self, tensor: Tensor, name: str) -> Tensor:
         # A thread of the library sizes what it gives back, which no other thread may do with an inference tensor.
         with torch.inference_mode(False):
             return self._hvd.allgather(tensor.detach().contiguous(), name=name)
 
-    def broadcast_(self, tensor: Tensor, name: str) -> None:
-        self._hvd.broadcast_(tensor, root_rank=0, name=name)
+    def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
+        self._hvd.broadcast_(tensor, root_rank=root, name=name)
 
     def lost(self, error: BaseException) -> bool:
         return isinstance(error, self._error)
 
     def close(self) -> None:
         self._hvd.shutdown()
+
+
+class ElasticHorovod(Horovod):
+    """Ranks that come and go; started by horovodrun with --min-np and a script that tells which hosts there are."""
+
+    elastic = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        from horovod.common.elastic import notification_manager
+
+        self._notified_by = notification_manager
+        notification_manager.init()
+        notification_manager.register_listener(self)
+
+    def on_hosts_updated(self, timestamp: int, result: int) -> None:  # noqa: ARG002
+        """Called by Horovod, in a thread of its own, when a host has come or is about to go."""
+        self.changed = True
+
+    def regrouped(self) -> Comm:
+        """The group of all who are there now; waits until they are."""
+        self._notified_by.remove_listener(self)
+        self._hvd.shutdown()
+        return ElasticHorovod()
 
 
 class TorchDist(Comm):
@@ -145,7 +224,7 @@ class TorchDist(Comm):
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
-    def mean_async_(self, tensor: Tensor, name: str) -> Wait:  # noqa: ARG002
+    def _mean_async_(self, tensor: Tensor, name: str) -> Wait:  # noqa: ARG002
         work = self._dist.all_reduce(tensor, async_op=True)
 
         def wait() -> None:
@@ -154,10 +233,10 @@ class TorchDist(Comm):
 
         return wait
 
-    def broadcast_(self, tensor: Tensor, name: str) -> None:  # noqa: ARG002
-        self._dist.broadcast(tensor, 0)
+    def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:  # noqa: ARG002
+        self._dist.broadcast(tensor, root)
 
-    def gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
+    def _gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
         tensor = tensor.detach().contiguous()
         lengths = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.size)]
         self._dist.all_gather(lengths, torch.tensor([len(tensor)], device=tensor.device))
@@ -180,43 +259,10 @@ def detect(environ: Mapping[str, str] = os.environ) -> Comm:
     Raises:
         ConfigError: a launcher's variables are there, but its library is not.
     """
+    if environ.get("HOROVOD_ELASTIC") == "1":
+        return ElasticHorovod()
     if "HOROVOD_SIZE" in environ or "OMPI_COMM_WORLD_SIZE" in environ:
         return Horovod()
     if "WORLD_SIZE" in environ and "MASTER_ADDR" in environ:
         return TorchDist()
     return Solo()
-
-
-class Roll:
-    """Who is where, so that a lost rank can be named by those who are left."""
-
-    def __init__(self, comm: Comm) -> None:
-        self._rank, self._host = comm.rank, socket.gethostname()
-        self._members = comm.share([self._host, os.getpid()])
-
-    def gone(self) -> str:
-        """Which ranks of this host have ended, in words; empty where all run."""
-        here = [(rank, pid) for rank, (host, pid) in enumerate(self._members) if host == self._host]
-        return ", ".join(f"rank {rank} (host {self._host}, process {pid})" for rank, pid in here if not running(pid))
-
-    def missing(self, patience_s: float = 2.0) -> str:
-        """Which ranks are gone, in words; processes on this host are looked up for up to `patience_s`."""
-        end = time.monotonic() + patience_s
-        while True:
-            gone = self.gone()
-            if gone:
-                return gone
-            if time.monotonic() > end:
-                others = sorted({host for host, _ in self._members} - {self._host})
-                return f"a rank on {', '.join(others)}" if others else "a rank that still runs but has left the group"
-            time.sleep(0.05)
-
-
-def running(pid: int) -> bool:
-    """Whether a process of this host is alive; one that only waits to be reaped is not."""
-    try:
-        # As bytes: a signal handler may ask this in the middle of an import, when no codec can be loaded.
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-    except OSError:
-        return False

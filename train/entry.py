@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,59 +12,104 @@ from pathlib import Path
 
 from config import load
 from config.cli import Extra, parse
-from config.errors import FAILED, REQUEUE, ConfigError, DataError, Failure
+from config.errors import FAILED, ConfigError, DataError, Failure
 from config.schema import Run
 from data.files import write_json
 from model.matcher import find
 from model.objective import find_objective
-from train.comm import Comm, Roll, detect
+from train.comm import Comm, detect
+from train.deadline import set_alarm
 from train.host import keep_freed_memory, share_cores
+from train.stop import SIGNALS, code_of
+from train.watch import MENDED, Watch, first_line
 
 KINDS = {"matcher": lambda name: find(name).settings, "objective": lambda name: find_objective(name).settings}
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+GOODBYE_S = 120.0
+"""How long a rank that was told to stop waits for rank 0, which may have to save first."""
+ORDERS = set(SIGNALS) - {signal.SIGINT}
+"""Signals that a scheduler sends."""
 Work = Callable[[Run, Namespace, Comm], int]
 
 
 def main(program: str, description: str, work: Work, extra: Extra | None = None) -> int:
     """Run an entry; returns its exit code and prints at most one line for a failure that a user can mend."""
     run, args = parse(sys.argv[1:], program, KINDS, description, extra)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # until there is somebody to answer them
     try:
         comm = detect()
     except ConfigError as error:
         return tell(program, str(error), error.exit_code)
+    share_cores(comm.local_size)
+    keep_freed_memory()
+    set_alarm(run.cluster.stop_after)
+    while True:
+        code = attempt(program, run, args, comm, work)
+        if code is not None:
+            return code
+        try:
+            comm = comm.regrouped()
+        except (RuntimeError, ValueError) as error:
+            return tell(program, f"those who are left did not find each other ({first_line(error)}); {MENDED}", FAILED)
+
+
+def attempt(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> int | None:
+    """The work of one group of ranks from its beginning to its end.
+
+    Returns:
+        The exit code; None where the group is to be made anew, and the work to be called again for it.
+    """
+    who = f"{program}, rank {comm.rank}" if comm.size > 1 else program
+    folder = Path(run.output.output_dir) if run.output.output_dir else None
     try:
-        share_cores(comm.local_size)
-        keep_freed_memory()
-        roll = Roll(comm)
-        answer_signals(program, comm, roll)
-        code = work(run, args, comm)
+        elastic = is_elastic(run, comm)
+        with Watch(program, comm, folder, run.cluster.stall_timeout, elastic) as watch:
+            answer_signals(comm, watch)
+            watch.code = work(run, args, comm)
         comm.close()
     except (ConfigError, DataError, Failure) as error:
-        return tell(f"{program}, rank {comm.rank}" if comm.size > 1 else program, str(error), error.exit_code)
+        return tell(who, str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        return tell(who, f"{error.filename or 'a file'}: {error.strerror}; {MENDED}, once there is room", FAILED)
     except Exception as error:
+        if elastic and comm.regroups(error):
+            tell(who, f"{first_line(error)}; going on with those who are there", 0)
+            return None
         if not comm.lost(error):
             raise
-        return tell_lost(program, comm, roll.missing())
-    return code
+        return tell(who, f"a collective failed at {comm.place.now()}: {first_line(error)}; {MENDED}", FAILED)
+    return watch.code
 
 
-def answer_signals(program: str, comm: Comm, roll: Roll) -> None:
-    """Let SIGTERM and SIGUSR1 end the process with "start me again" wherever no update has to end first.
+def is_elastic(run: Run, comm: Comm) -> bool:
+    """Whether the run goes on without lost ranks; raises ConfigError where that was asked for in vain."""
+    if run.cluster.elastic and not comm.elastic:
+        raise ConfigError("elastic=True: no elastic launcher started this; give horovodrun --min-np, --max-np and "
+                          "--host-discovery-script, or leave --elastic out")
+    return run.cluster.elastic
 
-    A launcher sends SIGTERM to the other ranks too when it has lost one; then that is told.
+
+def answer_signals(comm: Comm, watch: Watch) -> None:
+    """Let signals end all ranks with "start me again" wherever no update has to end first.
+
+    Rank 0 goes first, and the others with it. A launcher sends SIGTERM to the other ranks too when it has lost one;
+    then that is told.
     """
 
-    def told(_: int, __: object) -> None:
-        gone = roll.gone()
-        leave(tell_lost(program, comm, gone) if gone else REQUEUE)
+    def told(number: int, _: object) -> None:
+        watch.tell_all(number)
+        if comm.rank:
+            watch.wait_for_goodbye(GOODBYE_S)
+        else:
+            watch.settle()
+        watch.goodbye(code_of(number))
+        leave(code_of(number))
 
-    for kind in (signal.SIGTERM, signal.SIGUSR1):
+    for kind in SIGNALS:
         signal.signal(kind, told)
-
-
-def tell_lost(program: str, comm: Comm, who: str) -> int:
-    """The line of a rank that cannot go on without `who`."""
-    lost = f"lost {who}; what is saved is whole; start again with the same command"
-    return tell(f"{program}, rank {comm.rank}", lost, FAILED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
 
 
 def tell(who: str, what: str, code: int) -> int:
@@ -102,7 +148,8 @@ def claim(run: Run, comm: Comm) -> Path:
     if comm.rank == 0 and not config.exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(config, run.dump(), indent=1)
+            # How this run lives with its ranks is no part of what it is, and not that of an evaluation of it.
+            write_json(config, {name: part for name, part in run.dump().items() if name != "cluster"}, indent=1)
         except OSError as error:
             raise ConfigError(f"output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
     comm.barrier("claimed")

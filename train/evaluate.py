@@ -54,7 +54,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         raise ConfigError("--scores and --isda exclude each other: a score matrix says nothing of attention")
     if args.scores:
         return recount(run, args, folder) if comm.rank == 0 else 0
-    checkpoint = chosen(args.which, folder, run.weights.checkpoint)
+    checkpoint = Path(comm.from_first(lambda: str(chosen(args.which, folder, run.weights.checkpoint))))
     parts = build_parts(run, comm, str(checkpoint))
     if args.isda:
         check_offers_attention(parts)
@@ -85,13 +85,16 @@ def finish(folder: Path, name: str, found: dict[str, Any] | None, told: Callable
 def chosen(which: str, folder: Path, start: str) -> Path:
     """The checkpoint to measure; the run's start weights where nothing was trained in `folder`.
 
+    Damaged ones that are passed over are told on stderr: there is no log before the stores are open.
+
     Raises:
         DataError: there is none.
     """
     if which not in ("best", "latest"):
         return Path(which)
-    checkpoints = Checkpoints(folder, keep=1)
-    found = (checkpoints.best() if which == "best" else None) or checkpoints.latest()
+    checkpoints, passed_over = Checkpoints(folder, keep=1), list[str]()
+    found = (checkpoints.best() if which == "best" else None) or checkpoints.newest(passed_over.append)
+    sys.stderr.writelines(f"{line}\n" for line in passed_over)
     if found is None and start:
         return Path(start)
     if found is None:

@@ -33,13 +33,14 @@ class PoolRegime(Regime):
         index = recipe.train.index
         self.pools = HardPools(index, negatives.negative_size, run.data.max_txt_len, run.seed)
         self.anchors = self.pools.anchors
-        self.passes = 2 * run.optim.train_batch_size // negatives.mining_batch
+        self.parts = self.anchors_per_update // negatives.mining_batch
+        self.passes = 2 * len(range(self.comm.rank, self.parts, self.comm.size))
         most = negatives.mining_batch * (1 + negatives.negative_size)
         self.capacity = Capacity.of(index, most, most)
         self.check(self.anchors)
 
     def plans(self, first_slot: int) -> Iterator[PoolPlan]:
-        sizes = self.run.optim.train_batch_size, self.run.negatives.mining_batch
+        sizes = self.anchors_per_update, self.run.negatives.mining_batch
         return self.pools.plans(first_slot, *sizes, self.comm.rank, self.comm.size)
 
     def losses(self, plan: Plan, batch: Batch, step: int, clock: Clock) -> Pass:
@@ -50,7 +51,7 @@ class PoolRegime(Regime):
         with clock("train"):
             # Dropout is a draw like any other: keyed by what it is drawn for.
             torch.manual_seed(key(run.seed, f"dropout-{direction}", plan.slot) % 2**63)
-            progress, anchors = step / run.optim.num_train_steps, run.optim.train_batch_size
+            progress, anchors = step / run.optim.num_train_steps, self.anchors_each
             losses = forward(recipe.matcher, recipe.objective, hard, progress, recipe.precision.autocast, anchors)
         scores = losses.scores if mined is None else mined
         share = len(scores) / anchors

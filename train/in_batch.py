@@ -44,8 +44,8 @@ class BatchRegime(Regime):
         run, index = self.run, recipe.train.index
         self.items = Items(index, run.data.max_txt_len, run.seed, self._offline(run.negatives.offline))
         self.anchors = self.items.anchors
-        self.passes = 1
-        self.capacity = Capacity.of_items(index, self.items.sets * run.optim.train_batch_size)
+        self.parts, self.passes = self.anchors_per_update, 1
+        self.capacity = Capacity.of_items(index, self.items.sets * -(-self.anchors_per_update // self.comm.size))
         if self.items.offline is not None:
             self.offers = self.offers | {"offline"}
         self._mining = self._same_rules() if run.negatives.refresh_every else Settings()
@@ -85,7 +85,7 @@ class BatchRegime(Regime):
         """Draw from the lists in `folder`, which are mined `now` or were when the run came by before."""
         run, index = self.run, self.recipe.train.index
         if now:
-            mine(self.recipe, index, folder, self._mining, folder.name, journal.say)
+            mine(self.recipe, index, folder, self._mining, folder.name, journal)
         elif not folder.exists():
             raise DataError(f"{folder}: the candidates that were mined here are gone, and with them the way to go on; "
                             "put the folder back, or resume from a checkpoint before it")
@@ -116,10 +116,10 @@ class BatchRegime(Regime):
         return wanted.offline_range, -(-wanted.offline_range // wanted.offline_rank_ratio)
 
     def plans(self, first_slot: int) -> Iterator[ItemPlan]:
-        return self.items.plans(first_slot, self.run.optim.train_batch_size, self.comm.rank, self.comm.size)
+        return self.items.plans(first_slot, self.anchors_per_update, self.comm.rank, self.comm.size)
 
     def losses(self, plan: Plan, batch: Batch, step: int, clock: Clock) -> Pass:
-        recipe, size, anchors = self.recipe, self.comm.size, self.run.optim.train_batch_size
+        recipe, size, anchors = self.recipe, self.comm.size, len(batch.images) // batch.sets
         with clock("train"):
             # For dropout that is not keyed by the items: a resume draws the same.
             torch.manual_seed(key(self.run.seed, "dropout-items", plan.slot) % 2**63)
@@ -127,10 +127,12 @@ class BatchRegime(Regime):
                 recipe.matcher, batch, self.comm, recipe.precision.autocast, self.run.negatives.separate_passes
             )
             terms = recipe.objective(out, batch, step / self.run.optim.num_train_steps)
-            total = total_loss(terms, out.aux, size)
+            # A mean over this rank's items weighs as much as there are of them.
+            own = {name: value * (anchors / self.anchors_each) for name, value in out.aux.items()}
+            total = total_loss(terms, own, size)
         logged = {name: term.value.detach() for name, term in terms.items()}
-        logged |= {name: value.detach() for name, value in out.aux.items()}
-        logged["loss"] = total_loss(terms, out.aux, 1).detach()
+        logged |= {name: value.detach() for name, value in own.items()}
+        logged["loss"] = total_loss(terms, own, 1).detach()
         assert out.positive is not None
         logged |= batch_recall(next(iter(out.scores.values())).detach(), out.positive)
         return Pass(total, logged, anchors, anchors * len(out.scores[next(iter(out.scores))]))

@@ -18,8 +18,9 @@ from data.draws import generator
 from data.pairs import Array, PairIndex
 from data.phrases import Objects, read_objects
 from train.journal import Journal
+from train.rates import reported
 from train.recipe import Parts
-from train.scorer import read_images
+from train.scorer import Scorer, read_images
 from train.splits import Split
 
 EPS = 1e-12
@@ -80,22 +81,23 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
     Raises:
         DataError: no caption has annotated objects, or one names what its image does not have.
     """
-    index, comm = split.index, parts.comm
+    index, comm, scorer = split.index, parts.comm, parts.scorer
     journal.say(f"ISDa of {len(index.texts)} captions; {len(split.left_out)} images or captions left out")
     of_all: list[tuple[int, int, float, float]] = []
     few = unknown = 0
     mine = np.arange(len(index.texts))[comm.rank :: comm.size]
-    for texts in (mine[start : start + PAIRS] for start in range(0, len(mine), PAIRS)):
-        objects = objects_of(index, texts)
-        chosen = [at for at, found in enumerate(objects) if found is not None and len(found.words) > 1]
-        few += sum(found is not None and len(found.words) < 2 for found in objects)
-        unknown += objects.count(None)
-        if chosen:
-            given = [found for at in chosen if (found := objects[at]) is not None]
-            seen, flat = attend(parts, index, texts[chosen], given)
-            counts = [len(found.words) for found in given]
-            of_all += zip(texts[chosen].tolist(), counts, isda(seen).tolist(), isda(flat).tolist(), strict=True)
-    shared = comm.share((of_all, few, unknown))
+    with reported("evaluate", "ISDa", scorer.clock, comm, journal):
+        for texts in (mine[start : start + PAIRS] for start in range(0, len(mine), PAIRS)):
+            objects = objects_of(index, texts)
+            chosen = [at for at, found in enumerate(objects) if found is not None and len(found.words) > 1]
+            few += sum(found is not None and len(found.words) < 2 for found in objects)
+            unknown += objects.count(None)
+            if chosen:
+                given = [found for at in chosen if (found := objects[at]) is not None]
+                seen, flat = attend(scorer, index, texts[chosen], given)
+                counts = [len(found.words) for found in given]
+                of_all += zip(texts[chosen].tolist(), counts, isda(seen).tolist(), isda(flat).tolist(), strict=True)
+        shared = comm.share((of_all, few, unknown))
     if comm.rank:
         return None
     together = sorted(item for found, _, _ in shared for item in found)
@@ -120,11 +122,11 @@ def objects_of(index: PairIndex, texts: Array) -> list[Objects | None]:
 
 @torch.inference_mode()
 def attend(
-    parts: Parts, index: PairIndex, texts: Array, objects: Sequence[Objects]
+    scorer: Scorer, index: PairIndex, texts: Array, objects: Sequence[Objects]
 ) -> tuple[ObjectAttention, ObjectAttention]:
     """Attention among the objects of some captions with their own images; and what it were, were it the same to all."""
-    blocks = parts.scorer.watch(index, index.owner[texts], texts)[1].blocks()
-    words, regions = (stacked(lists).to(parts.device) for lists in zip(*objects, strict=True))
+    blocks = scorer.watch(index, index.owner[texts], texts)[1].blocks()
+    words, regions = (stacked(lists).to(scorer.device) for lists in zip(*objects, strict=True))
     sides = (blocks.own, words), (blocks.other, regions)
     seen = ObjectAttention(*(object_attention(block, members) for block, members in sides))
     return seen, ObjectAttention(*(object_attention(torch.ones_like(block), members) for block, members in sides))

@@ -1,14 +1,13 @@
 """Train on batches of matching pairs: the others of the global batch are the negatives, and mined ones come along."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from train.entry import leave, main
 from train.in_batch import BatchRegime
-from train.training import train
+from train.training import Training
 
 if __name__ == "__main__":
-    leave(main("itm", __doc__ or "", partial(train, BatchRegime)))
+    leave(main("itm", __doc__ or "", Training(BatchRegime)))

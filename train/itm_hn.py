@@ -1,14 +1,13 @@
 """Train with hard negatives from anchored pools: score a pool without gradient, keep the hardest, train on them."""
 
 import sys
-from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from train.entry import leave, main
 from train.hard_pools import PoolRegime
-from train.training import train
+from train.training import Training
 
 if __name__ == "__main__":
-    leave(main("itm_hn", __doc__ or "", partial(train, PoolRegime)))
+    leave(main("itm_hn", __doc__ or "", Training(PoolRegime)))

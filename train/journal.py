@@ -6,18 +6,23 @@ line it died in. Rank 0 writes; of rank r > 0 only warnings are kept, in log.ran
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TextIO
 
-from config.errors import DataError
+from config.errors import ConfigError, DataError
 
 METRICS = "metrics.jsonl"
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+LONGEST = 32
+"""Numbers of a list that TensorBoard shows each as a curve of its own; of a longer one it shows none."""
 
 
 class Journal:
@@ -25,6 +30,9 @@ class Journal:
 
     every: a progress line is written each so many steps. Talk goes to log.txt and to `talk`, which is
     standard error unless given; the bar is drawn only where `talk` is a terminal.
+
+    Raises:
+        ConfigError: nothing may be written to the folder.
     """
 
     def __init__(self, folder: str | Path | None, rank: int = 0, tensorboard: bool = True, every: int = 50,
@@ -39,9 +47,15 @@ class Journal:
         self._log: TextIO | None = None
         self._board: TensorBoard | None = None
         if self.folder is not None and rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._metrics = _open_whole(self.folder / METRICS)
-            self._log = (self.folder / "log.txt").open("a", encoding="utf-8")
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._metrics = _open_whole(self.folder / METRICS)
+                self._log = (self.folder / "log.txt").open("a", encoding="utf-8")
+            except OSError as error:
+                if error.errno not in FORBIDDEN:
+                    raise
+                told = f"output_dir={self.folder}: cannot be written ({error.strerror}); name another folder"
+                raise ConfigError(told) from error
             self._board = TensorBoard(self.folder / "tb") if tensorboard else None
 
     def event(self, kind: str, step: int | None = None, **values: Any) -> None:
@@ -56,8 +70,7 @@ class Journal:
         if step is not None:
             event["step"] = step
         event |= {"time": round(time.time(), 3)} | {name: _plain(value) for name, value in values.items()}
-        self._metrics.write(json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
-        self._metrics.flush()
+        _append(self._metrics, json.dumps(event, ensure_ascii=False, allow_nan=False) + "\n")
         if self._board is not None:
             self._board.read(event)
 
@@ -83,12 +96,12 @@ class Journal:
             self._log = (self.folder / f"log.rank{self.rank}.txt").open("a", encoding="utf-8")
         self._write_log(f"warning: {text}")
 
-    def progress(self, step: int, total: int, values: Mapping[str, Any] | None = None) -> None:
-        """To be called after each step: moves the bar, and each `every` steps writes a line."""
+    def progress(self, step: int, total: int, values: Mapping[str, Any] | None = None, note: str = "") -> None:
+        """To be called after each step: moves the bar, and each `every` steps writes a line; `note` is part of both."""
         if self.rank:
             return
         self.pace.start(step)
-        shown = [f"{name} {value:.4g}" for name, value in _numbers(_plain(values or {}))]
+        shown = [f"{name} {value:.4g}" for name, value in _numbers(_plain(values or {}))] + ([note] if note else [])
         on_terminal = self._talk.isatty()
         if on_terminal:
             self._move_bar(step, total, "  ".join(shown))
@@ -102,7 +115,11 @@ class Journal:
 
     def close(self) -> None:
         """Close all files; the journal writes no more."""
-        for part in (self._bar, self._metrics, self._log, self._board):
+        for file in (self._metrics, self._log):
+            if file is not None:
+                with suppress(OSError):  # every line was flushed when it was written; what failed was told then
+                    file.close()
+        for part in (self._bar, self._board):
             if part is not None:
                 part.close()
         self._bar = self._metrics = self._log = self._board = None
@@ -115,8 +132,7 @@ class Journal:
 
     def _write_log(self, text: str) -> None:
         if self._log is not None:
-            self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
-            self._log.flush()
+            _append(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def _move_bar(self, step: int, total: int, shown: str) -> None:
         if self._bar is None:
@@ -158,7 +174,7 @@ class Pace:
 
 
 class TensorBoard:
-    """A reader of the stream: numbers of events with a step become scalars named event/value."""
+    """A reader of the stream: numbers of events with a step become scalars named event/value, those of lists too."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -175,7 +191,7 @@ class TensorBoard:
             self._writer = SummaryWriter(str(self.folder), purge_step=step + 1 if starts and step else None)
         if starts:
             return
-        for name, value in _numbers({key: event[key] for key in event if key not in ("step", "time")}):
+        for name, value in _numbers(_numbered({key: event[key] for key in event if key not in ("step", "time")})):
             self._writer.add_scalar(f"{event['event']}/{name}", value, step, walltime=event["time"])
 
     def close(self) -> None:
@@ -224,6 +240,16 @@ def _open_whole(path: Path) -> TextIO:
     return path.open("a", encoding="utf-8")
 
 
+def _append(file: TextIO, text: str) -> None:
+    """Write and flush; an error names the file, as those of opening do."""
+    try:
+        file.write(text)
+        file.flush()
+    except OSError as error:
+        error.filename = file.name
+        raise
+
+
 def _plain(value: Any) -> Any:
     """A value that JSON can hold: numpy and torch numbers unwrapped, what is not finite as null."""
     if isinstance(value, Mapping):
@@ -237,6 +263,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return _plain(value.tolist())
+
+
+def _numbered(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with each list, such as one number for each rank, as a mapping from "0" on; without long lists."""
+    named = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            named[name] = _numbered(value)
+        elif not isinstance(value, list):
+            named[name] = value
+        elif len(value) <= LONGEST:
+            named[name] = _numbered({str(place): part for place, part in enumerate(value)})
+    return named
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -13,11 +13,13 @@ import torch
 from config.schema import Eval
 from data.negatives import following
 from data.pairs import Array
+from train.clock import Clock
 from train.journal import Journal
+from train.rates import pace_of_one, reported
 from train.recall import fold_recalls, mean, recalls
 from train.recipe import Parts
 from train.scorer import shared_fingerprint
-from train.scores import CANDIDATES, MATRIX, TWO_STAGE, keep_scores, kept_origin, kept_two_stage
+from train.scores import CANDIDATES, MATRIX, TWO_STAGE, keep_scores, kept_two_stage, scored_before
 from train.splits import Split
 from train.two_stage import Facts, TwoStage
 
@@ -41,9 +43,9 @@ def measure(
     stripes = f"{shared_fingerprint(parts.matcher, index, comm)}-{parts.run.optim.precision}"
     stripes += f"-two_stage-{keep}" if keep else ""
     origin, file = f"{stripes}-{parts.run.eval.score_dtype}", CANDIDATES if keep else MATRIX
-    if comm.share(kept_origin(place, file) == origin)[0]:
+    matrix = scored_before(place, file, origin, journal.say) if comm.rank == 0 else None
+    if comm.share(matrix is not None)[0]:
         journal.say(f"{name}: scored before by these weights")
-        matrix = np.load(place / file, mmap_mode="r", allow_pickle=False) if comm.rank == 0 else None
     else:
         matrix, two_stage = scored(parts, split, name, place / "parts" / stripes, journal)
         if matrix is not None:
@@ -60,25 +62,27 @@ def scored(
     parts: Parts, split: Split, name: str, stripes: Path, journal: Journal
 ) -> tuple[Array | None, Facts | None]:
     """The score matrix on rank 0, in the type that scores are kept in, and what is known of its two stages."""
-    index, keep = split.index, parts.run.eval.two_stage
+    index, keep, scorer = split.index, parts.run.eval.two_stage, parts.scorer
+    said = tenths(name, journal, scorer.clock)
     total = len(index.images) * len(index.texts)
     pairs = f"{len(index.images)} images x {len(index.texts)} texts = {total} pairs"
-    if not keep:
-        journal.say(f"{name}: scoring {pairs}")
-        matrix, two_stage = parts.scorer.matrix(index, stripes, tenths(name, journal)), None
-    else:
-        journal.say(f"{name}: two stages: of {pairs} scoring those among the {keep} nearest of each image and text")
-        found = TwoStage(parts.scorer, keep).matrix(index, stripes, tenths(name, journal))
-        matrix, two_stage = found or (None, None)
+    with reported("evaluate", name, scorer.clock, parts.comm, journal):
+        if not keep:
+            journal.say(f"{name}: scoring {pairs}")
+            matrix, two_stage = scorer.matrix(index, stripes, said), None
+        else:
+            journal.say(f"{name}: two stages: of {pairs} scoring those among the {keep} nearest of each image and text")
+            found = TwoStage(scorer, keep).matrix(index, stripes, said)
+            matrix, two_stage = found or (None, None)
     return None if matrix is None else matrix.astype(parts.run.eval.score_dtype, copy=False), two_stage
 
 
-def tenths(name: str, journal: Journal) -> Callable[[int, int], None]:
-    """Says each tenth of the stripes that is done."""
+def tenths(name: str, journal: Journal, clock: Clock) -> Callable[[int, int], None]:
+    """Says each tenth of the stripes that is done, and how fast this rank has been so far."""
 
     def said(done: int, of: int) -> None:
         if done * 10 // of != (done - 1) * 10 // of:
-            journal.say(f"{name}: {done * 100 // of} % scored")
+            journal.say(f"{name}: {done * 100 // of} % scored  {pace_of_one(clock.so_far())}")
 
     return said
 

@@ -24,6 +24,7 @@ from train.mining.screen import ROWS
 from train.mining.settings import Settings, settings_of
 from train.mining.settings import flags as mining_flags
 from train.mining.storage import opened
+from train.rates import reported
 from train.recipe import build_parts
 from train.splits import open_split, store_folders
 
@@ -59,7 +60,8 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         origin = run.weights.checkpoint or f"random weights of seed {run.seed}"
         parts = build_parts(run, comm)
     else:
-        origin = str(chosen(args.which, Path(run.output.output_dir), run.weights.checkpoint))
+        folder_of_run = Path(run.output.output_dir)
+        origin = comm.from_first(lambda: str(chosen(args.which, folder_of_run, run.weights.checkpoint)))
         parts = build_parts(run, comm, origin)
     split = parts.split("train")
     if split is None:
@@ -67,7 +69,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     if args.dry_run:
         return ready(len(split.index.images), len(split.index.texts))
     with Journal(run.output.output_dir or None, comm.rank, tensorboard=False) as journal:
-        mine(parts, split.index, folder, settings, origin, journal.say)
+        mine(parts, split.index, folder, settings, origin, journal)
         journal.say(f"{folder}: candidates of {len(split.index.images)} images and {len(split.index.texts)} texts")
     return 0
 
@@ -88,7 +90,9 @@ def mine_given(run: Run, args: Namespace, settings: Settings, folder: Path, comm
     if args.dry_run:
         return ready(len(images), len(texts))
     with Journal(run.output.output_dir or None, comm.rank, tensorboard=False) as journal:
-        Job(comm, comm.device(), folder, settings, source, owner, index, journal.say).run()
+        job = Job(comm, comm.device(), folder, settings, source, owner, index, journal.say)
+        with reported("mine", str(folder), job.clock, comm, journal):
+            job.run()
         journal.say(f"{folder}: candidates of {len(images)} images and {len(texts)} texts")
     return 0
 

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from data.files import write_array
+from config.errors import DataError
+from data.files import read_checked_array, write_checked_array
 from data.pairs import Array
 from train.comm import Comm
 
@@ -32,21 +31,31 @@ class Pieces:
 
     @property
     def left(self) -> list[int]:
-        """Those of this rank that are not there yet."""
-        return [number for number in self.mine if not (self.folder / self.names[number]).exists()]
+        """Those of this rank that are not there yet, or not whole."""
+        return [number for number in self.mine if not _is_whole(self.folder / self.names[number])]
 
     def make(self, numbers: Sequence[int], work: Callable[[int], Array], said: Said) -> None:
         """Compute the pieces `numbers`, the last ones of this rank's."""
         of = len(self.mine)
         for done, number in enumerate(numbers, of - len(numbers) + 1):
-            write_array(self.folder / self.names[number], work(number))
+            write_checked_array(self.folder / self.names[number], work(number))
+            self.comm.place.sign()
             said(done, of)
 
     def read(self) -> Iterator[Array]:
         """All pieces in order, once every rank has made its own."""
         for name in self.names:
-            yield np.load(self.folder / name, allow_pickle=False)
+            yield read_checked_array(self.folder / name)
+            self.comm.place.sign()
 
     def clear(self) -> None:
         """Remove them."""
         shutil.rmtree(self.folder)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a finished piece is there; one that was damaged since is made again."""
+    try:
+        return path.exists() and read_checked_array(path) is not None
+    except DataError:
+        return False

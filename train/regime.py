@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from config.errors import ConfigError
-from config.schema import Data
+from config.schema import Data, Run
 from data.batch import Batch
 from data.loader import Capacity, Loader
 from data.pairs import Array
@@ -41,12 +41,14 @@ class Regime(ABC):
     """A way to train a recipe: which anchors an update takes, who meets them, and what that costs.
 
     `anchors` are the captions that the endless global sequence walks through; an update takes the next
-    `train_batch_size` of them for each rank, in `passes` parts.
+    `anchors_per_update` of them, shared out over the ranks, this rank's in `passes` parts.
     """
 
     offers: frozenset[str]
     """What it lets an objective see besides scores (see `Objective.needs`)."""
     anchors: Array
+    parts: int
+    """In how many parts an update can be shared out over ranks."""
     passes: int
     capacity: Capacity
 
@@ -56,7 +58,12 @@ class Regime(ABC):
     @property
     def anchors_per_update(self) -> int:
         """Places of the global sequence that all ranks together take in one update."""
-        return self.run.optim.train_batch_size * self.comm.size
+        return self.run.optim.global_batch_size or self.run.optim.train_batch_size * self.comm.size
+
+    @property
+    def anchors_each(self) -> float:
+        """Their mean over ranks: losses are shares of it, so that the mean of ranks with more and fewer is right."""
+        return self.anchors_per_update / self.comm.size
 
     @abstractmethod
     def plans(self, first_slot: int) -> Iterator[Plan]:
@@ -98,7 +105,7 @@ class Regime(ABC):
         recipe = self.recipe
         check_needs(recipe, self.offers)
         check_changes(self.run.data, self.offers)
-        check_anchors(self.anchors_per_update, len(self.anchors), self.comm.size)
+        check_anchors(self.run, len(self.anchors), self.parts, self.comm.size)
         check_lengths(recipe.train.index, texts, recipe.matcher.longest_text, text_settings(self.run.matcher))
 
 
@@ -133,10 +140,20 @@ def check_changes(data: Data, offers: frozenset[str]) -> None:
             )
 
 
-def check_anchors(wanted: int, anchors: int, size: int) -> None:
-    """Raise ConfigError where one update would want the same anchor twice."""
-    if wanted > anchors:
+def check_anchors(run: Run, anchors: int, parts: int, size: int) -> None:
+    """Raise ConfigError where one update would want the same anchor twice, or has none for some rank."""
+    whole, each = run.optim.global_batch_size, run.optim.train_batch_size
+    if not whole and each * size > anchors:
         raise ConfigError(
-            f"train_batch_size={wanted // size} on {size} ranks wants {wanted} anchors an update, but there are only "
+            f"train_batch_size={each} on {size} ranks wants {each * size} anchors an update, but there are only "
             f"{anchors}; lower train_batch_size or -np"
+        )
+    if whole > anchors:
+        raise ConfigError(
+            f"global_batch_size={whole}: there are only {anchors} anchors, and an update takes each once; lower it"
+        )
+    if parts < size:
+        raise ConfigError(
+            f"global_batch_size={whole} makes {parts} parts, too few for {size} ranks; raise it, or lower mining_batch "
+            "or the number of ranks"
         )

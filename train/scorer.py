@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from data.batch import Images, Ragged
 from data.pairs import Array, PairIndex
 from model.attention import Attention
 from model.matcher import Matcher, Side
+from train.clock import Clock
 from train.comm import Comm, Solo
 from train.pieces import Pieces, Said
 from train.sides import encoded
@@ -43,6 +44,11 @@ class Scorer:
     autocast: Autocast
     tokens: int
     threads: int = 1
+
+    @cached_property
+    def clock(self) -> Clock:
+        """The time of reading and decoding ("load"), and how many images and texts were encoded and pairs scored."""
+        return Clock(self.comm.place)
 
     @torch.inference_mode()
     def matrix(self, index: PairIndex, folder: Path, said: Said) -> Array | None:
@@ -81,6 +87,7 @@ class Scorer:
         self.matcher.eval()
         (each_image, image), (each_text, text) = (np.unique(side, return_inverse=True) for side in (images, texts))
         pairs = torch.from_numpy(image), torch.from_numpy(text), torch.arange(len(image))
+        self.clock.count("pairs", len(images))
         with self.autocast():
             sides = self.encode_images(index, each_image), self.encode_texts(index, each_text)
             return self.matcher.score_watched(*sides, *pairs)
@@ -108,10 +115,16 @@ class Scorer:
         return encoded(work, order, lengths[order], self.matcher.encode_chunk, comm, name)
 
     def _encode_images(self, index: PairIndex, chunk: Array) -> Side:
-        return self.matcher.encode_image(read_images(index, chunk, self.threads).to(self.device))
+        with self.clock("load"):
+            images = read_images(index, chunk, self.threads)
+        self.clock.count("images", len(chunk))
+        return self.matcher.encode_image(images.to(self.device))
 
     def _encode_texts(self, index: PairIndex, chunk: Array) -> Side:
-        return self.matcher.encode_text(read_texts(index, chunk).to(self.device))
+        with self.clock("load"):
+            texts = read_texts(index, chunk)
+        self.clock.count("texts", len(chunk))
+        return self.matcher.encode_text(texts.to(self.device))
 
     @property
     def is_joint(self) -> bool:
@@ -133,6 +146,7 @@ class Scorer:
             end = start + self._height(images, texts, start)
             parts.append(self.matcher.score(images.slice(start, end), texts).float())
             start = end
+        self.clock.count("pairs", len(images) * len(texts))
         return torch.cat(parts).cpu().numpy()
 
     def _height(self, images: Side, texts: Side, start: int) -> int:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import crc32c
 import numpy as np
 
 from config.errors import DataError
-from data.files import read_json, replacing, write_array, write_json
+from data.files import crc_of, open_array, read_json, replacing, write_array, write_json
 from train.recall import Array, Floats, Ints
 
 ENSEMBLE = "-ensemble"
@@ -24,6 +26,7 @@ TWO_STAGE = "-two-stage"
 MATRIX, IDS = "matrix.npy", "ids.json"
 CANDIDATES = "candidates.npy"
 """In place of MATRIX where only candidates have a score and all other pairs -inf: for nobody who wants them all."""
+CHECKSUMS = "crc32c"
 REMEDY = "evaluate again, or name a folder that an evaluation wrote"
 Facts = dict[str, Any]
 _BLOCK_VALUES = 1 << 21  # of each matrix that is averaged, so much at a time
@@ -60,13 +63,15 @@ def open_scores(folder: Path, file: str = MATRIX) -> Scores:
         DataError: one of the files is missing, damaged, or does not fit the other.
     """
     try:
-        matrix = np.load(folder / file, mmap_mode="r", allow_pickle=False)
+        matrix = open_array(folder / file)
     except (ValueError, OSError) as error:
         raise DataError(f"{folder / file}: no score matrix ({error}); {REMEDY}") from None
     ids = read_json(folder / IDS, REMEDY)
     lacking = [name for name in ("images", "texts", "owner") if not isinstance(ids, dict) or name not in ids]
     if lacking:
         raise DataError(f"{folder / IDS}: lacks {lacking[0]}; {REMEDY}")
+    if CHECKSUMS in ids and ids[CHECKSUMS] != _checksums(folder / file, ids):
+        raise DataError(f"{folder}: {file} and {IDS} are not as they were written, some of it has changed; {REMEDY}")
     images, texts = list(map(str, ids["images"])), list(map(str, ids["texts"]))
     if matrix.shape != (len(images), len(texts)) or len(ids["owner"]) != len(texts):
         raise DataError(
@@ -89,7 +94,17 @@ def keep_scores(place: Path, matrix: Array, of: Pairs, origin: str, two_stage: F
 def kept_origin(place: Path, file: str = MATRIX) -> str | None:
     """Which weights and pairs the matrix kept in `place` came from; None without one."""
     whole = (place / file).exists() and (place / IDS).exists()
-    return read_json(place / IDS, REMEDY).get("origin") if whole else None
+    ids = read_json(place / IDS, REMEDY) if whole else None
+    return ids.get("origin") if isinstance(ids, dict) else None
+
+
+def scored_before(place: Path, file: str, origin: str, said: Callable[[str], object]) -> Array | None:
+    """The matrix of this origin that is kept in `place`; None where there is none, or, as is `said`, a damaged one."""
+    try:
+        return open_scores(place, file).matrix if kept_origin(place, file) == origin else None
+    except DataError as error:
+        said(f"scoring again: {error}")
+        return None
 
 
 def kept_two_stage(place: Path) -> Facts | None:
@@ -136,7 +151,14 @@ def _naming(place: Path, of: Pairs, origin: str, two_stage: Facts | None = None)
     (place / IDS).unlink(missing_ok=True)
     yield
     names = {"images": of.images, "texts": of.texts, "owner": of.owner.tolist(), "origin": origin}
-    write_json(place / IDS, names | ({"two_stage": two_stage} if two_stage else {}))
+    names |= {"two_stage": two_stage} if two_stage else {}
+    write_json(place / IDS, names | {CHECKSUMS: _checksums(place / (CANDIDATES if two_stage else MATRIX), names)})
+
+
+def _checksums(matrix: Path, ids: Facts) -> list[int]:
+    """CRC32C of the matrix and of all that is told of it."""
+    told = json.dumps({name: value for name, value in ids.items() if name != CHECKSUMS}, sort_keys=True)
+    return [crc_of(matrix), crc32c.crc32c(told.encode())]
 
 
 def _check_alike(one: Path, ours: Scores, other: Path, theirs: Scores) -> None:

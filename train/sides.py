@@ -12,6 +12,7 @@ from torch import Tensor
 from data.batch import Ragged
 from data.pairs import Array
 from model.matcher import Side
+from train.clock import catch_up
 from train.comm import Comm
 
 
@@ -52,6 +53,7 @@ def of_all_ranks(side: Side, comm: Comm, name: str) -> Side:
 
 def rows_of_all_ranks(rows: Tensor, comm: Comm, name: str) -> Tensor:
     """`[n, d]` of all ranks, of whatever type: bytes are taken by every library, bfloat16 is not."""
+    catch_up(rows.device)
     return comm.gather(rows.clone(memory_format=torch.contiguous_format).view(torch.uint8), name).view(rows.dtype)
 
 

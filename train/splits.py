@@ -80,10 +80,10 @@ def store_folders(name: str, data: Data) -> list[tuple[str, str]]:
 
 def find_damaged(sources: list[Source], comm: Comm) -> tuple[str, ...]:
     """The images and captions whose records cannot be used, by name, found by all ranks together."""
-    found = []
+    found, mine = [], slice(comm.rank, None, comm.size)
     for source in sources:
-        found += [name for name, _ in source.images.damaged(source.texts.image_order[comm.rank :: comm.size])]
-        found += [text for text, _ in source.texts.damaged(source.texts.ids[comm.rank :: comm.size])]
+        found += [name for name, _ in source.images.damaged(comm.place.signs(source.texts.image_order[mine]))]
+        found += [text for text, _ in source.texts.damaged(comm.place.signs(source.texts.ids[mine]))]
     return tuple(sorted({name for part in comm.share(found) for name in part}))
 
 

@@ -57,13 +57,13 @@ class Losses:
 
 
 def forward(
-    matcher: Matcher, objective: Objective, batch: Batch, progress: float, autocast: Autocast, anchors: int
+    matcher: Matcher, objective: Objective, batch: Batch, progress: float, autocast: Autocast, anchors: float
 ) -> Losses:
     """Training-mode forward of a batch and its objective.
 
     Args:
         progress: how much of the run is done, 0 to 1.
-        anchors: those that the update takes of this direction on this rank, the batch's among them.
+        anchors: those that an update takes of this direction on a rank (their mean, where ranks differ).
     """
     with autocast():
         out = matcher(batch, objective.needs)

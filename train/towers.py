@@ -18,6 +18,7 @@ from data.files import read_json
 from model.backbone import HAS_CLS_KEY, configured, own_settings, without_pooler
 from model.matcher import Matcher
 from train.checkpoint import first_line
+from train.sealing import verified
 
 SIDES = ("vision", "text")
 CONFIG = "config.json"
@@ -79,7 +80,8 @@ def load_towers(matcher: Matcher, run: Run) -> None:
 
 def _saved(checkpoint: Path, side: str) -> dict[str, Plain]:
     """The tower's settings that a checkpoint folder notes; nothing for bare weights."""
-    found = read_json(checkpoint / CONFIG).get("matcher", {}) if (checkpoint / CONFIG).is_file() else {}
+    path = verified(checkpoint / CONFIG)
+    found = read_json(path).get("matcher", {}) if path.is_file() else {}
     return {side: found[side]} if side in found else {}
 
 

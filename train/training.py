@@ -12,48 +12,87 @@ from config.schema import Run
 from train.checkpoint import Checkpoints
 from train.comm import Comm
 from train.entry import claim
+from train.handover import newest
 from train.journal import Journal
 from train.measure import measure
 from train.recipe import Recipe, build_recipe
 from train.regime import Regime
 from train.results import keep, table
+from train.snapshot import Snapshot
 from train.splits import Split, write_quarantine
 from train.trainer import Trainer
 
 
-def train(build: Callable[[Recipe], Regime], run: Run, args: Namespace, comm: Comm) -> int:
-    """One training run, from its stores to the recalls of its best weights."""
-    start = resumed_from(run)
-    recipe = build_recipe(run, comm, start)
-    regime = build(recipe)
-    if args.dry_run:
-        return dry_run(regime)
-    test, own = recipe.split("test"), recipe.split("val")
-    val = test if run.eval.select_on_test else own
-    folder = claim(recipe.run, comm)
-    with Journal(folder, comm.rank, run.output.tensorboard, run.output.log_steps) as journal:
-        for note in args.notes:
-            journal.say(note)
-        if run.eval.select_on_test:
-            journal.say("the best checkpoint is chosen by its recalls of the test set, which are too high then")
-        if comm.rank == 0:
-            write_quarantine([split for split in (recipe.train, own, test) if split], folder)
-        trainer = Trainer(regime, journal, folder)
-        if start:
+class Training:
+    """The work of a training entry; called again by an elastic run whose ranks have changed.
+
+    Args:
+        build: the regime, of a recipe.
+    """
+
+    def __init__(self, build: Callable[[Recipe], Regime]) -> None:
+        self._build = build
+        self._held: Snapshot | None = None
+        self._told = 0
+
+    def __call__(self, run: Run, args: Namespace, comm: Comm) -> int:
+        """One training run, from its stores, a checkpoint or a commit to the recalls of its best weights."""
+        start, notes = resumed_from(run, comm)
+        recipe = build_recipe(run, comm, start)
+        regime = self._build(recipe)
+        if args.dry_run:
+            return dry_run(regime)
+        test, own = recipe.split("test"), recipe.split("val")
+        folder = claim(recipe.run, comm)
+        with Journal(folder, comm.rank, run.output.tensorboard, run.output.log_steps) as journal:
+            for note in [*args.notes, *notes]:
+                journal.say(note)
+            if run.eval.select_on_test:
+                journal.say("the best checkpoint is chosen by its recalls of the test set, which are too high then")
+            if comm.rank == 0:
+                write_quarantine([split for split in (recipe.train, own, test) if split], folder)
+            trainer = Trainer(regime, journal, folder, self._hold if run.cluster.elastic else None)
+            self._begin(trainer, start)
+            try:
+                code = trainer.fit(test if run.eval.select_on_test else own)
+            finally:
+                self._told = trainer.stop.untaken
+            if code == 0 and test is not None:
+                measure_best(trainer, test, own if run.eval.select_on_test else None)
+        return code
+
+    def _hold(self, snapshot: Snapshot) -> None:
+        self._held = snapshot
+
+    def _begin(self, trainer: Trainer, start: Path | None) -> None:
+        """Put the newest commit of any rank into it, or else the checkpoint; tell it what the last one was told."""
+        if self._told:
+            trainer.stop.tell(self._told)
+        commit = newest(self._held, trainer.comm) if trainer.run.cluster.elastic else None
+        if commit is not None:
+            trainer.restore(commit, "the last commit")
+        elif start is not None:
             trainer.resume(start)
-        code = trainer.fit(val)
-        if code or test is None:
-            return code
-        best = trainer.load_best()
-        facts = {"checkpoint": best.name if best else ""} | ({"selected_on": "test"} if run.eval.select_on_test else {})
-        found = measure(recipe, test, "test", folder, journal)
-        if found is not None:
-            journal.event("valid", step=trainer.step, split="test", recalls=found["recalls"])
-            keep(folder, "test", found | facts)
-            sys.stdout.write(table(found["recalls"]))
-        if run.eval.select_on_test and own is not None:
-            measure_unseen(recipe, own, folder, journal, facts)
-    return code
+
+
+def measure_best(trainer: Trainer, test: Split, unseen: Split | None) -> None:
+    """Measure the best weights on the test set and keep and print the recalls.
+
+    Args:
+        unseen: the validation split, where the test set chose the weights: measured beside it.
+    """
+    recipe, journal, folder = trainer.recipe, trainer.journal, trainer.folder
+    best = trainer.load_best()
+    facts = {"checkpoint": best.name if best else ""}
+    if recipe.run.eval.select_on_test:
+        facts["selected_on"] = "test"
+    found = measure(recipe, test, "test", folder, journal)
+    if found is not None:
+        journal.event("valid", step=trainer.step, split="test", recalls=found["recalls"])
+        keep(folder, "test", found | facts)
+        sys.stdout.write(table(found["recalls"]))
+    if unseen is not None:
+        measure_unseen(recipe, unseen, folder, journal, facts)
 
 
 def measure_unseen(recipe: Recipe, split: Split, folder: Path, journal: Journal, facts: dict[str, str]) -> None:
@@ -65,11 +104,21 @@ def measure_unseen(recipe: Recipe, split: Split, folder: Path, journal: Journal,
         journal.say(f"the same weights on the validation split, which had no part in their choice: {told}")
 
 
-def resumed_from(run: Run) -> Path | None:
-    """The checkpoint that the run goes on from; None where it begins."""
-    if run.output.resume not in ("auto", "never"):
-        return Path(run.output.resume)
-    return Checkpoints(Path(run.output.output_dir), run.output.keep).latest() if run.output.resume == "auto" else None
+def resumed_from(run: Run, comm: Comm) -> tuple[Path | None, list[str]]:
+    """The checkpoint that the run goes on from, None where it begins; and what is to be said of damaged ones.
+
+    One of another folder is where the run begins: started again, it goes on from its own.
+
+    Raises:
+        DataError: there are checkpoints, and none is whole.
+    """
+    named = None if run.output.resume in ("auto", "never") else Path(run.output.resume)
+    checkpoints = Checkpoints(Path(run.output.output_dir), run.output.keep)
+    if run.output.resume == "never" or (named and named.resolve().parent == checkpoints.folder.resolve()):
+        return named, []
+    said: list[str] = []
+    own = comm.from_first(lambda: str(checkpoints.newest(said.append) or ""))
+    return Path(own) if own else named, said
 
 
 def dry_run(regime: Regime) -> int:

@@ -113,6 +113,7 @@ class TwoStage:
         (each_image, image), (each_text, text) = (np.unique(side, return_inverse=True) for side in (image, text))
         some = images.select(torch.from_numpy(each_image)), texts.select(torch.from_numpy(each_text))
         scores = self.scorer.matcher.score_pairs(*some, torch.from_numpy(image), torch.from_numpy(text))
+        self.scorer.clock.count("pairs", len(image))
         return scores.float().cpu().numpy()
 
     @contextmanager

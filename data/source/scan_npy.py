@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
+from data.files import open_array
 from data.source.captions import Caption, Entry, read_lines
 from data.vocabulary import END, START, Vocabulary
 
@@ -194,15 +195,14 @@ class PrecomputedImages:
 
 def _mapped(path: Path) -> NDArray[Any]:
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = open_array(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; check the path") from error
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as an array ({reason}); copy it again") from error
-    if not isinstance(rows, np.ndarray) or rows.ndim != 3 or not rows.size:
-        shape = list(getattr(rows, "shape", ()))
-        raise DataError(f"{path} is {shape}, not images x regions x width; give an array of region features")
+    if rows.ndim != 3 or not rows.size:
+        raise DataError(f"{path} is {list(rows.shape)}, not images x regions x width; give an array of region features")
     if rows.dtype not in (np.dtype(np.float16), np.dtype(np.float32)):
         raise DataError(f"{path} holds {rows.dtype}, not float32 or float16; convert it")
     return rows

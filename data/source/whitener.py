@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
+from data.codec import DamagedRecord, decode_npz
 from data.files import replacing
 
 RIDGE = 0.01  # share of the mean variance added to each: directions of mere noise are not blown up to full size
@@ -87,11 +87,12 @@ class Whitener:
             DataError: the file is missing, damaged or no whitener.
         """
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                mean, weight = archive["mean"], archive["weight"]
+            with Path(path).open("rb") as file:
+                archive = decode_npz(file)
+            mean, weight = archive["mean"], archive["weight"]
         except FileNotFoundError as error:
             raise DataError(f"no whitener at {path}: build the train split's store first") from error
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, KeyError, DamagedRecord) as error:
             raise DataError(f"{path} is damaged or no whitener: build the train split's store again") from error
         if mean.ndim != 1 or weight.ndim != 2 or weight.shape[0] != mean.shape[0]:
             raise DataError(f"{path} is no whitener: mean {mean.shape}, weight {weight.shape}")

@@ -27,7 +27,7 @@ class Term:
     summed: bool = False
     counted: bool = True
 
-    def share(self, anchors: int, of: int) -> Tensor:
+    def share(self, anchors: int, of: float) -> Tensor:
         """What it adds to the loss of an update, being the mean over `anchors` of its `of` anchors."""
         weight = 1.0 if self.weight is None else self.weight
         return self.value * (weight * (anchors if self.summed else anchors / of))

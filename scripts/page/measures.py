@@ -11,17 +11,17 @@ import numpy as np
 from scripts.page.charts import Chart, Line, curves, histogram, layers
 from scripts.page.outcome import Outcome
 from scripts.page.plot import plain
+from train.clock import PARTS
+from train.rates import CLOCKED, SHARES
 from train.recall import Floats, Ties, count
 from train.scores import TWO_STAGE, Scores
 
 Event = dict[str, Any]
 
-PARTS = ("load", "mine", "train", "reduce", "update")
 ANCHORS = {"i": "image anchors", "t": "text anchors"}
 RECALLS = {"txt_r10": ("image → text R@10", "c0 dashed"), "txt_r1": ("image → text R@1", "c0"),
            "img_r10": ("text → image R@10", "c1 dashed"), "img_r1": ("text → image R@1", "c1")}
-_TOLD = {"event", "step", "time", "loss", "lr", "grad_norm", "pairs_per_s", "anchors_per_s",
-         "pool_r1_i", "pool_r1_t", *(f"{part}_s" for part in PARTS)}
+_TOLD = CLOCKED | {"event", "step", "loss", "lr", "grad_norm", "pool_r1_i", "pool_r1_t"}
 _BINS = 72
 _MOST_SCORES = 4_000_000  # a histogram of these looks like that of all, in a second
 
@@ -46,7 +46,7 @@ def training_charts(outcome: Outcome) -> list[Chart]:
         note = f"On average {plain(float(np.mean(anchors)))} anchors per second." if anchors else ""
         pairs = _line(events, "pairs_per_s", "scored and trained", noisy=True)
         charts.append(curves("Pairs per second", [pairs], note=note))
-    return [*charts, *_parts_of_a_step(events)]
+    return [*charts, *_parts_of_a_step(events), *_shares_of_ranks(events)]
 
 
 def other_charts(outcome: Outcome) -> list[Chart]:
@@ -109,6 +109,17 @@ def _parts_of_a_step(events: Sequence[Event]) -> list[Chart]:
                for part in PARTS if _has(timed, f"{part}_s")}
     return [layers("Where the time of a step goes", [event["step"] for event in timed], heights,
                    note="Seconds per step.")]
+
+
+def _shares_of_ranks(events: Sequence[Event]) -> list[Chart]:
+    """What many ranks wait for; one rank waits for nobody."""
+    shared = [event for event in events if len(event.get("ranks", {}).get("load_s", ())) > 1]
+    if len(shared) < 2:
+        return []
+    lines = [_line(shared, key, name, noisy=True) for key, name in SHARES.items()]
+    slowest, often = Counter(event["slowest"] for event in shared).most_common(1)[0]
+    note = f"Of all ranks' time. Rank {slowest} was the slowest in {100 * often / len(shared):.0f} % of the lines."
+    return [curves("What ranks wait for", lines, percent=True, note=note)]
 
 
 def _validation(outcome: Outcome) -> list[Chart]:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
-from data.files import read_json, write_array, write_json
+from data.files import open_array, read_checked_array, read_json, write_array, write_checked_array, write_json
+from tests.operations import Recorder, at_each
 
 
 def test_json_round_trip_leaves_no_other_file(tmp_path: Path) -> None:
@@ -43,3 +44,40 @@ def test_what_was_good_stays_until_the_new_file_is_whole(tmp_path: Path, monkeyp
             again()
     assert read_json(plain) == {"a": 1}
     assert not np.load(numbers, allow_pickle=False).any()
+
+
+def test_a_file_is_on_disk_before_it_gets_its_name_and_that_after(tmp_path: Path) -> None:
+    """What would be there without power: the old file, or all of the new one."""
+    write_json(tmp_path / "a.json", 1)
+    record = Recorder()
+    with at_each(record.act):
+        write_json(tmp_path / "a.json", 2)
+    done = [(call.name, call.folder) for call in record.calls if call.name != "close"]
+    beside = tmp_path / "a.json.partial"
+    assert done == [("fsync", beside), ("replace", tmp_path), ("fsync", tmp_path)]
+
+
+def test_an_array_with_its_checksum_is_one_that_others_read(tmp_path: Path) -> None:
+    path, values = tmp_path / "a.npy", np.arange(6.0).reshape(2, 3)
+    write_checked_array(path, values)
+    np.testing.assert_array_equal(read_checked_array(path), values)
+    np.testing.assert_array_equal(np.load(path, allow_pickle=False), values)
+    path.write_bytes(path.read_bytes()[:-5] + b"\0" + path.read_bytes()[-4:])
+    with pytest.raises(DataError, match=r"a\.npy is not whole: its checksum does not match its bytes; remove it and"):
+        read_checked_array(path)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\x0a\x00{'descr': (", b"\x93NUMPY\x01\x00\xff\xff",
+])
+def test_what_is_no_array_is_an_error_that_readers_expect(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises((ValueError, OSError)):
+        open_array(tmp_path / "a.npy")
+
+
+def test_archives_are_no_arrays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a", allow_pickle=False, x=np.zeros(3))
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    with pytest.raises(ValueError, match="magic string"):
+        open_array(tmp_path / "a.npy")

@@ -40,10 +40,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, key: str, value: bytes) -> None:
-    """Overwrite a record of a finished store."""
+    """Overwrite a record of a finished store, as one who does not seal it."""
     with lmdb.open(str(folder), map_size=1 << 24) as environment, environment.begin(write=True) as writer:
         writer.put(key.encode(), value)
     (folder / "lock.mdb").unlink()
+    (folder / "seal.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("codec", LAYOUTS)
@@ -128,6 +129,7 @@ def test_other_stores_have_boxes_and_half_floats(folder: Path, codec: Codec) -> 
     """Also those packed before there were others, or by others: they say nothing of it."""
     store = open_store(folder, codec)
     (store.path / "meta.json").unlink()
+    (store.path / "seal.json").unlink()
     assert store.has_boxes
     assert store.dtype == np.float16
 
@@ -135,6 +137,7 @@ def test_other_stores_have_boxes_and_half_floats(folder: Path, codec: Codec) -> 
 def test_an_unknown_type_is_refused(folder: Path) -> None:
     store = open_store(folder, "native")
     (store.path / "meta.json").write_text('{"dtype": "object"}')
+    (store.path / "seal.json").unlink()
     with pytest.raises(DataError, match=r"meta\.json: dtype object is none of float16, float32"):
         _ = store.dtype
 
@@ -187,7 +190,7 @@ def test_counts_are_computed_where_no_file_states_them(tmp_path: Path, codec: Co
     with ImageWriter(tmp_path, codec, keep_all=True) as writer:
         for number in range(4):
             writer.add(FLICKR.format(number), **extracted(number))
-    for path in tmp_path.rglob("nbb*.json"):
+    for path in (*tmp_path.rglob("nbb*.json"), *tmp_path.rglob("seal.json")):
         path.unlink()
     store = ImageStore(tmp_path, rule_for(codec))
     expected = [int(RULE.count(extracted(number)["conf"])) for number in range(4)]

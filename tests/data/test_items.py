@@ -61,7 +61,7 @@ def test_ranks_share_out_the_items_of_one_rank(kind: str, size: int, request: py
     """Seven updates of 16 items over 48 captions: two epochs end inside."""
     items: Items = request.getfixturevalue(kind)
     alone = taken(list(islice(items.plans(0, 16, 0, 1), 7)))
-    parts = [islice(items.plans(0, 16 // size, rank, size), 7) for rank in range(size)]
+    parts = [islice(items.plans(0, 16, rank, size), 7) for rank in range(size)]
     shared = taken([plan for update in zip(*parts, strict=True) for plan in update])
     assert shared == alone
     assert len(alone) == 7 * 16

@@ -152,7 +152,7 @@ def changed(index: PairIndex, items: int, rank: int = 0, size: int = 1, first: i
             count: int = 6) -> list[list[Item]]:
     """What one rank reads in each update, all sets of an item after the other."""
     source = Items(index, -1, 0, Offline(index, random_candidates(index), 10, 5, "shared", 0))
-    plans = islice(source.plans(first, items, rank, size), count)
+    plans = islice(source.plans(first, items * size, rank, size), count)
     batches = Loader(index, plans, Capacity.of_items(index, 3 * items), workers, 2, torch.device("cpu"),
                      augment=WordAugment.of(index, 0.7))
     order, found = np.arange(3 * items).reshape(3, items).T.ravel(), []

@@ -71,7 +71,7 @@ def same(a: PoolPlan, b: PoolPlan) -> bool:
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_share_out_the_passes_of_one_rank(pools: HardPools, size: int) -> None:
     alone = list(islice(pools.plans(0, 8, 2, 0, 1), 24))
-    shared = [list(islice(pools.plans(0, 8 // size, 2, rank, size), 24 // size)) for rank in range(size)]
+    shared = [list(islice(pools.plans(0, 8, 2, rank, size), 24 // size)) for rank in range(size)]
     pairs = [plan for at in range(0, 24 // size, 2) for part in shared for plan in part[at : at + 2]]
     assert all(same(a, b) for a, b in zip(alone, pairs, strict=True))
 

@@ -48,6 +48,7 @@ def change(folder: Path, name: str, record: bytes | None = None) -> None:
         turned = bytearray(writer.get(name.encode()))
         turned[len(turned) // 2] ^= 1
         writer.put(name.encode(), bytes(turned) if record is None else record)
+    (folder / "pictures" / "seal.json").unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- reading
@@ -239,7 +240,7 @@ def test_complete_or_absent_and_taken_up_again(tmp_path: Path) -> None:
             writer.put(name, records[name])
     assert writer.path == tmp_path / "pictures"
     assert PictureView(SIDE).open(tmp_path).names == NAMES
-    assert sorted(path.name for path in writer.path.iterdir()) == ["data.mdb", "meta.json"]
+    assert sorted(path.name for path in writer.path.iterdir()) == ["data.mdb", "meta.json", "seal.json"]
     assert json.loads((writer.path / "meta.json").read_text())["short_side"] is None
     with pytest.raises(DataError, match="exists; remove it"):
         PictureWriter(tmp_path)

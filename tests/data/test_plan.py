@@ -7,7 +7,7 @@ import torch
 
 from data.batch import Batch
 from data.pairs import Array
-from data.plan import ItemPlan, Plan, PoolPlan
+from data.plan import MARKS, ItemPlan, Plan, PoolPlan
 from tests.samples import images_of, texts_of
 
 OWNER = np.array([0, 0, 1, 2, 2, 3])
@@ -83,3 +83,36 @@ def test_every_image_and_text_of_items_has_a_key_of_its_own_that_its_place_decid
 def test_pools_have_no_keys() -> None:
     """Their images and texts are read once for many pairs."""
     assert PoolPlan.of(np.array([[3, 0]]), np.array([[5, 5]]), "t", slot=7).read_keys is None
+
+
+def pools(first: int, end: int, swap: bool = False) -> PoolPlan:
+    """The anchors of slots `first` to `end` of one fixed sequence; with `swap` two candidates differ."""
+    rng = np.random.default_rng(0)
+    image, text = rng.integers(50, size=(2, 12, 5))
+    if swap:
+        image[3, 1] += 1
+    return PoolPlan.of(image[first:end], text[first:end], "t", slot=first)
+
+
+def items(slots: Array) -> ItemPlan:
+    image, text = np.random.default_rng(1).integers(50, size=(2, 12))
+    return ItemPlan(image[slots], text[slots], int(slots[0]), 1, 1000 + slots)
+
+
+def test_the_marks_of_parts_add_up_to_that_of_the_whole() -> None:
+    assert (pools(0, 5).mark + pools(5, 12).mark) % MARKS == pools(0, 12).mark
+    parts = [items(np.arange(first, first + 4)).mark for first in (0, 4, 8)]
+    assert sum(parts) % MARKS == items(np.arange(12)).mark
+    assert 0 <= pools(0, 12).mark < MARKS
+
+
+def test_another_sample_or_another_place_is_another_mark() -> None:
+    assert pools(0, 12, swap=True).mark != pools(0, 12).mark
+    plan = pools(0, 12)
+    other = PoolPlan(plan.images, plan.texts, 1, plan.pool_image, plan.pool_text, "t")
+    turned = PoolPlan(plan.images, plan.texts, 0, plan.pool_image, plan.pool_text, "i")
+    assert len({plan.mark, other.mark, turned.mark}) == 3
+    swapped = np.array([1, 0, *range(2, 12)])
+    ordered = items(np.arange(12))
+    moved = ItemPlan(ordered.images[swapped], ordered.texts[swapped], 0, 1, ordered.keys)
+    assert moved.mark != ordered.mark

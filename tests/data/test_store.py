@@ -16,7 +16,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from config.errors import DataError
+from config.errors import DataError, Failure
 from data.store import LmdbStore, LmdbWriter, nearest
 
 
@@ -50,7 +50,7 @@ def test_values_are_read_only_views_of_the_map(folder: Path) -> None:
 def test_reading_creates_no_file(folder: Path) -> None:
     before = sorted(path.name for path in folder.iterdir())
     LmdbStore(folder).get("key000")
-    assert sorted(path.name for path in folder.iterdir()) == before == ["data.mdb"]
+    assert sorted(path.name for path in folder.iterdir()) == before == ["data.mdb", "seal.json"]
 
 
 def test_nothing_is_opened_before_the_first_use(tmp_path: Path) -> None:
@@ -110,6 +110,9 @@ def test_shortened_file_is_refused_before_it_is_read(folder: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"not a database" * 1000])
 def test_other_files_are_refused(folder: Path, content: bytes) -> None:
     (folder / "data.mdb").write_bytes(content)
+    with pytest.raises(DataError, match=r"cut short|not as it was packed"):
+        LmdbStore(folder).get("key000")
+    (folder / "seal.json").unlink()
     with pytest.raises(DataError, match=r"cannot be opened|cut short"):
         LmdbStore(folder).get("key000")
 
@@ -248,7 +251,7 @@ def overfill(folder: Path) -> None:
 
 
 def test_a_full_store_keeps_what_it_has(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(Failure, match=r"store\.partial cannot be written \(.*\); free space or choose another output"):
         overfill(tmp_path / "store")
     with LmdbWriter(tmp_path / "store") as writer:
         assert len(writer.keys()) > 3

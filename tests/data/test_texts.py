@@ -41,6 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 def edit(path: Path, change: dict[str, Any]) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    (path.parent / "seal.json").unlink(missing_ok=True)
 
 
 def test_order_owners_and_lengths(folder: Path) -> None:
@@ -76,7 +77,7 @@ def test_records_keep_unknown_fields(folder: Path) -> None:
 
 def test_files_are_the_published_ones(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
-        "data.mdb", "id2len.json", "img2txts.json", "meta.json", "txt2img.json",
+        "data.mdb", "id2len.json", "img2txts.json", "meta.json", "seal.json", "txt2img.json",
     ]  # fmt: skip
     assert json.loads((folder / "img2txts.json").read_text()) == {"b.npz": ["7", "12"], "a.npz": ["3"]}
     assert json.loads((folder / "txt2img.json").read_text()) == {"7": "b.npz", "3": "a.npz", "12": "b.npz"}
@@ -134,6 +135,7 @@ def test_damaged_records_are_listed_and_named(folder: Path) -> None:
     with lmdb.open(str(folder), map_size=1 << 20) as environment, environment.begin(write=True) as writer:
         writer.put(b"3", b"damaged")
         writer.put(b"12", lz4.frame.compress(msgpack.packb({"input_ids": [13, 14], "img_fname": "a.npz"})))
+    (folder / "seal.json").unlink()
     store = TextStore(folder)
     assert [id for id, _ in store.damaged(store.ids)] == ["3", "12"]
     assert "txt2img.json says b.npz" in store.damaged(["12"])[0][1]

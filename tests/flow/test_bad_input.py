@@ -173,12 +173,14 @@ def test_a_truncated_checkpoint(keep: int, trained: Path, config: Path, tmp_path
 
 
 def test_a_truncated_state_stops_a_resume(trained: Path, config: Path, tmp_path: Path) -> None:
+    """Where each of the checkpoints is damaged; one that is not is used instead, and the others are named."""
     folder = Path(shutil.copytree(trained, tmp_path / "out", symlinks=True))
-    state = folder / "ckpt" / "latest" / "state.pt"
-    state.write_bytes(state.read_bytes()[:200])
+    states = sorted(folder.glob("ckpt/step-*/state.pt"))
+    for state in states:
+        os.truncate(state, 200)
     line = refused(config, folder, 3)
-    assert "state.pt: not whole" in line
-    assert "--resume" in line
+    assert len(re.findall(r"step-\d+: state\.pt has 200 bytes, and \d+ were written", line)) == len(states)
+    assert "none is whole: name other weights by their path" in line
 
 
 def test_a_checkpoint_of_another_shape(trained: Path, config: Path, tmp_path: Path) -> None:
@@ -305,8 +307,11 @@ def test_a_rank_that_dies_is_named_by_the_others(launcher: str, victim: int, sto
         assert process.wait(60) != 0
         wait_until(lambda: not any(member.is_running() for member in family), 60 - (time.monotonic() - start))
     log = (tmp_path / "log").read_text()
-    assert re.search(rf"itm_hn, rank {1 - victim}: lost rank {victim} \(host \S+, process {pid}\); "
-                     "what is saved is whole; start again with the same command", log), log[-3000:]
+    line = next(line for line in log.splitlines() if "lost rank" in line)
+    said = rf"itm_hn, rank {1 - victim}: lost rank {victim} \(host \S+, process {pid}\), last seen at step "
+    assert re.search(said, line)
+    assert line.endswith("; what is saved is whole; start again with the same command"), log[-3000:]
+    assert log.count("lost rank") == 1
 
 
 def test_a_rank_that_dies_in_a_validation_is_named_too(stores: Stores, tmp_path: Path) -> None:

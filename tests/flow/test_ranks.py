@@ -17,6 +17,7 @@ from tests.flow import warm
 from tests.items import items_config, random_candidates, write_candidates
 from tests.processes import entry
 from tests.support import ROOT, config_of, environment, events, open_index, write_config
+from train.rates import CLOCKED
 
 pytestmark = pytest.mark.slow
 UPDATES = 20
@@ -115,7 +116,7 @@ def test_two_ranks_train_on_items_as_one(
 ) -> None:
     """Negatives are searched among those of both ranks, norms see the rows of both, dropout is drawn by item."""
     both = items_alone, train_items(tmp_path, stores, 2, launcher)
-    logged = [name for name in events(items_alone, "train")[0] if not name.endswith(("_s", "time", "event"))]
+    logged = [name for name in events(items_alone, "train")[0] if name not in CLOCKED | {"event", "samples"}]
     shares = [name for name in logged if name.endswith("_active") or name.startswith("batch_r1")]
     costs = [name for name in logged if name not in shares]
     assert {"loss", "caption", "online_t", "offline_kin", "weight_i", "grad_norm", "lr"} <= set(costs)

@@ -14,15 +14,14 @@ from typing import Any
 
 import psutil
 import pytest
-import torch
 
+from tests.endings import assert_same_end
 from tests.flow import warm
 from tests.processes import entry, ranks_below, started, steps_logged, wait_until
 from tests.support import config_of, events, write_config
 
 pytestmark = pytest.mark.slow
 STEPS = 60
-CLOCKED = ("time", "load_s", "mine_s", "train_s", "reduce_s", "update_s", "pairs_per_s", "anchors_per_s", "eta_s")
 
 
 def settings(stores: tuple[Path, Path], **sections: dict[str, Any]) -> dict[str, Any]:
@@ -48,34 +47,6 @@ def undisturbed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def plain(value: Any) -> Any:
-    """Tensors as lists, so that states can be compared to the bit."""
-    if isinstance(value, torch.Tensor):
-        return [str(value.dtype), list(value.shape), value.flatten().tolist()]
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def last_words(folder: Path, kind: str) -> dict[int, dict[str, Any]]:
-    """The last event of each step, without what a clock says."""
-    return {event["step"]: {name: value for name, value in event.items() if name not in CLOCKED}
-            for event in events(folder, kind)}
-
-
-def assert_same_end(folder: Path, reference: Path) -> None:
-    ours, theirs = (place / "ckpt" / f"step-{STEPS:08d}" for place in (folder, reference))
-    assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
-    states = [plain(torch.load(place / "state.pt", weights_only=True)) for place in (ours, theirs)]
-    assert states[0] == states[1]
-    for kind in ("train", "valid"):
-        assert last_words(folder, kind) == last_words(reference, kind)
-    assert [(folder / "ckpt" / name).resolve().name for name in ("best", "latest")] == \
-        [(reference / "ckpt" / name).resolve().name for name in ("best", "latest")]
-    assert (folder / "scores/test/matrix.npy").read_bytes() == (reference / "scores/test/matrix.npy").read_bytes()
-    assert (folder / "results.json").read_text() == (reference / "results.json").read_text()
-
-
 @pytest.mark.parametrize("attempt", range(3))
 def test_a_killed_run_goes_on_to_the_bit(attempt: int, config: Path, undisturbed: Path, tmp_path: Path) -> None:
     """`kill -9` at a random moment: in an update, in a validation, in a save, as it comes."""
@@ -94,7 +65,7 @@ def test_a_killed_run_goes_on_to_the_bit(attempt: int, config: Path, undisturbed
     wait_until(lambda: not any(worker.is_running() for worker in workers), 10)
     done = warm.run("train/itm_hn.py", "--config", config, "--output_dir", out)
     assert done.returncode == 0, done.stderr
-    assert_same_end(out, undisturbed)
+    assert_same_end(out, undisturbed, STEPS)
 
 
 def test_sigterm_saves_and_leaves_with_75(config: Path, undisturbed: Path, tmp_path: Path) -> None:
@@ -110,7 +81,7 @@ def test_sigterm_saves_and_leaves_with_75(config: Path, undisturbed: Path, tmp_p
     done = warm.run("train/itm_hn.py", "--config", config, "--output_dir", out)
     assert done.returncode == 0, done.stderr
     assert events(out, "start")[-1]["step"] == saved
-    assert_same_end(out, undisturbed)
+    assert_same_end(out, undisturbed, STEPS)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 75), (signal.SIGINT, 130)])

@@ -31,6 +31,7 @@ from train.entry import KINDS
 from train.recall import recalls
 from train.scorer import fingerprint, read_images, read_texts
 from train.scores import keep_scores
+from train.snapshot import Snapshot
 
 CAPTIONS = (
     "a red dog, a red <b>cat</b>",
@@ -72,7 +73,7 @@ def put_run(folder: Path, stores: tuple[Path, Path], **sections: dict) -> Path:
     sections["matcher"] = {"vocab_size": 300, "initializer_range": 0.3, **sections.get("matcher", {})}
     run = load(write_config(folder / "config.json", config_of(stores, **sections)), {}, KINDS)
     torch.manual_seed(1)
-    Checkpoints(folder, keep=1).save(0, build(run.matcher).state_dict(), {}, {})
+    Checkpoints(folder, keep=1).write(Snapshot.of(0, build(run.matcher).state_dict(), {}, {}))
     return folder
 
 

@@ -22,6 +22,7 @@ from model.uniter import Config, Uniter
 from scripts.convert_ckpt import main
 from train.checkpoint import read_facts, read_weights
 from train.entry import KINDS
+from train.sealing import check
 
 TINY = Config(
     vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
@@ -85,6 +86,7 @@ def test_a_released_checkpoint_becomes_a_folder_with_its_settings(
     facts = read_facts(tmp_path / "new" / "bfan")
     assert (facts["epoch"], facts["Eiters"], facts["options"]["alpha"]) == (2, 9, 0.3)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["bfan"]
+    assert check(tmp_path / "new" / "bfan").files.keys() == {"config.json", "model.safetensors"}
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:

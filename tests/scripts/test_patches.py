@@ -28,6 +28,7 @@ from tests.support import config_of, write_config
 from train.checkpoint import Checkpoints, read_weights
 from train.entry import KINDS
 from train.scorer import read_images, read_texts
+from train.snapshot import Snapshot
 
 CAPTIONS = ("cat red", "a <b>dog</b>", "a dog", "red red cat")
 GRID, SIDE = 4, 16
@@ -66,7 +67,7 @@ def put_run(folder: Path, stores: Stores, **settings: Any) -> Path:
                          "text": {**SMALL["text"], "vocab_size": 300}, **settings}
     run = load(write_config(folder / "config.json", config), {}, KINDS)
     torch.manual_seed(1)
-    Checkpoints(folder, keep=1).save(0, lively(build(run.matcher)).state_dict(), {}, {})
+    Checkpoints(folder, keep=1).write(Snapshot.of(0, lively(build(run.matcher)).state_dict(), {}, {}))
     return folder
 
 

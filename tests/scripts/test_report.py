@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import subprocess
@@ -17,6 +18,7 @@ from config.schema import Eval
 from data.texts import TextWriter
 from scripts import report
 from scripts.page.plot import plain
+from train.journal import Journal
 from train.measure import judged
 from train.recall import recalls
 from train.scores import keep_mean, keep_scores, open_scores
@@ -161,6 +163,22 @@ def test_updates_that_were_left_out_are_told(make_run, write):
     page = write(folder)
     assert "The loss was" not in page.text
     assert "<h3>Loss</h3>" not in page.source
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_what_ranks_wait_for_is_shown_where_there_are_several(ranks, make_run, write):
+    folder = make_run()
+    with Journal(folder, tensorboard=False, talk=io.StringIO()) as journal:
+        journal.event("start", step=800)
+        for step, slowest in ((801, 1), (802, 0), (803, 1), (804, 1)):
+            journal.event("train", step, loss=0.5, load_share=0.02, comm_share=0.1, straggler=0.05, slowest=slowest,
+                          ranks={"load_s": [0.1] * ranks})
+        journal.event("evaluate", name="test", elapsed_s=3.0, load_share=0.5, ranks={"load_s": [0.1] * ranks})
+    page = write(folder)
+    assert ("<h3>What ranks wait for</h3>" in page.source) == (ranks > 1)
+    assert ("Of all ranks' time. Rank 1 was the slowest in 75 % of the lines." in page.text) == (ranks > 1)
+    for name in ("straggler", "slowest", "load_share", "comm_share"):
+        assert f"<h3>{name}</h3>" not in page.source
 
 
 def test_a_curve_is_shown_though_its_split_has_a_result(make_run, write, change):

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from model.layers import BatchNorm
-from train.comm import Comm, Roll, detect
+from train.comm import Comm, detect
 from train.gather import rows_of_all, sum_of_all
 from train.reducer import GradientReducer
 
@@ -38,7 +38,9 @@ def broadcast(comm: Comm) -> Any:
     values = [torch.full((2, 3), 5.0 + comm.rank), torch.tensor([7 + comm.rank]), half]
     for number, value in enumerate(values):
         comm.broadcast_(value, f"broadcast.{number}")
-    return [value.tolist() for value in values]
+    last = torch.tensor([comm.rank])
+    comm.broadcast_(last, "broadcast.last", root=comm.size - 1)
+    return [value.tolist() for value in [*values, last]]
 
 
 def share(comm: Comm) -> Any:
@@ -70,11 +72,6 @@ def normalised(comm: Comm) -> Any:
     everyone.pow(3).sum().backward()
     assert rows.grad is not None
     return [everyone.tolist(), comm.gather(rows.grad, "slopes").tolist(), norm.running_var.tolist()]
-
-
-def roll(comm: Comm) -> Any:
-    register = Roll(comm)
-    return [register.gone(), register.missing(patience_s=0.05)]
 
 
 def model_of(rank: int) -> nn.Module:
@@ -135,7 +132,7 @@ def missing_gradient(comm: Comm) -> Any:
 def main(folder: Path) -> None:
     comm = detect()
     checks: dict[str, Callable[[Comm], Any]] = {
-        "means": means, "means_in_flight": means_in_flight, "broadcast": broadcast, "share": share, "roll": roll,
+        "means": means, "means_in_flight": means_in_flight, "broadcast": broadcast, "share": share,
         "gathered": gathered, "summed": summed, "normalised": normalised,
         "reduced": lambda comm: reduced(comm, "none"), "compressed": lambda comm: reduced(comm, "fp16"),
         "plain": lambda comm: plain(comm.size)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from typing import Any
@@ -11,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from config.errors import ConfigError
+from config.errors import ConfigError, DataError
 from model.layers import BatchNorm
 from tests.processes import entry
+from tests.ranks import on_ranks
 from tests.support import ROOT, environment
 from train import comm as comms
-from train.comm import Horovod, Roll, Solo, detect, running
+from train.comm import Comm, Horovod, Solo, detect
 
 Found = list[dict[str, Any]]
 
@@ -51,9 +51,9 @@ class TestTwoRanks:
         for one in found[:2]:
             assert one["means_in_flight"] == [[10 * number + 0.5] * 3 for number in range(4)]
 
-    def test_a_broadcast_is_rank_zeros_value(self, found: Found) -> None:
+    def test_a_broadcast_is_rank_zeros_value_or_that_of_another_root(self, found: Found) -> None:
         for one in found[:2]:
-            assert one["broadcast"] == [[[5.0] * 3] * 2, [7], 0.0]
+            assert one["broadcast"] == [[[5.0] * 3] * 2, [7], 0.0, [1]]
 
     def test_values_of_any_size_are_shared_in_the_order_of_ranks(self, found: Found) -> None:
         expected = [[{"rank": rank, "names": ["é" * rank, None, 2.5]} for rank in range(2)], [[], []], [None, None],
@@ -77,10 +77,6 @@ class TestTwoRanks:
         for one in found[:2]:
             for ours, value in zip(one["normalised"], (out, rows.grad, norm.running_var), strict=True):
                 torch.testing.assert_close(torch.tensor(ours), value, rtol=1e-5, atol=1e-5)
-
-    def test_nobody_is_missed_while_all_run(self, found: Found) -> None:
-        for one in found[:2]:
-            assert one["roll"] == ["", "a rank that still runs but has left the group"]
 
     def test_gradients_are_the_mean_of_all_ranks(self, found: Found) -> None:
         assert close(found[0]["reduced"], found[0]["plain"], 1e-6)
@@ -136,29 +132,21 @@ def test_a_missing_horovod_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPat
         Horovod()
 
 
-class Registered(Solo):
-    """A rank whose roll names other processes."""
+def test_what_the_first_rank_finds_all_ranks_know() -> None:
+    def work(comm: Comm) -> str:
+        return comm.from_first(lambda: f"found by {comm.rank}")
 
-    def __init__(self, members: list[list[Any]]) -> None:
-        self.members = members
-
-    def share(self, value: Any) -> list[Any]:
-        return [value, *self.members]
+    assert on_ranks(3, work) == ["found by 0"] * 3
 
 
-def test_a_dead_process_is_named_with_its_rank_and_host() -> None:
-    child = subprocess.Popen([sys.executable, "-c", "pass"])
-    assert running(os.getpid())
-    while running(child.pid):
-        pass
-    host = os.uname().nodename
-    roll = Roll(Registered([[host, os.getppid()], [host, child.pid]]))
-    assert roll.missing() == roll.gone() == f"rank 2 (host {host}, process {child.pid})"
-    child.wait()
-    assert not running(child.pid)
+def test_what_the_first_rank_finds_wrong_is_raised_on_all() -> None:
+    def find() -> str:
+        raise DataError("ckpt: is damaged; copy it again")
 
+    def work(comm: Comm) -> str:
+        try:
+            return comm.from_first(find)
+        except DataError as error:
+            return f"told: {error}"
 
-def test_a_rank_on_another_host_is_named_by_its_host() -> None:
-    roll = Roll(Registered([["node7", 1]]))
-    assert roll.gone() == ""
-    assert roll.missing(patience_s=0.01) == "a rank on node7"
+    assert on_ranks(2, work) == ["told: ckpt: is damaged; copy it again"] * 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -15,16 +16,17 @@ import pytest
 from config.errors import ConfigError, DataError, Failure
 from config.schema import Run
 from tests.support import config_of, write_config
-from tests.train.conftest import MakeRun
+from tests.train.conftest import MakeRun, Pretended
 from train import entry
 from train.comm import Comm, Solo
 from train.entry import claim, main, tell
+from train.stop import SIGNALS
 
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Signals answered as before, after each test."""
-    before = {kind: signal.getsignal(kind) for kind in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {kind: signal.getsignal(kind) for kind in SIGNALS}
     yield
     for kind, handler in before.items():
         signal.signal(kind, handler)
@@ -76,64 +78,106 @@ def test_work_gets_the_run_its_flags_and_the_group(argv: list[str], capsys: pyte
 
 
 class Lonely(Solo):
-    """A rank whose partner is a process that has ended."""
+    """A rank of two that nobody watches."""
 
     rank, size = 0, 2
-
-    def share(self, value: Any) -> list[Any]:
-        return [value, [os.uname().nodename, 2**22 + 1]]
 
     def lost(self, error: BaseException) -> bool:
         return "peer" in str(error)
 
 
-def test_a_lost_rank_is_named(
-    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def work(*_: Any) -> int:
-        raise RuntimeError("connection reset by peer")
-
+@pytest.fixture
+def unwatched(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command line of such a rank."""
+    argv += ["--stall_timeout", "0"]
     monkeypatch.setattr(entry, "detect", Lonely)
+
+
+@pytest.mark.usefixtures("unwatched")
+def test_a_collective_that_fails_where_nobody_watches_is_told_with_its_place(
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(_: Run, __: Namespace, comm: Comm) -> int:
+        comm.place.at(4)
+        with comm.place.standing("stop"):
+            raise RuntimeError("connection reset by peer\nand more")
+
     code, told = outcome(work, capsys)
     assert code == 1
-    assert told.startswith(f"itm_hn, rank 0: lost rank 1 (host {os.uname().nodename}, process {2**22 + 1}); ")
-    assert told.endswith("; what is saved is whole; start again with the same command\n")
-    assert told.count("\n") == 1
+    assert told == ("itm_hn, rank 0: a collective failed at step 4 in stop: RuntimeError: connection reset by peer; "
+                    "what is saved is whole; start again with the same command\n")
 
 
-def test_errors_of_several_ranks_name_the_rank(
-    argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_disk_that_gives_way_is_told_in_a_line(
+    number: int, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def work(*_: Any) -> int:
+        raise OSError(number, os.strerror(number), "out/x.npy")
+
+    code, told = outcome(work, capsys)
+    assert code == 1
+    assert told == (f"itm_hn: out/x.npy: {os.strerror(number)}; what is saved is whole; "
+                    "start again with the same command, once there is room\n")
+
+
+def test_other_errors_of_files_keep_their_trace(argv: list[str]) -> None:
+    def work(*_: Any) -> int:
+        raise OSError(errno.EBADF, "a bug")
+
+    with pytest.raises(OSError, match="a bug"):
+        main("itm_hn", "", work)
+
+
+@pytest.mark.usefixtures("unwatched")
+def test_errors_of_several_ranks_name_the_rank(capsys: pytest.CaptureFixture[str]) -> None:
     def work(*_: Any) -> int:
         raise DataError("a: gone")
 
-    monkeypatch.setattr(entry, "detect", Lonely)
     assert outcome(work, capsys) == (3, "itm_hn, rank 0: a: gone\n")
 
 
-@pytest.mark.parametrize(("group", "code", "told"), [(Solo, 75, ""), (Lonely, 1, "lost rank 1")])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
 def test_a_signal_where_no_update_runs_asks_to_be_started_again(
-    group: type[Solo], code: int, told: str, argv: list[str], capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    number: int, code: int, argv: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left: list[int] = []
 
     def work(*_: Any) -> int:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         return 0
 
     monkeypatch.setattr(entry, "leave", left.append)
-    monkeypatch.setattr(entry, "detect", group)
-    _, said = outcome(work, capsys)
+    outcome(work, capsys)
     assert left == [code]
-    assert told in said
+
+
+class Told:
+    """A watch that writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *values: self.asked.append((name, *values))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_leaves_first_and_the_others_with_it(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch: Any = Told()
+    monkeypatch.setattr(entry, "leave", lambda code: watch.asked.append(("leave", code)))
+    entry.answer_signals(Pretended(rank, 2), watch)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    first = ("wait_for_goodbye", entry.GOODBYE_S) if rank else ("settle",)
+    assert watch.asked == [("tell_all", signal.SIGUSR1), first, ("goodbye", 75), ("leave", 75)]
 
 
 def test_a_folder_is_claimed_before_anything_else_is_written(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(output={"output_dir": str(tmp_path / "a" / "out")})
     folder = claim(run, Solo())
     assert [path.name for path in folder.iterdir()] == ["config.json"]
-    assert json.loads((folder / "config.json").read_text()) == run.dump()
+    kept = {name: part for name, part in run.dump().items() if name != "cluster"}
+    assert json.loads((folder / "config.json").read_text()) == kept, "how it lives with its ranks is not what it is"
     assert claim(run, Solo()) == folder
 
 

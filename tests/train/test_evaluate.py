@@ -16,11 +16,13 @@ from tests.items import items_config
 from tests.support import run as command
 from tests.support import write_config
 from tests.train.conftest import MakeRun, Pretended
+from train.checkpoint import Checkpoints
 from train.comm import Comm, Solo
-from train.evaluate import work
+from train.evaluate import chosen, work
 from train.recall import fold_recalls, recalls
 from train.results import shown
 from train.scores import Scores, keep_scores, open_scores
+from train.snapshot import Snapshot
 
 OWNER = np.arange(60) % 20
 
@@ -113,6 +115,10 @@ def test_what_cannot_be_averaged_or_found_is_refused(make_run: MakeRun, runs: li
     names = runs[1] / "scores" / "test" / "ids.json"
     content = json.loads(names.read_text())
     names.write_text(json.dumps(content | {"texts": content["texts"][::-1]}))
+    with pytest.raises(DataError, match=r"ids\.json are not as they were written, some of it has changed"):
+        evaluate(run, *runs)
+    del content["crc32c"]
+    names.write_text(json.dumps(content | {"texts": content["texts"][::-1]}))
     with pytest.raises(DataError, match="text 0 is 0 in the first and 59 in the second"):
         evaluate(run, *runs)
     assert not (tmp_path / "out").exists()
@@ -186,3 +192,33 @@ def test_two_stages_by_the_real_commands(stores: tuple[Path, Path], tmp_path: Pa
     told = "holds the candidates of two stages and no whole matrix; evaluate that run on test with --two_stage 0 first"
     assert done.stderr == f"evaluate: {out / 'scores' / 'test-two-stage'}: {told}\n"
 
+
+
+def saved(folder: Path, *steps: int) -> Checkpoints:
+    place = Checkpoints(folder, keep=9)
+    for step in steps:
+        place.write(Snapshot(step, {}, {}, {}))
+    return place
+
+
+def test_the_best_is_measured_or_else_the_newest_whole_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = saved(tmp_path, 10, 20, 30)
+    assert chosen("best", tmp_path, "").name == "step-00000030"
+    place.choose(10)
+    assert chosen("best", tmp_path, "").name == "step-00000010"
+    assert chosen("latest", tmp_path, "").name == "step-00000030"
+    assert capsys.readouterr().err == ""
+    (tmp_path / "ckpt" / "step-00000030" / "state.pt").unlink()
+    assert chosen("latest", tmp_path, "").name == "step-00000020"
+    assert capsys.readouterr().err.endswith("step-00000030: state.pt is missing; going on with step-00000020\n")
+
+
+def test_without_a_whole_one_nothing_is_measured(tmp_path: Path) -> None:
+    assert chosen("best", tmp_path, "start.pt") == Path("start.pt")
+    assert chosen("elsewhere", tmp_path, "start.pt") == Path("elsewhere")
+    with pytest.raises(DataError, match="holds no checkpoint; name one with --which PATH"):
+        chosen("best", tmp_path, "")
+    saved(tmp_path, 10)
+    (tmp_path / "ckpt" / "step-00000010" / "complete.json").unlink()
+    with pytest.raises(DataError, match=r"step-00000010: complete\.json is missing; none is whole: name other weights"):
+        chosen("best", tmp_path, "start.pt")

@@ -35,6 +35,7 @@ from train.entry import KINDS
 from train.gather import synchronise_norms
 from train.in_batch import BatchRegime, batch_recall, outcome, total_loss
 from train.journal import Journal
+from train.rates import CLOCKED
 from train.recipe import build_recipe
 from train.trainer import Trainer
 
@@ -68,7 +69,7 @@ def batches(index: PairIndex, size: int, offline: bool = True) -> list[Batch]:
     source = Offline(index, random_candidates(index), 10, 5, "shared", 0) if offline else None
     items, found = Items(index, -1, 0, source), []
     for rank in range(size):
-        plan = items.plans(0, ITEMS // size, rank, size)
+        plan = items.plans(0, ITEMS, rank, size)
         found.append(next(iter(Loader(index, plan, Capacity.of_items(index, 3 * ITEMS), 0, 1, torch.device("cpu"))))[1])
     return found
 
@@ -270,8 +271,7 @@ def fitted(run: Run, folder: Path, start: Path | None = None, validate: bool = T
 
 
 def curve(folder: Path) -> list[dict[str, float]]:
-    clocked = ("time", "eta_s", "pairs_per_s", "anchors_per_s")
-    return [{name: value for name, value in event.items() if name not in clocked and not name.endswith("_s")}
+    return [{name: value for name, value in event.items() if name not in CLOCKED}
             for event in events(folder, "train")]
 
 

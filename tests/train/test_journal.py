@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
-from train.journal import METRICS, Journal, Pace, read_events
+from train.journal import LONGEST, METRICS, Journal, Pace, read_events
 
 
 class Terminal(io.StringIO):
@@ -131,6 +131,15 @@ def test_progress_lines_come_every_so_many_steps_and_last(tmp_path, talk):
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 3
 
 
+def test_a_note_stands_in_the_line_before_the_pace(tmp_path, talk):
+    with journal(tmp_path, talk, every=2) as written:
+        for step in (1, 2):
+            written.progress(step, 4, {"loss": 0.5}, f"data {step} %")
+    (line,) = talk.getvalue().splitlines()
+    assert "step 2/4  loss 0.5  data 2 %  " in line
+    assert line.endswith("left")
+
+
 def test_a_bar_is_drawn_on_a_terminal_only(tmp_path, talk):
     terminal = Terminal()
     for stream in (terminal, talk):
@@ -161,13 +170,14 @@ def test_pace_counts_from_the_resumed_step():
 def test_tensorboard_is_a_reader_of_the_events(tmp_path, talk):
     with Journal(tmp_path, talk=talk) as written:
         written.event("start", 0, world=2)
-        written.event("train", 1, loss=0.5, note="text is no scalar")
+        written.event("train", 1, loss=0.5, note="text is no scalar", of=["a"],
+                      ranks={"load_s": [0.5, None, 2], "comm_s": [0.25] * (LONGEST + 1)})
         written.event("valid", 1, recalls={"txt_r1": 0.25})
     file, = (tmp_path / "tb").iterdir()
     content = file.read_bytes()
-    for name in (b"train/loss", b"valid/recalls/txt_r1"):
+    for name in (b"train/loss", b"valid/recalls/txt_r1", b"train/ranks/load_s/0", b"train/ranks/load_s/2"):
         assert name in content
-    for name in (b"start/world", b"train/note"):
+    for name in (b"start/world", b"train/note", b"train/of", b"train/ranks/load_s/1", b"train/ranks/comm_s"):
         assert name not in content
 
 

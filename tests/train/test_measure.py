@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.samples import lively
 from tests.support import DIM, VOCAB, write_config, write_stores
 from tests.train.conftest import MakeRun, Pretended
 from train import measure as measuring
+from train.clock import Clock
 from train.comm import Comm, Solo
 from train.entry import KINDS
 from train.journal import Journal
@@ -52,7 +54,9 @@ def test_a_measurement_keeps_its_scores_and_says_what_it_counted(make_run: MakeR
     matrix = np.load(place / "matrix.npy", allow_pickle=False)
     assert matrix.shape == (24, 48)
     assert matrix.dtype == np.float32
-    assert json.loads((place / "ids.json").read_text()) == {
+    told = json.loads((place / "ids.json").read_text())
+    assert len(told.pop("crc32c")) == 2
+    assert told == {
         "images": split.index.images, "texts": split.index.texts, "owner": split.index.owner.tolist(),
         "origin": kept_origin(place)}
     assert found == {"recalls": recalls(matrix, split.index.owner, "mean", "correct", 1), "images": 24, "texts": 48,
@@ -73,6 +77,21 @@ def test_scores_of_the_same_weights_are_counted_again_not_computed_again(
     assert other is not None
     assert first is not None
     assert other["recalls"] != first["recalls"]
+
+
+def test_kept_scores_that_were_damaged_are_computed_again(make_run: MakeRun, tmp_path: Path) -> None:
+    parts, split = opened(make_run)
+    first = measure(parts, split, "test", tmp_path, Journal(None))
+    place = tmp_path / "scores" / "test"
+    whole = (place / "matrix.npy").read_bytes()
+    turned = whole[:-1] + bytes([whole[-1] ^ 1])
+    for name, spoilt in (("matrix.npy", turned), ("matrix.npy", whole[:90]), ("ids.json", b"{")):
+        (place / name).write_bytes(spoilt)
+        said = io.StringIO()
+        assert measure(parts, split, "test", tmp_path, Journal(None, talk=said)) == first
+        assert "scoring again: " in said.getvalue()
+        assert (place / "matrix.npy").read_bytes() == whole
+
 
 
 @pytest.mark.parametrize("other", ["weights", "precision"])
@@ -270,9 +289,12 @@ def test_ties_count_against_the_match(make_run: MakeRun) -> None:
 
 def test_tenths_are_said_once_each(tmp_path: Path) -> None:
     journal = Journal(tmp_path, tensorboard=False)
-    said = tenths("val", journal)
+    clock = Clock()
+    clock.count("pairs", 7)
+    said = tenths("val", journal, clock)
     for done in range(1, 26):
         said(done, 25)
     lines = (tmp_path / "log.txt").read_text().splitlines()
     assert len(lines) == 10
-    assert lines[-1].endswith("val: 100 % scored")
+    assert "val: 100 % scored  pairs/s " in lines[-1]
+    assert lines[-1].endswith("  data 0 %")

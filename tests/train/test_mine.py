@@ -18,7 +18,7 @@ from model.vsrn import Vsrn
 from tests.drawn import write_picture_store
 from tests.items import VSRN, items_config
 from tests.pieces import write_pieces
-from tests.support import write_config
+from tests.support import events, write_config
 from train.comm import Solo
 from train.entry import KINDS
 from train.mine import flags, work
@@ -69,6 +69,20 @@ def embeddings(tmp_path: Path) -> Path:
 def test_the_lists_go_beside_the_checkpoints(run: Run, index: PairIndex, tmp_path: Path) -> None:
     mined(run, "--which", "random")
     assert open_candidates(tmp_path / "out" / "offline", index, 9, 4).checked
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_it_took_is_told(given: bool, run: Run, embeddings: Path, tmp_path: Path) -> None:
+    """Each pair is compared once; of given embeddings nothing is encoded."""
+    lists = tmp_path / "lists"
+    mined(run, *(("--embeddings", embeddings) if given else ("--which", "random")), "--lists", lists)
+    (event,) = events(tmp_path / "out", "mine")
+    assert event["name"] == str(lists)
+    assert event["pairs_per_s"] * event["elapsed_s"] == pytest.approx(24 * 48, rel=2e-3)
+    assert (event["images_per_s"] > 0) == (event["texts_per_s"] > 0) == (event["ranks"]["load_s"][0] > 0) == (not given)
+    told = (tmp_path / "out" / "log.txt").read_text().splitlines()
+    assert any(f"{lists}: took " in line and " pairs/s " in line and "data " in line for line in told)
+    assert any("100 % of 1 tiles" in line and "pairs/s" in line for line in told)
 
 
 def test_random_weights_are_only_mined_when_told_to(run: Run, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from tests.support import DIM, VOCAB, write_config
 from tests.train.conftest import MakeRun
 from train.comm import Solo
 from train.entry import KINDS
+from train.journal import Journal
 from train.mining import job as module
 from train.mining.facts import Given, checksum
 from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
@@ -177,7 +178,7 @@ def test_a_missing_file_of_pairs(start: Start, tmp_path: Path) -> None:
 
 def test_a_matcher_is_mined_and_training_reads_it(parts: Parts, index: PairIndex, tmp_path: Path) -> None:
     parts.matcher.train()
-    mine(parts, index, tmp_path / "lists", replace(SMALL, keep_embeddings=True), "step 7", lambda _: None)
+    mine(parts, index, tmp_path / "lists", replace(SMALL, keep_embeddings=True), "step 7", Journal(None))
     assert parts.matcher.training, "as it was"
     found = open_candidates(tmp_path / "lists", index, 9, 4)
     assert found.checked
@@ -189,12 +190,12 @@ def test_a_matcher_is_mined_and_training_reads_it(parts: Parts, index: PairIndex
 
 def test_other_weights_are_mined_anew(parts: Parts, index: PairIndex, tmp_path: Path) -> None:
     settings = replace(SMALL, overwrite=True)
-    mine(parts, index, tmp_path, settings, "one", lambda _: None)
+    mine(parts, index, tmp_path, settings, "one", Journal(None))
     before = lists_in(tmp_path)
     with torch.no_grad():
         for parameter in parts.matcher.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
-    mine(parts, index, tmp_path, settings, "two", lambda _: None)
+    mine(parts, index, tmp_path, settings, "two", Journal(None))
     assert not np.array_equal(before[0], lists_in(tmp_path)[0])
 
 
@@ -202,7 +203,7 @@ def test_filters_by_the_stores(parts: Parts, index: PairIndex, tmp_path: Path) -
     (tmp_path / "more.tsv").write_text(f"{index.images[2]}\t{index.texts[0]}\n")
     settings = replace(SMALL, texts_per_image=3, images_per_text=1, same_words=True, extra_pairs=tmp_path / "more.tsv",
                        score_margin=-1.5, keep_embeddings=True)
-    mine(parts, index, tmp_path / "lists", settings, "", lambda _: None)
+    mine(parts, index, tmp_path / "lists", settings, "", Journal(None))
     images, texts = kept_embeddings(tmp_path / "lists")
     excluded = Excluded.of(positives(index.owner), same_words(index), extra_pairs(tmp_path / "more.tsv", index))
     ceilings = Ceilings.below(images, texts, index.owner, -1.5)
@@ -211,7 +212,7 @@ def test_filters_by_the_stores(parts: Parts, index: PairIndex, tmp_path: Path) -
 
 def test_a_late_head_is_mined_by_its_own_scores(stores: tuple[Path, Path], index: PairIndex, tmp_path: Path) -> None:
     late = parts_of(stores, tmp_path, BFAN)
-    mine(late, index, tmp_path, replace(SMALL, shortlist=1000, scores=True), "", lambda _: None)
+    mine(late, index, tmp_path, replace(SMALL, shortlist=1000, scores=True), "", Journal(None))
     with torch.inference_mode():
         everyone = np.arange(len(index.images)), np.arange(len(index.texts))
         table = late.matcher.score(late.scorer.encode_images(index, everyone[0]),
@@ -227,5 +228,5 @@ def test_a_late_head_is_mined_by_its_own_scores(stores: tuple[Path, Path], index
 
 def test_a_joint_head_cannot_be_mined(make_run: MakeRun, index: PairIndex, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"head match of this matcher sees each pair together.*mine with vsrn or bfa"):
-        mine(build_parts(make_run(), Solo()), index, tmp_path / "lists", SMALL, "", lambda _: None)
+        mine(build_parts(make_run(), Solo()), index, tmp_path / "lists", SMALL, "", Journal(None))
     assert not (tmp_path / "lists").exists()

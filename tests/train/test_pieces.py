@@ -48,3 +48,12 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     pieces.make(pieces.left, piece, lambda *at: told.append(at))
     assert told == [(6, 7), (7, 7)]
     assert [len(values) for values in pieces.read()] == list(range(7))
+
+
+def test_a_damaged_piece_is_made_again(tmp_path: Path) -> None:
+    pieces = Pieces(tmp_path, NAMES, Solo())
+    pieces.make(pieces.left, piece, lambda *_: None)
+    (tmp_path / NAMES[2]).write_bytes((tmp_path / NAMES[3]).read_bytes()[:-1])
+    assert pieces.left == [2]
+    pieces.make(pieces.left, piece, lambda *_: None)
+    assert [len(values) for values in pieces.read()] == list(range(7))

@@ -29,6 +29,7 @@ from train.hard_pools import PoolRegime
 from train.in_batch import BatchRegime
 from train.optim import AdamW
 from train.recipe import build_parts, build_recipe
+from train.snapshot import Snapshot
 
 
 def same(a: Matcher, b: Matcher) -> bool:
@@ -107,7 +108,7 @@ def saved(make_run: MakeRun, folder: Path, vocab_hash: str | None) -> Path:
     """A checkpoint whose weights are all 0.125."""
     weights = {name: torch.full_like(tensor, 0.125) for name, tensor in
                build_parts(make_run(), Solo()).matcher.state_dict().items()}
-    return Checkpoints(folder, 1).save(1, weights, {}, {"_note": {"vocab_hash": vocab_hash}})
+    return Checkpoints(folder, 1).write(Snapshot.of(1, weights, {}, {"_note": {"vocab_hash": vocab_hash}}))
 
 
 def test_a_run_may_start_from_weights(make_run: MakeRun, tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_validation_stores_must_have_the_training_vocabulary(make_run: MakeRun, 
 
 def test_the_rank_head_may_always_start_from_the_matching_head(make_run: MakeRun, tmp_path: Path) -> None:
     matcher = build_parts(make_run(), Solo()).matcher
-    folder = Checkpoints(tmp_path, 1).save(1, matcher.state_dict(), {}, {})
+    folder = Checkpoints(tmp_path, 1).write(Snapshot.of(1, matcher.state_dict(), {}, {}))
     for how, source in (("always", "match.weight"), ("if_missing", "rank.weight")):
         parts = build_parts(make_run(weights={"checkpoint": str(folder), "rank_head_init": how}), Solo())
         expected = matcher.state_dict()[source][-1:]

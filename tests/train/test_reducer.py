@@ -28,7 +28,7 @@ class Recorder(Solo):
     def __init__(self) -> None:
         self.sent: list[str] = []
 
-    def mean_async_(self, tensor: torch.Tensor, name: str) -> Wait:
+    def _mean_async_(self, tensor: torch.Tensor, name: str) -> Wait:
         self.sent.append(name)
         return lambda: None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from config.schema import Data
+from data.plan import MARKS
 from tests.train.conftest import MakeRun, Pretended
 from train.comm import Solo
 from train.hard_pools import PoolRegime
@@ -52,13 +55,39 @@ def test_pools_refuse_an_objective_over_items(objective: str, make_run: MakeRun)
 
 
 @pytest.mark.parametrize(("batch", "size", "fits"), [(48, 1, True), (49, 1, False), (24, 2, True), (25, 2, False)])
-def test_an_update_never_wants_an_anchor_twice(batch: int, size: int, fits: bool) -> None:
+def test_an_update_never_wants_an_anchor_twice(batch: int, size: int, fits: bool, make_run: MakeRun) -> None:
+    run = make_run(optim={"train_batch_size": batch}, negatives={"mining_batch": 1})
     if fits:
-        check_anchors(batch * size, 48, size)
+        check_anchors(run, 48, batch * size, size)
         return
     said = f"train_batch_size={batch} on {size} ranks wants {batch * size} anchors an update, but there are only 48"
     with pytest.raises(ConfigError, match=said):
-        check_anchors(batch * size, 48, size)
+        check_anchors(run, 48, batch * size, size)
+
+
+def test_a_global_batch_is_the_same_on_any_number_of_ranks(make_run: MakeRun) -> None:
+    """Twelve anchors in passes of two are six parts: of four ranks, two take two of them and two take one."""
+    recipe = build_recipe(make_run(optim={"global_batch_size": 12}), Solo())
+    regimes = [PoolRegime(replace(recipe, comm=Pretended(rank, size))) for size in (1, 2, 4) for rank in range(size)]
+    assert {regime.anchors_per_update for regime in regimes} == {12}
+    assert [regime.passes for regime in regimes] == [12, 6, 6, 4, 4, 2, 2]
+    marks = []
+    for first, size in ((0, 1), (1, 2), (3, 4)):
+        share = [islice(regime.plans(0), 3 * regime.passes) for regime in regimes[first : first + size]]
+        marks.append(sum(plan.mark for plans in share for plan in plans) % MARKS)
+    assert len(set(marks)) == 1
+
+
+@pytest.mark.parametrize(("batch", "size", "said"), [
+    (50, 1, "global_batch_size=50: there are only 48 anchors, and an update takes each once; lower it"),
+    (4, 3, "global_batch_size=4 makes 2 parts, too few for 3 ranks; raise it, or lower mining_batch or the number"),
+])
+def test_a_global_batch_that_cannot_be_shared_out_is_refused(
+    batch: int, size: int, said: str, make_run: MakeRun
+) -> None:
+    recipe = build_recipe(make_run(optim={"global_batch_size": batch}), Solo())
+    with pytest.raises(ConfigError, match=said):
+        PoolRegime(replace(recipe, comm=Pretended(0, size)))
 
 
 def test_a_regime_counts_the_anchors_of_all_its_ranks(make_run: MakeRun) -> None:

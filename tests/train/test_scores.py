@@ -76,6 +76,14 @@ def test_a_matrix_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     assert kept_origin(folder) is None, "what is half replaced is not used again"
 
 
+def replaced(folder: Path, matrix: np.ndarray) -> None:
+    """Another matrix in a folder of another's making, which notes no checksums."""
+    np.save(folder / "matrix.npy", matrix)
+    ids = json.loads((folder / "ids.json").read_text())
+    del ids["crc32c"]
+    (folder / "ids.json").write_text(json.dumps(ids))
+
+
 @pytest.mark.parametrize(("spoil", "said"), [
     (lambda folder: (folder / "matrix.npy").unlink(), r"matrix\.npy: no score matrix .*; evaluate again, or name"),
     (lambda folder: (folder / "matrix.npy").write_bytes(b"junk"), r"matrix\.npy: no score matrix"),
@@ -83,9 +91,10 @@ def test_a_matrix_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     (lambda folder: (folder / "ids.json").write_text("{"), r"ids\.json is not JSON"),
     (lambda folder: (folder / "ids.json").write_text("[]"), r"ids\.json: lacks images"),
     (lambda folder: (folder / "ids.json").write_text('{"images": [], "texts": []}'), r"ids\.json: lacks owner"),
-    (lambda folder: np.save(folder / "matrix.npy", np.zeros((2, 2))),
+    (lambda folder: np.save(folder / "matrix.npy", np.zeros((6, 14))), "are not as they were written"),
+    (lambda folder: replaced(folder, np.zeros((2, 2))),
      r"shape \(2, 2\), ids\.json names 6 images and 14 texts with 14 owners"),
-    (lambda folder: np.save(folder / "matrix.npy", np.zeros(6)), r"shape \(6,\)"),
+    (lambda folder: replaced(folder, np.zeros(6)), r"shape \(6,\)"),
 ])
 def test_damaged_scores_are_refused(spoil: Callable[[Path], Any], said: str, tmp_path: Path) -> None:
     folder = keep(tmp_path / "a", made(0))
@@ -158,5 +167,5 @@ def test_an_interrupted_mean_leaves_no_names(tmp_path: Path, monkeypatch: pytest
 def test_names_are_kept_in_the_order_of_rows_and_columns(tmp_path: Path) -> None:
     folder = keep(tmp_path / "a", made(0))
     told = json.loads((folder / "ids.json").read_text())
-    assert list(told) == ["images", "texts", "owner", "origin"]
+    assert list(told) == ["images", "texts", "owner", "origin", "crc32c"]
     assert told["owner"] == [n % 6 for n in range(14)]

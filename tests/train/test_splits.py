@@ -22,6 +22,7 @@ from tests.precomputed import write_precomputed, write_words
 from tests.spoiled import CAPTION, IMAGE, spoiled
 from tests.support import DIM, RULE, VOCAB, write_stores
 from train.comm import Solo
+from train.place import Place
 from train.splits import (
     Split,
     check_against_model,
@@ -225,7 +226,7 @@ def test_ranks_share_the_search_and_agree(stores: Stores, tmp_path: Path) -> Non
 
 def test_a_split_of_nothing_but_damage_is_refused(stores: Stores) -> None:
     source = open_split("train", data_of(stores), Solo()).index.sources[0]
-    everything = SimpleNamespace(share=lambda _: [source.texts.image_order], rank=0, size=1)
+    everything = SimpleNamespace(share=lambda _: [source.texts.image_order], rank=0, size=1, place=Place())
     with pytest.raises(DataError, match="no caption with its image"):
         PairIndex([source], frozenset(find_damaged([source], everything)))  # type: ignore[arg-type]
 

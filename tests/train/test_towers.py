@@ -25,6 +25,7 @@ from train.checkpoint import Checkpoints
 from train.comm import Solo
 from train.entry import KINDS
 from train.recipe import build_parts
+from train.snapshot import Snapshot
 from train.towers import fetched, load_towers, with_towers
 
 VIT = {name: value for name, value in SMALL["vision"].items() if name != "model_type"}  # type: ignore[attr-defined]
@@ -367,7 +368,8 @@ def test_a_checkpoint_says_what_its_towers_were(save: Save, tmp_path: Path) -> N
     folder = save("ViTModel", **VIT)
     run = run_of({"vision": str(folder)}, vision={"model_type": "vit"})
     parts = build_parts(run, Solo())
-    saved = Checkpoints(tmp_path / "out", keep=1).save(3, parts.matcher.state_dict(), {}, parts.run.dump())
+    whole = Snapshot.of(3, parts.matcher.state_dict(), {}, parts.run.dump())
+    saved = Checkpoints(tmp_path / "out", keep=1).write(whole)
     folder.rename(tmp_path / "gone")
     evaluated, resumed = build_parts(run, Solo(), str(saved)), build_parts(run, Solo(), resumed=saved)
     assert evaluated.run.matcher == resumed.run.matcher == parts.run.matcher

@@ -18,14 +18,14 @@ from config.schema import Run
 from tests.samples import NO_DROPOUT
 from tests.support import events, write_stores
 from tests.train.conftest import MakeRun
-from train import hard_pools
-from train import trainer as trainer_module
+from train import hard_pools, validation
 from train.checkpoint import read_state, read_weights
-from train.comm import Solo
+from train.comm import Regroup, Solo
 from train.hard_pools import PoolRegime
 from train.journal import Journal
 from train.optim import learning_rate
 from train.recipe import build_recipe
+from train.snapshot import Snapshot
 from train.trainer import Trainer
 
 WITHOUT_CLOCK = ("loss", "hinge_i", "hinge_t", "grad_norm", "pool_r1_i", "pool_r1_t", "lr")
@@ -131,7 +131,7 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_number(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = iter([1.0, 7.0, 7.0, 3.0])
-    monkeypatch.setattr(trainer_module, "quick_check", lambda *_: {"rsum": next(numbers), "img_r1": 0.0})
+    monkeypatch.setattr(validation, "quick_check", lambda *_: {"rsum": next(numbers), "img_r1": 0.0})
     run = make_run(eval={"valid_steps": 2, "full_val": False}, optim={"num_train_steps": 8}, output={"keep": 1})
     trainer = fitted(run, tmp_path)
     assert trainer.best == 7
@@ -149,7 +149,7 @@ def test_the_best_checkpoint_is_the_one_with_the_highest_number(
 def test_without_a_validation_the_last_weights_are_the_best(make_run: MakeRun, tmp_path: Path) -> None:
     trainer = trainer_of(make_run(optim={"num_train_steps": 2}), tmp_path)
     assert trainer.fit(None) == 0
-    assert trainer.load_best() == trainer.checkpoints.latest()
+    assert trainer.load_best() == trainer.checkpoints.newest(print) is not None
     assert events(tmp_path, "valid") == []
 
 
@@ -207,12 +207,46 @@ def test_ranks_leave_the_loop_together(make_run: MakeRun, tmp_path: Path, monkey
 
     def heard(tensor: torch.Tensor, name: str) -> Any:
         if name == "stop" and trainer.step == 4:
-            tensor += signal.SIGTERM / 2
+            tensor[0] += signal.SIGTERM / 2
         return mean(tensor, name)
 
     monkeypatch.setattr(trainer.comm, "mean_async_", heard)
     assert trainer.fit(None) == 75
     assert trainer.step == 5
+
+
+def test_a_run_that_cannot_regroup_lets_hosts_come_and_go(make_run: MakeRun, tmp_path: Path) -> None:
+    trainer = trainer_of(make_run(), tmp_path)
+    trainer.comm.changed = True
+    assert trainer.fit(None) == 0
+
+
+def test_an_elastic_run_commits_and_regroups_where_hosts_have_come(make_run: MakeRun, tmp_path: Path) -> None:
+    """What it goes on from is this very update; and what is committed is not changed by what follows."""
+    run = make_run(cluster={"commit_steps": 2}, eval={"valid_steps": 50}, output={"save_steps": 50})
+    held: list[Snapshot] = []
+    regime, journal = PoolRegime(build_recipe(run, Solo())), Journal(tmp_path, tensorboard=False)
+    trainer = Trainer(regime, journal, tmp_path, held.append)
+    update = trainer.recipe.precision.step
+
+    def joined(optimizer: torch.optim.Optimizer) -> None:
+        trainer.comm.changed = trainer.step == 1
+        update(optimizer)
+
+    trainer.recipe.precision.step = joined  # type: ignore[method-assign]
+    with pytest.raises(Regroup, match="step 3"):
+        trainer.fit(None)
+    assert [snapshot.step for snapshot in held] == [2, 3]
+    again = trainer_of(run, tmp_path / "again")
+    again.restore(held[-1], "the last commit")
+    before = {name: tensor.clone() for name, tensor in held[-1].weights.items()}
+    moments = held[-1].state["optimizer"]["state"][0]["exp_avg"].clone()
+    assert again.fit(None) == 0
+    assert all(torch.equal(held[-1].weights[name], tensor) for name, tensor in before.items())
+    assert torch.equal(held[-1].state["optimizer"]["state"][0]["exp_avg"], moments)
+    whole = fitted(run, tmp_path / "whole")
+    assert all(torch.equal(again.matcher.state_dict()[name], tensor) for name, tensor in
+               whole.matcher.state_dict().items())
 
 
 def test_mining_may_begin_later(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ import pytest
 from config.schema import Run
 from tests.support import events, write_stores
 from tests.train.conftest import MakeRun
-from train import trainer, training
+from train import training, validation
+from train.checkpoint import Checkpoints
 from train.comm import Solo
 from train.hard_pools import PoolRegime
 from train.scores import open_scores
+from train.snapshot import Snapshot
 
 ARGS = Namespace(dry_run=False, notes=[])
 SAID = "the best checkpoint is chosen by its recalls of the test set, which are too high then"
@@ -42,9 +44,9 @@ def measured(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]
         found.append((name, len(split.index.images)))
         return measure(parts, split, name, *rest, **words)
 
-    for module in (training, trainer):
+    for module in (training, validation):
         monkeypatch.setattr(module, "measure", watched)
-    assert training.train(PoolRegime, run, ARGS, Solo()) == 0
+    assert training.Training(PoolRegime)(run, ARGS, Solo()) == 0
     return found
 
 
@@ -93,3 +95,28 @@ def test_a_run_without_a_validation_split_may_choose_by_the_test_split_too(
     without = run.data.model_copy(update={"val_txt_db": "", "val_img_db": ""})
     assert measured(run.model_copy(update={"data": without}), monkeypatch) == [("val", 12), ("test", 12)]
     assert json.loads((tmp_path / "out" / "results.json").read_text()).keys() == {"test"}
+
+
+def test_a_run_that_begins_with_anothers_checkpoint_goes_on_from_its_own(make_run: MakeRun, tmp_path: Path) -> None:
+    """Or a job that is started again and again would begin again and again."""
+    theirs, out = tmp_path / "theirs" / "ckpt" / "step-00000002", tmp_path / "out"
+    run = make_run(output={"output_dir": str(out), "resume": str(theirs)})
+    assert training.resumed_from(run, Solo()) == (theirs, [])
+    own = Checkpoints(out, 2).write(Snapshot(4, {}, {}, {}))
+    assert training.resumed_from(run, Solo()) == (own, [])
+
+
+def test_a_run_may_go_back_to_an_older_one_of_its_own(make_run: MakeRun, tmp_path: Path) -> None:
+    older, _ = [Checkpoints(tmp_path, 2).write(Snapshot(step, {}, {}, {})) for step in (4, 6)]
+    run = make_run(output={"output_dir": str(tmp_path), "resume": str(older)})
+    assert training.resumed_from(run, Solo()) == (older, [])
+
+
+def test_damaged_checkpoints_are_told_of(make_run: MakeRun, tmp_path: Path) -> None:
+    older, newer = [Checkpoints(tmp_path, 2).write(Snapshot(step, {}, {}, {})) for step in (4, 6)]
+    (newer / "state.pt").write_bytes(b"")
+    run = make_run(output={"output_dir": str(tmp_path)})
+    start, (said,) = training.resumed_from(run, Solo())
+    assert start == older
+    assert "step-00000006: state.pt has 0 bytes" in said
+    assert said.endswith("going on with step-00000004")

@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
-from data.files import write_array
+from data.files import read_checked_array, write_checked_array
 from data.pairs import Array, PairIndex
 from model.matcher import Side
+from train.clock import Clock
 from train.mining.storage import fits, opened, reserve, saving, sync
+from train.rates import pace_of_one
 from train.scorer import Scorer
 
 IMAGES, TEXTS = "img_embs.npy", "cap_embs.npy"
@@ -106,7 +108,8 @@ class Embedder:
             if tokens is not None:
                 tokens[first_token[first] : first_token[first + len(values)]] = packed
             if marks.add(chunk, self.save_seconds):
-                self.said(f"{stage.what}s: {number} of {len(mine)} chunks encoded")
+                told = f"{stage.what}s: {number} of {len(mine)} chunks encoded"
+                self.said(f"{told}  {pace_of_one(self.scorer.clock.so_far())}")
         marks.save()
         comm.barrier(f"encoded {stage.what}s")
 
@@ -121,7 +124,7 @@ class Embedder:
                 tokens = tokens_of(side, stage.lengths[some]).float().cpu().numpy() if self.tokens else None
                 return stage.pool(side).float().cpu().numpy(), tokens
 
-        return side_by_side(work, chunks, self.scorer.device)
+        return side_by_side(work, chunks, self.scorer.device, self.scorer.clock)
 
 
 class Marks:
@@ -134,9 +137,9 @@ class Marks:
         self._saved = time.monotonic()
 
     def read(self) -> set[int]:
-        """Chunks that were marked by whatever ranks there were."""
+        """Chunks that were marked by whatever ranks there were; raises DataError where marks are not whole."""
         files = sorted(self._path.parent.glob(f"{self._path.stem}.done-*.npy"))
-        known = {file: np.load(file, allow_pickle=False).tolist() for file in files}
+        known = {file: read_checked_array(file).tolist() for file in files}
         self.done = list(known.get(self._own, []))
         return {chunk for chunks in known.values() for chunk in chunks}
 
@@ -159,7 +162,7 @@ class Marks:
         if self._beside:
             sync(self._beside)
         with saving(self._own):
-            write_array(self._own, np.asarray(self.done, np.int64))
+            write_checked_array(self._own, np.asarray(self.done, np.int64))
         self._saved = time.monotonic()
 
 
@@ -200,12 +203,18 @@ def tokens_of(side: Side, lengths: Array) -> Tensor:
 
 
 def side_by_side(
-    work: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+    work: Callable[[Item], Result], items: Sequence[Item], device: torch.device, clock: Clock
 ) -> Iterator[Result]:
-    """`work` of each item, in order; on a CPU each thread takes an item of its own and computes alone."""
-    with one_thread_each() as threads, ThreadPoolExecutor(threads if device.type == "cpu" else 1) as pool:
-        for start in range(0, len(items), threads):
-            yield from pool.map(work, items[start : start + threads])
+    """`work` of each item, in order; on a CPU each thread takes an item of its own and computes alone.
+
+    Args:
+        clock: what `work` reads its time from, which all threads share.
+    """
+    with one_thread_each() as threads:
+        workers = threads if device.type == "cpu" else 1
+        with clock.shared_by(workers), ThreadPoolExecutor(workers) as pool:
+            for start in range(0, len(items), threads):
+                yield from pool.map(work, items[start : start + threads])
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch import Tensor
 from config.errors import ConfigError
 from data.files import read_json, write_json
 from data.pairs import Array, PairIndex
+from train.clock import Clock
 from train.comm import Comm
+from train.journal import Journal
 from train.mining.embed import IMAGES, TEXTS, Embedder
 from train.mining.facts import Encoded, Given, checksum, facts_of
 from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
@@ -29,6 +32,7 @@ from train.mining.rerank import Reranker
 from train.mining.screen import Screen, choose
 from train.mining.settings import Settings
 from train.mining.storage import opened, reserve, saving
+from train.rates import reported
 from train.recipe import Parts
 from train.scorer import Scorer
 
@@ -54,6 +58,11 @@ class Job:
     owner: Array
     index: PairIndex | None
     said: Said
+
+    @cached_property
+    def clock(self) -> Clock:
+        """How long this rank reads, and how many pairs it compares."""
+        return self.source.scorer.clock if isinstance(self.source, Encoded) else Clock(self.comm.place)
 
     @property
     def _work(self) -> Path:
@@ -139,7 +148,8 @@ class Job:
         screen = self._screen(task)
         # A state fits only the same ranks and tiles; the lists are the same whatever these are.
         place = self._work / f"{prefix}pass-{self.comm.size}-{self.settings.max_tile_bytes}-{screen.kind}"
-        one = Pass(task, self.comm, screen, self.settings.max_tile_bytes, place, self.settings.save_seconds, self.said)
+        one = Pass(task, self.comm, screen, self.settings.max_tile_bytes, place, self.settings.save_seconds, self.said,
+                   self.clock)
         one.run()
         scored = self.settings.scores and not prefix
         for direction, name, found in zip(
@@ -222,7 +232,7 @@ def needed(index: PairIndex | None, flag: str) -> PairIndex:
     return index
 
 
-def mine(parts: Parts, index: PairIndex, folder: Path, settings: Settings, origin: str, said: Said) -> None:
+def mine(parts: Parts, index: PairIndex, folder: Path, settings: Settings, origin: str, journal: Journal) -> None:
     """Mine a split with the weights of the moment into `folder`, in the middle of a training run too.
 
     Args:
@@ -234,6 +244,8 @@ def mine(parts: Parts, index: PairIndex, folder: Path, settings: Settings, origi
     matcher, source = parts.matcher, Encoded(parts.scorer, origin, parts.run.optim.precision)
     was_training = matcher.training
     try:
-        Job(parts.comm, parts.device, folder, settings, source, index.owner, index, said).run()
+        job = Job(parts.comm, parts.device, folder, settings, source, index.owner, index, journal.say)
+        with reported("mine", str(folder), job.clock, job.comm, journal):
+            job.run()
     finally:
         matcher.train(was_training)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from train.clock import Clock
 from train.comm import Comm
 from train.mining.cut import Cut
 from train.mining.exact import Shortlists
@@ -18,6 +19,7 @@ from train.mining.running import nth
 from train.mining.scan import Found, Scan, cuts
 from train.mining.screen import Screen
 from train.mining.storage import load_some, load_tensors, save_tensors, saving
+from train.rates import pace_of_one
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Pass:
 
     Attributes:
         said: called with a line about how far it is.
+        clock: counts the pairs.
         save_seconds: how often the state is saved; 0 after every tile.
     """
 
@@ -36,6 +39,7 @@ class Pass:
     folder: Path
     save_seconds: float
     said: Callable[[str], object]
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def rows(self) -> range:
@@ -67,13 +71,14 @@ class Pass:
         saved, told = time.monotonic(), -1
         while not scan.done:
             block = scan.block
+            self.clock.count("pairs", len(scan.images.cut.rows(block)) * len(scan.texts.cut.rows(scan.tile)))
             found = scan.step()
             if found is not None:
                 save_tensors(self._rows_of(block), packed(found))
             done = scan.block * scan.texts.cut.parts + scan.tile
             if done * 10 // scan.tiles != told:
                 told = done * 10 // scan.tiles
-                self.said(f"{done * 100 // scan.tiles} % of {scan.tiles} tiles")
+                self.said(f"{done * 100 // scan.tiles} % of {scan.tiles} tiles  {pace_of_one(self.clock.so_far())}")
             if time.monotonic() - saved >= self.save_seconds:
                 save_tensors(state, scan.state())
                 saved = time.monotonic()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError
-from data.candidates import MANIFEST
-from data.files import read_json, write_json
+from data.candidates import CHECKSUMS, MANIFEST
+from data.files import crc_of, read_json, write_json
 from train.mining.embed import IMAGES, TEXTS
 from train.mining.facts import Facts
 from train.mining.storage import saving, sync
@@ -117,6 +117,7 @@ class Place:
         gone = [*LISTS, *(f"scores_{name}" for name in LISTS)]
         if before.get("embeddings_kept") and "weights" in self.facts:
             gone += [Path(name).stem for name in (IMAGES, TEXTS)]
+        manifest = manifest | {CHECKSUMS: {goal.name: crc_of(path) for path, goal in made.items()}}
         moves = [(path.name, goal.name) for path, goal in made.items()]
         note = {"moves": moves, "gone": [self.of(name).name for name in gone], "manifest": manifest}
         with saving(self.work):

@@ -5,7 +5,7 @@ Queries are scored in groups that are always the same, each by one thread, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from config.errors import ConfigError
 from data.batch import Ragged, ranges
 from data.pairs import Array, PairIndex
 from model.matcher import Side
-from train.mining.embed import IMAGE_TOKENS, TEXT_TOKENS, side_by_side
+from train.mining.embed import IMAGE_TOKENS, TEXT_TOKENS, Item, Result, side_by_side
 from train.mining.filters import NO_CEILING
 from train.mining.lists import Direction, Write, check_found
 from train.mining.storage import opened
@@ -79,7 +79,7 @@ class Reranker:
         texts = torch.arange(len(self.index.texts))
         owner = torch.from_numpy(self.index.owner)
         groups = list(zip(owner.split(PAIRS), texts.split(PAIRS), strict=True))
-        score = torch.cat(list(side_by_side(lambda group: self._scores(*group), groups, self.scorer.device))).double()
+        score = torch.cat(list(self._side_by_side(lambda group: self._scores(*group), groups))).double()
         best = torch.full((len(self.index.images),), -torch.inf, dtype=torch.float64)
         best = best.scatter_reduce(0, owner, score, "amax")
         return best.masked_fill(best == -torch.inf, NO_CEILING), score
@@ -121,7 +121,10 @@ class Reranker:
             scores, order = scores.sort(dim=1, descending=True, stable=True)
             return chosen.gather(1, order), scores
 
-        return side_by_side(work, groups, self.scorer.device)
+        return self._side_by_side(work, groups)
+
+    def _side_by_side(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        return side_by_side(work, items, self.scorer.device, self.scorer.clock)
 
     def _scores(self, image: Tensor, text: Tensor) -> Tensor:
         """`[pairs]` float32 on the host; half after half where both sides' tokens are more than there is room for."""
@@ -133,5 +136,6 @@ class Reranker:
             return torch.cat([self._scores(image[:half], text[:half]), self._scores(image[half:], text[half:])])
         device = self.scorer.device
         with torch.inference_mode(), self.scorer.autocast():
-            sides = images.side(each_image, device), texts.side(each_text, device)
+            with self.scorer.clock("load"):
+                sides = images.side(each_image, device), texts.side(each_text, device)
             return self.scorer.matcher.score_pairs(*sides, of_image, of_text).float().cpu().clone()

@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import crc32c
 import numpy as np
+import torch
 from numpy.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from config.errors import DataError, Failure
-from data.files import replacing
+from data.files import open_array, replacing
 
 
 @contextmanager
@@ -57,7 +59,7 @@ def reserve(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
 def fits(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bool:
     """Whether a file holds a whole array of this shape and type."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        found = open_array(path)
     except (OSError, ValueError):
         return False
     return found.shape == shape and found.dtype == dtype
@@ -66,15 +68,15 @@ def fits(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> boo
 def opened(path: Path, writable: bool = False) -> np.memmap[Any, np.dtype[Any]]:
     """A `.npy` file, memory-mapped; what is written to one that is not `writable` never reaches the disk."""
     # "c", copy on write, because torch warns of arrays that it cannot be trusted with.
-    found: np.memmap[Any, np.dtype[Any]] = np.load(path, mmap_mode="r+" if writable else "c", allow_pickle=False)
-    return found
+    return open_array(path, "r+" if writable else "c")
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A file of named tensors, whole or not at all."""
     with saving(path), replacing(path) as beside:
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside)
+            whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+            save_file(whole, beside, {name: _checksum(tensor) for name, tensor in whole.items()})
         except (OSError, SafetensorError):
             beside.unlink(missing_ok=True)
             raise
@@ -82,19 +84,32 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Named tensors; raises DataError where the file is not whole."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{path}: not whole ({str(error).splitlines()[0]}); remove it and start again") from error
+    return _loaded(path, None)
 
 
 def load_some(path: Path, names: Sequence[str]) -> list[Tensor]:
     """Some of a file's tensors; raises DataError where it is not whole."""
+    return list(_loaded(path, names).values())
+
+
+def _loaded(path: Path, names: Sequence[str] | None) -> dict[str, Tensor]:
+    """Tensors by name, all where none are named, each compared with its checksum."""
     try:
         with safe_open(path, "pt") as file:
-            return [file.get_tensor(name) for name in names]
+            noted = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in (names or file.keys())}
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: not whole ({str(error).splitlines()[0]}); remove it and start again") from error
+    for name, tensor in found.items():
+        if noted.get(name) != _checksum(tensor):
+            raise DataError(f"{path}: not whole ({name} does not match its checksum); remove it and start again")
+    return found
+
+
+def _checksum(tensor: Tensor) -> str:
+    """CRC32C of a tensor's bytes, with its type and shape."""
+    content = tensor.reshape(-1).view(torch.uint8).numpy().data
+    return f"{tensor.dtype} {list(tensor.shape)} {crc32c.crc32c(content)}"
 
 
 def sync(path: Path) -> None:

@@ -193,7 +193,7 @@ def saved(rows: np.ndarray) -> Callable[[Path], None]:
         (saved(np.zeros((6, 24), np.float32)), r"is \[6, 24\], not images x regions x width"),
         (saved(np.zeros((6, 0, 6), np.float32)), r"is \[6, 0, 6\], not images x regions x width"),
         (saved(np.zeros((7, 4, 6), np.float32)), "has 7 images, but there are 30 captions, not 5 times as many"),
-        (lambda path: np.savez(path.open("wb"), rows=np.zeros(3)), r"is \[\], not images x regions x width"),
+        (lambda path: np.savez(path.open("wb"), rows=np.zeros(3)), "cannot be read as an array"),
     ],
 )
 def test_arrays_that_cannot_be_used_are_refused(folder: Path, change: Callable[[Path], None], told: str) -> None:

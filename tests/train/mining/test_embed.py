@@ -22,6 +22,7 @@ from model.vsrn import Vsrn
 from tests.items import VSRN
 from tests.mined import CPU
 from tests.support import DIM, VOCAB
+from train.clock import Clock
 from train.comm import Comm, Solo
 from train.mining import embed
 from train.mining.embed import (
@@ -208,7 +209,7 @@ def test_work_side_by_side_is_alone_on_its_thread_and_in_order() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        found = list(side_by_side(lambda item: (item, torch.get_num_threads()), range(10), CPU))
+        found = list(side_by_side(lambda item: (item, torch.get_num_threads()), range(10), CPU, Clock()))
         with one_thread_each() as threads:
             assert (threads, torch.get_num_threads()) == (3, 1)
         assert torch.get_num_threads() == 3
