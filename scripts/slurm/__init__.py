@@ -1,0 +1,1 @@
+"""SLURM: batch scripts, their submission, and ranks that srun starts."""

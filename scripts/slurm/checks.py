@@ -1,0 +1,116 @@
+"""What is looked at before a job is submitted: hours of waiting should not end at a misspelled flag."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from config import load
+from config.cli import Extra, parse
+from config.errors import ConfigError, DataError
+from config.schema import Run
+from train import evaluate, mine
+from train.entry import KINDS
+
+ENTRIES: dict[str, Extra | None] = {
+    "train/itm_hn.py": None, "train/itm.py": None, "train/evaluate.py": evaluate.flags, "train/mine.py": mine.flags,
+}  # fmt: skip
+OWN_ENTRY = {"evaluate": "train/evaluate.py", "mine": "train/mine.py"}
+
+
+def command_of(kind: str, words: Sequence[str]) -> list[str]:
+    """The entry and its flags that a batch script of this kind runs when it is given these words.
+
+    Raises:
+        ConfigError: they do not name an entry where they should.
+    """
+    if kind in OWN_ENTRY:
+        return [OWN_ENTRY[kind], *words]
+    if not words or words[0] not in ENTRIES:
+        given = f"{words[0]}: no such program" if words else "no program is named"
+        raise ConfigError(f"{given}; begin with one of {', '.join(ENTRIES)}")
+    return list(words)
+
+
+def lines_of(path: Path) -> list[list[str]]:
+    """The commands in the file of an array job.
+
+    Raises:
+        ConfigError: it is missing or empty, a line is empty, or its quotes do not match.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; name a file with one command on each line") from error
+    if not lines:
+        raise ConfigError(f"{path}: is empty; write one command on each line, such as {next(iter(ENTRIES))} --config X")
+    commands: list[list[str]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number}: {error}; close the quotes") from error
+        if not words:
+            raise ConfigError(f"{path}, line {number}: is empty; every line is the command of one task")
+        commands.append(command_of("array", words))
+    return commands
+
+
+def checked(command: Sequence[str]) -> Run:
+    """The run that a command describes; wrong flags leave with 2 and their line, as the entry itself would.
+
+    Raises:
+        ConfigError: it names no output folder, or one that holds another run.
+        DataError: a store is not there.
+    """
+    entry, *words = command
+    run, args = parse(words, Path(entry).stem, KINDS, "", ENTRIES[entry])
+    if not run.output.output_dir and not getattr(args, "lists", None):
+        raise ConfigError(f"{entry}: output_dir is not set; give --output_dir FOLDER")
+    if entry not in OWN_ENTRY.values():
+        refuse_mixture(run)
+    for store in stores_of(run, entry, args):
+        if not Path(store).exists():
+            raise DataError(f"{entry}: {store} does not exist on this host; name stores that all nodes see")
+    return run
+
+
+def refuse_mixture(run: Run) -> None:
+    """Refuse an output folder that holds another run: the job would, when its turn has come."""
+    config = Path(run.output.output_dir) / "config.json"
+    if config.exists() and load(config, {}, KINDS).hash() != run.hash():
+        raise ConfigError(f"output_dir={run.output.output_dir}: holds another run; name another folder")
+
+
+def stores_of(run: Run, entry: str, args: Namespace) -> list[str]:
+    """The folders that an entry reads first."""
+    data = run.data
+    if entry == "train/evaluate.py":
+        split = args.split
+        return [] if args.scores else [path for path in (getattr(data, f"{split}_txt_db"),
+                                                         getattr(data, f"{split}_img_db")) if path]
+    if getattr(args, "embeddings", None):
+        return []
+    return [*data.train_txt_dbs, *data.train_img_dbs]
+
+
+def seconds_of(limit: str) -> int:
+    """A time limit as SLURM writes it: minutes, m:s, h:m:s, d-h, d-h:m or d-h:m:s.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if not re.fullmatch(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}", limit):
+        raise ConfigError(f"--time {limit}: should be minutes, hours:minutes:seconds, or days-hours")
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if dash:
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+        return int(days) * 86400 + hours * 3600 + minutes * 60 + seconds
+    if len(parts) < 3:
+        parts = [0, *parts, 0][:3]
+    hours, minutes, seconds = parts
+    return hours * 3600 + minutes * 60 + seconds
