@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. The rest is for those who work on the code.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo evidence evidence-aoq evidence-laps test quick lint bench clean
+.PHONY: help setup demo evidence evidence-aoq evidence-laps test quick soak lint image-test slurm-test bench scaling clean
 bin := .venv/bin
 
 help:  ## what there is
@@ -22,18 +22,33 @@ evidence-laps: setup  ## the README's comparison of LAPS: nine training runs, ha
 	@bash scripts/evidence-laps.sh
 
 test: setup lint  ## all tests
-	$(bin)/pytest -n 2 --dist worksteal
+	$(bin)/pytest -n 2 --dist worksteal -m "not soak and not cluster"
 
 quick: setup lint  ## the tests that take seconds
-	$(bin)/pytest -n 2 --dist worksteal -m "not slow"
+	$(bin)/pytest -n 2 --dist worksteal -m "not slow and not soak and not cluster"
 
-lint: setup  ## ruff and mypy, both silent
+soak: setup  ## faults at length: kills at 200 moments, a rank lost every 20 seconds; prints what it counted
+	$(bin)/pytest -s -m soak tests/faults
+
+lint: setup  ## ruff, mypy, hadolint and shellcheck, all silent
 	@$(bin)/ruff check .
 	@$(bin)/mypy
+	@$(bin)/hadolint Dockerfile
+	@git ls-files --cached --others --exclude-standard '*.sh' '*.sbatch' .ci/run | xargs $(bin)/shellcheck
+
+image-test: setup  ## the CPU image, built with buildah, and the demo's training in it; outside `make test`
+	@bash scripts/image_test.sh
+
+slurm-test: setup  ## jobs on a real SLURM cluster of two nodes on this host, preempted and requeued; outside `make test`
+	$(bin)/pytest -s -m cluster tests/cluster
 
 bench: setup  ## measured against peers, side by side
 	@$(bin)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,bench]"
 	$(bin)/python scripts/bench.py
 
+scaling: setup  ## an update's time fitted on 1, 2 and 4 ranks and projected to 512 GPUs; wants a quiet machine
+	$(bin)/python scripts/scaling.py
+	cp .scaling/scaling.svg scripts/scaling_model/scaling.svg
+
 clean:  ## what the demo and the benchmarks wrote
-	rm -rf .demo .bench
+	rm -rf .demo .bench .scaling

@@ -5,14 +5,16 @@
 #
 # Horovod 0.28.1 is the last release; torch 2 headers need C++20 where its CMake files ask for C++14, and a
 # Release build makes a wheel of 1 MB instead of 19. The wheel is cached per (horovod, torch, python), outside
-# the checkout. A GPU build sets Horovod's own variables before the call (HOROVOD_GPU_OPERATIONS=NCCL, ...).
+# the checkout. With HOROVOD_GPU_OPERATIONS=NCCL it is built for GPUs, with the toolkit in HOROVOD_CUDA_HOME (the CUDA
+# version of torch) and against the NCCL that came with torch, so that one process never holds two of them.
 set -euo pipefail
 
 python=${1:?usage: scripts/build_horovod.sh PYTHON}
 version=0.28.1
 sha256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 tag=$("$python" -c 'import sys, torch; print(f"torch{torch.__version__}-cp{sys.version_info.major}{sys.version_info.minor}")')
-cache=${CROSSMATCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/crossmatch}/horovod-$version-$tag${HOROVOD_GPU_OPERATIONS:+-$HOROVOD_GPU_OPERATIONS}
+tag+=${HOROVOD_GPU_OPERATIONS:+-$HOROVOD_GPU_OPERATIONS}${HOROVOD_BUILD_CUDA_CC_LIST:+-$HOROVOD_BUILD_CUDA_CC_LIST}
+cache=${CROSSMATCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/crossmatch}/horovod-$version-$tag
 
 if wheel=$(ls "$cache"/horovod-*.whl 2>/dev/null); then
     echo "$wheel"
@@ -22,6 +24,15 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$cache"
+if [ "${HOROVOD_GPU_OPERATIONS:-}" = NCCL ] && [ -z "${HOROVOD_NCCL_HOME:-}${HOROVOD_NCCL_LIB:-}" ]; then
+    [ -x "${HOROVOD_CUDA_HOME:?names no CUDA toolkit}/bin/nvcc" ] ||
+        { echo "build_horovod: no toolkit in $HOROVOD_CUDA_HOME; $tag needs a CUDA toolkit of its version" >&2; exit 1; }
+    nccl=$("$python" -c 'import nvidia.nccl; print(nvidia.nccl.__path__[0])')
+    mkdir "$work/nccl"
+    ln -s "$nccl/lib/libnccl.so.2" "$work/nccl/libnccl.so" # the name that a linker looks for
+    export HOROVOD_NCCL_INCLUDE=$nccl/include HOROVOD_NCCL_LIB=$work/nccl HOROVOD_NCCL_LINK=SHARED
+    export CUDA_HOME=$HOROVOD_CUDA_HOME # where torch's own search for its libraries looks
+fi
 {
     echo "building Horovod $version for $tag: about four minutes on two cores, once"
     "$python" -m pip download -q --no-deps --no-binary :all: --no-build-isolation -d "$work" "horovod==$version"

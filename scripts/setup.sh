@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.ready
-wanted=$(cat pyproject.toml scripts/setup.sh scripts/build_horovod.sh | sha256sum)
+wanted=$(cat pyproject.toml scripts/setup.sh scripts/pins.py scripts/build_horovod.sh | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -25,10 +25,11 @@ command -v g++ >/dev/null || remedy "needs a C++20 compiler for Horovod; install
 python=$PWD/.venv/bin/python
 install() { "$python" -m pip install --quiet --disable-pip-version-check "$@"; }
 
-echo "setup: torch 2.13.0" >&2
-install torch==2.13.0 || remedy "torch 2.13.0 could not be installed; is the package index reachable?"
+torch=$("$python" scripts/pins.py --only torch)
+echo "setup: $torch" >&2
+install "$torch" || remedy "$torch could not be installed; is the package index reachable?"
 echo "setup: the other packages" >&2
-install setuptools==80.9.0 wheel==0.48.0 cmake==4.4.4 ninja==1.13.2 packaging==26.2
+install --requirement <("$python" scripts/pins.py build)
 install --no-build-isolation --editable ".[test]" || remedy "a pinned package could not be installed; see pip's words above"
 wheel=$(bash scripts/build_horovod.sh "$python") || remedy "Horovod could not be built; see above"
 install --no-deps "$wheel"
