@@ -12,6 +12,7 @@ from data.image_writer import ImageWriter
 from data.images import ImageStore
 from data.pairs import PairIndex, Source
 from data.regions import Codec, RegionRule
+from data.seal import write_seal
 from data.texts import TextStore, TextWriter
 
 FIRST_WORD = 106
@@ -78,6 +79,7 @@ def write_texts(folder: Path, shape: Shape, seed: int = 0) -> None:
         image_name(image): list(map(str, range(image, shape.texts, shape.images))) for image in range(shape.images)
     }
     write_json(folder / "img2txts.json", captions)
+    write_seal(folder)  # anew, for a file of the store is another one now
 
 
 def write_stores(folder: Path, shape: Shape, *codecs: Codec) -> tuple[Path, Path]:
