@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
-from tests.processes import ranks_below, started
+from tests.processes import ranks_below, started, with_patience
 from tests.support import events
 
 HOSTS = "#!/bin/sh\necho localhost:1\necho 127.0.0.1:1\n"
@@ -34,9 +32,12 @@ def elastic(folder: Path, *words: str | Path) -> Iterator[subprocess.Popen[bytes
         yield process
 
 
-def newest_rank(process: subprocess.Popen[bytes]) -> psutil.Process:
-    """The rank that was started last."""
-    return max(ranks_below(process).values(), key=lambda rank: rank.create_time())
+def kill_newest_rank(process: subprocess.Popen[bytes]) -> bool:
+    """Kill the rank that was started last; whether there was one."""
+    ranks = sorted(ranks_below(process).values(), key=lambda rank: rank.create_time())
+    for rank in ranks[-1:]:
+        with_patience(rank.kill)
+    return bool(ranks)
 
 
 def worlds(folder: Path) -> list[int]:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.elastic import SETTINGS, elastic, newest_rank, samples, steps_made, worlds
+from tests.elastic import SETTINGS, elastic, kill_newest_rank, samples, steps_made, worlds
 from tests.flow import warm
-from tests.processes import wait_until, with_patience
+from tests.processes import wait_until
 from tests.support import config_of, run, write_config
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def test_a_killed_rank_costs_the_updates_since_the_last_commit(stores: tuple[Pat
     config, out = config_for(tmp_path, stores, 100), tmp_path / "out"
     with elastic(tmp_path, "train/itm_hn.py", "--config", config, "--output_dir", out) as process:
         wait_until(lambda: len(steps_made(out)) >= 12)
-        newest_rank(process).kill()
+        assert kill_newest_rank(process)
         wait_until(lambda: len(worlds(out)) >= 2)
         assert process.wait(200) == 0, (tmp_path / "log").read_text()[-3000:]
     assert worlds(out)[:2] == [2, 1]
@@ -67,8 +67,7 @@ def test_a_rank_that_is_killed_every_20_seconds(stores: tuple[Path, Path], tmp_p
         wait_until(lambda: len(steps_made(out)) >= 1)
         while time.monotonic() < begun + 180 and process.poll() is None:
             time.sleep(20)
-            with_patience(lambda: newest_rank(process).kill())
-            killed += 1
+            killed += kill_newest_rank(process)
         assert process.wait(1800) == 0, (tmp_path / "log").read_text()[-3000:]
     redone = len(steps_made(out)) - len(set(steps_made(out)))
     assert_same_course(out, undisturbed(config, tmp_path / "alone"))

@@ -95,7 +95,7 @@ def tiles_saved(unfinished: Path) -> int:
         try:
             with safe_open(path, "pt") as state:
                 block, tile = state.get_tensor("place").tolist()
-        except (OSError, SafetensorError):
+        except (OSError, SafetensorError, RuntimeError):
             return -1  # it has just been replaced
         return int(block * 1000 + tile)
     return -1
