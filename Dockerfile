@@ -59,7 +59,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && pip install --disable-pip-version-check -r needed.txt -r tools.txt
 # Horovod for every GPU since Turing; a torch for GPUs without its toolkit stops here, in build_horovod.sh's words.
 ARG COMPUTE_CAPABILITIES=75,80,86,89,90,100,120
-COPY scripts/build_horovod.sh /build/scripts/
+COPY scripts/build_horovod.sh scripts/horovod_edits.py /build/scripts/
 RUN --mount=type=cache,target=/var/cache/horovod \
     --mount=type=bind,from=cuda,source=/usr/local,target=/mnt/cuda \
     --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \

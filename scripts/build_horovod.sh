@@ -3,17 +3,19 @@
 #
 #   scripts/build_horovod.sh PYTHON
 #
-# Horovod 0.28.1 is the last release; torch 2 headers need C++20 where its CMake files ask for C++14, and a
-# Release build makes a wheel of 1 MB instead of 19. The wheel is cached per (horovod, torch, python), outside
-# the checkout. With HOROVOD_GPU_OPERATIONS=NCCL it is built for GPUs, with the toolkit in HOROVOD_CUDA_HOME (the CUDA
+# Horovod 0.28.1 is the last release; horovod_edits.py says what is edited in it. The wheel is cached per (horovod, torch,
+# python, edits), outside the checkout. With HOROVOD_GPU_OPERATIONS=NCCL it is built for GPUs, with the toolkit in
+# HOROVOD_CUDA_HOME (the CUDA
 # version of torch) and against the NCCL that came with torch, so that one process never holds two of them.
 set -euo pipefail
 
 python=${1:?usage: scripts/build_horovod.sh PYTHON}
+edits=$(dirname "$0")/horovod_edits.py
 version=0.28.1
 sha256=92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0
 tag=$("$python" -c 'import sys, torch; print(f"torch{torch.__version__}-cp{sys.version_info.major}{sys.version_info.minor}")')
 tag+=${HOROVOD_GPU_OPERATIONS:+-$HOROVOD_GPU_OPERATIONS}${HOROVOD_BUILD_CUDA_CC_LIST:+-$HOROVOD_BUILD_CUDA_CC_LIST}
+tag+=-$(sha256sum "$edits" | cut -c 1-8)
 cache=${CROSSMATCH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/crossmatch}/horovod-$version-$tag
 
 if wheel=$(ls "$cache"/horovod-*.whl 2>/dev/null); then
@@ -38,9 +40,8 @@ fi
     "$python" -m pip download -q --no-deps --no-binary :all: --no-build-isolation -d "$work" "horovod==$version"
     echo "$sha256  $work/horovod-$version.tar.gz" | sha256sum --check --quiet
     tar -xzf "$work/horovod-$version.tar.gz" -C "$work"
+    "$python" "$edits" "$work/horovod-$version"
     cd "$work/horovod-$version"
-    sed -i 's/CMAKE_CXX_STANDARD 14/CMAKE_CXX_STANDARD 20/' CMakeLists.txt horovod/torch/CMakeLists.txt
-    sed -i 's/RelWithDebInfo/Release/g' setup.py
     CMAKE_POLICY_VERSION_MINIMUM=3.5 MAKEFLAGS=-j$(nproc) PATH="$(dirname "$python"):$PATH" \
         HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 \
         HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=${HOROVOD_WITHOUT_MPI:-1} \

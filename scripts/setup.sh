@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.ready
-wanted=$(cat pyproject.toml scripts/setup.sh scripts/pins.py scripts/build_horovod.sh | sha256sum)
+wanted=$(cat pyproject.toml scripts/setup.sh scripts/pins.py scripts/build_horovod.sh scripts/horovod_edits.py | sha256sum)
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -32,7 +32,7 @@ echo "setup: the other packages" >&2
 install --requirement <("$python" scripts/pins.py build)
 install --no-build-isolation --editable ".[test]" || remedy "a pinned package could not be installed; see pip's words above"
 wheel=$(bash scripts/build_horovod.sh "$python") || remedy "Horovod could not be built; see above"
-install --no-deps "$wheel"
+install --no-deps --force-reinstall "$wheel" # of the same version, but built anew
 "$python" -m pip check --disable-pip-version-check || remedy "installed packages disagree; remove .venv and try again"
 
 echo "setup: proving that ranks can talk" >&2

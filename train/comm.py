@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -12,14 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.errors import ConfigError, DataError
+from config.errors import ConfigError, DataError, Failure
+from train.patience import within
 from train.place import Place
 
 Wait = Callable[[], None]
+MEETING_S = 600.0
+"""How long the ranks of an elastic group may take to meet: as long as Horovod's launcher waits for hosts."""
+AGAIN_S = 0.5
 
 
 class Regroup(RuntimeError):
     """All ranks have agreed to make their group anew."""
+
+
+class Dismissed(RuntimeError):
+    """The launcher does not count on this rank any more; the others go on."""
 
 
 class Comm(ABC):
@@ -164,10 +175,13 @@ class Horovod(Comm):
             from horovod.common.exceptions import HorovodInternalError
         except ImportError as error:
             raise ConfigError("horovodrun started this, but horovod is not installed here; run `make setup`") from error
-        hvd.init()
         self._hvd, self._error = hvd, HorovodInternalError
+        self._meet()
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
         self.local_size = hvd.local_size()
+
+    def _meet(self) -> None:
+        self._hvd.init()
 
     def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
         handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Average)
@@ -201,6 +215,27 @@ class ElasticHorovod(Horovod):
         notification_manager.init()
         notification_manager.register_listener(self)
 
+    def _meet(self) -> None:
+        """Find the others, of whom some may die before they come: then the launcher promises others.
+
+        Raises:
+            Dismissed: this rank is not wanted any more.
+            Failure: that takes too long; a thread is left behind, waiting for them.
+        """
+        end = time.monotonic() + MEETING_S
+        while True:
+            try:
+                return within(end - time.monotonic(), self._hvd.init)
+            except TimeoutError as error:
+                raise Failure(f"ranks of this elastic run did not meet within {MEETING_S:.0f} s") from error
+            except (ValueError, self._error) as error:
+                self._hvd.shutdown()
+                why = _why_not_begun()
+                if "removed from elastic job" in why:
+                    raise Dismissed("the launcher has no place for this rank any more; the others go on") from error
+                sys.stderr.write(f"a rank of this elastic run did not find the others, and tries again ({why})\n")
+                time.sleep(AGAIN_S)
+
     def on_hosts_updated(self, timestamp: int, result: int) -> None:  # noqa: ARG002
         """Called by Horovod, in a thread of its own, when a host has come or is about to go."""
         self.changed = True
@@ -210,6 +245,13 @@ class ElasticHorovod(Horovod):
         self._notified_by.remove_listener(self)
         self._hvd.shutdown()
         return ElasticHorovod()
+
+
+def _why_not_begun() -> str:
+    """What Horovod could not begin for. It says so in the environment of C, of which os.environ is an older copy."""
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_char_p
+    return (getenv(b"HOROVOD_INIT_ERROR") or b"").decode(errors="replace")
 
 
 class TorchDist(Comm):

@@ -9,6 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from config import load
 from config.cli import Extra, parse
@@ -17,7 +18,7 @@ from config.schema import Run
 from data.files import write_json
 from model.matcher import find
 from model.objective import find_objective
-from train.comm import Comm, detect
+from train.comm import Comm, Dismissed, detect
 from train.deadline import set_alarm
 from train.host import keep_freed_memory, share_cores
 from train.stop import SIGNALS, code_of
@@ -36,10 +37,7 @@ def main(program: str, description: str, work: Work, extra: Extra | None = None)
     """Run an entry; returns its exit code and prints at most one line for a failure that a user can mend."""
     run, args = parse(sys.argv[1:], program, KINDS, description, extra)
     signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # until there is somebody to answer them
-    try:
-        comm = detect()
-    except ConfigError as error:
-        return tell(program, str(error), error.exit_code)
+    comm = met(program, detect)
     share_cores(comm.local_size)
     keep_freed_memory()
     set_alarm(run.cluster.stop_after)
@@ -47,10 +45,19 @@ def main(program: str, description: str, work: Work, extra: Extra | None = None)
         code = attempt(program, run, args, comm, work)
         if code is not None:
             return code
-        try:
-            comm = comm.regrouped()
-        except (RuntimeError, ValueError) as error:
-            return tell(program, f"those who are left did not find each other ({first_line(error)}); {MENDED}", FAILED)
+        comm = met(program, comm.regrouped)
+
+
+def met(program: str, meet: Callable[[], Comm]) -> Comm:
+    """The group that this rank comes to be in; without one it ends here, and waits for nobody."""
+    try:
+        return meet()
+    except ConfigError as error:
+        leave(tell(program, str(error), error.exit_code))
+    except Failure as error:
+        leave(tell(program, f"{error}; {MENDED}", error.exit_code))
+    except Dismissed as farewell:
+        leave(tell(program, str(farewell), 0))
 
 
 def attempt(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> int | None:
@@ -119,7 +126,7 @@ def tell(who: str, what: str, code: int) -> int:
     return code
 
 
-def leave(code: int) -> None:
+def leave(code: int) -> NoReturn:
     """End the process with `code` at once, without waiting for a group whose members may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.elastic import SETTINGS, elastic, kill_newest_rank, samples, steps_made, worlds
+from tests.elastic import HOSTS, SETTINGS, elastic, kill_newest_rank, ranks, samples, steps_made, worlds
 from tests.flow import warm
 from tests.processes import wait_until
 from tests.support import config_of, run, write_config
@@ -55,6 +55,35 @@ def test_a_killed_rank_costs_the_updates_since_the_last_commit(stores: tuple[Pat
     said = (tmp_path / "log").read_text()
     assert "lost rank" in said
     assert "going on without" in said
+
+
+def test_a_rank_that_is_killed_while_it_starts_is_waited_for_and_given_up(
+    stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The other has been promised it already, and stands where it would have met it."""
+    config, out = config_for(tmp_path, stores, 300), tmp_path / "out"
+    with elastic(tmp_path, "train/itm_hn.py", "--config", config, "--output_dir", out) as process:
+        wait_until(lambda: len(steps_made(out)) >= 12)
+        assert kill_newest_rank(process)
+        wait_until(lambda: worlds(out)[-1] == 1)
+        wait_until(lambda: len(ranks(process)) == 2)
+        assert kill_newest_rank(process)
+        assert process.wait(200) == 0, (tmp_path / "log").read_text()[-3000:]
+    assert sorted(set(steps_made(out))) == list(range(1, 301))
+    assert all(len(marks) == 1 for marks in samples(out).values())
+    assert "did not find the others, and tries again" in (tmp_path / "log").read_text()
+
+
+def test_a_host_that_is_taken_away_leaves_in_a_line(stores: tuple[Path, Path], tmp_path: Path) -> None:
+    config, out = config_for(tmp_path, stores, 150), tmp_path / "out"
+    with elastic(tmp_path, "train/itm_hn.py", "--config", config, "--output_dir", out) as process:
+        wait_until(lambda: len(steps_made(out)) >= 12)
+        (tmp_path / "fewer").write_text(HOSTS.splitlines()[0])
+        (tmp_path / "fewer").rename(tmp_path / "hosts")
+        assert process.wait(200) == 0, (tmp_path / "log").read_text()[-3000:]
+    assert worlds(out) == [2, 1]
+    assert steps_made(out) == list(range(1, 151))
+    assert (tmp_path / "log").read_text().count("itm_hn: the launcher has no place for this rank any more") == 1
 
 
 @pytest.mark.soak

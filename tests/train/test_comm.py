@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
 import torch
 
-from config.errors import ConfigError, DataError
+from config.errors import ConfigError, DataError, Failure
 from model.layers import BatchNorm
 from tests.processes import entry
 from tests.ranks import on_ranks
 from tests.support import ROOT, environment
 from train import comm as comms
-from train.comm import Comm, Horovod, Solo, detect
+from train.comm import Comm, Dismissed, ElasticHorovod, Horovod, Solo, detect
 
 Found = list[dict[str, Any]]
 
@@ -150,3 +152,56 @@ def test_what_the_first_rank_finds_wrong_is_raised_on_all() -> None:
             return f"told: {error}"
 
     assert on_ranks(2, work) == ["told: ckpt: is damaged; copy it again"] * 2
+
+
+class Met(Exception):
+    """The others were found."""
+
+
+def elastic_rank(monkeypatch: pytest.MonkeyPatch, *ends: str) -> ElasticHorovod:
+    """A rank that tries to meet the others: each time fails for the next reason in `ends`, then they are there."""
+    left = list(ends)
+
+    class Library:
+        def init(self) -> None:
+            if not left:
+                raise Met
+            raise ValueError("Horovod initialization failed")
+
+        def shutdown(self) -> None:
+            pass
+
+    found = ElasticHorovod.__new__(ElasticHorovod)
+    found._hvd, found._error = Library(), RuntimeError
+    monkeypatch.setattr(comms, "_why_not_begun", lambda: left.pop(0))
+    monkeypatch.setattr(comms, "AGAIN_S", 0.0)
+    return found
+
+
+def test_a_rank_whose_others_died_before_they_came_tries_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Met):
+        elastic_rank(monkeypatch, "nobody", "still nobody")._meet()
+    assert [line.split("(")[1] for line in capsys.readouterr().err.splitlines()] == ["nobody)", "still nobody)"]
+
+
+def test_a_rank_that_is_not_wanted_any_more_is_dismissed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Dismissed, match="no place for this rank"):
+        elastic_rank(monkeypatch, "nobody", "b[0] has been removed from elastic job")._meet()
+
+
+def test_ranks_that_never_meet_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comms, "MEETING_S", 0.0)
+    found, forever = elastic_rank(monkeypatch), threading.Event()
+    monkeypatch.setattr(found._hvd, "init", forever.wait)
+    with pytest.raises(Failure, match="did not meet within 0 s"):
+        found._meet()
+    forever.set()
+
+
+def test_the_reason_is_read_from_the_environment_of_c() -> None:
+    ctypes.CDLL(None).setenv(b"HOROVOD_INIT_ERROR", b"nobody came", 1)
+    assert comms._why_not_begun() == "nobody came"
+    ctypes.CDLL(None).unsetenv(b"HOROVOD_INIT_ERROR")
+    assert comms._why_not_begun() == ""

@@ -1,0 +1,51 @@
+"""Edit an unpacked Horovod 0.28.1, its last release, in place: `python scripts/horovod_edits.py FOLDER`.
+
+- The headers of torch 2 need C++20 where its CMake files ask for C++14.
+- A Release build makes a wheel of 1 MB instead of 19.
+- A rank of an elastic group that finds nobody where another was promised, since that one died while it started, has
+  to be told: `hvd.init()` raises ValueError, with the reason in HOROVOD_INIT_ERROR, and may be called again. Unedited,
+  the whole process aborts.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+GUARD = """\
+void BackgroundThreadLoopOrFailure(HorovodGlobalState& state) {
+  try {
+    BackgroundThreadLoop(state);
+  } catch (const std::exception& ex) {
+    SetEnv("HOROVOD_INIT_ERROR", ex.what());
+    state.process_set_table.Finalize(global_gloo_context, SHUT_DOWN_ERROR);
+    global_gloo_context.Finalize();
+    state.initialization_failed = true;
+  }
+}
+
+"""
+THREAD = "// Start Horovod background thread. Ensure that this is\n"
+NOT_DONE = "horovod_global.initialization_done = false;"
+CPP14, CPP20 = "CMAKE_CXX_STANDARD 14", "CMAKE_CXX_STANDARD 20"
+EDITS = [
+    ("CMakeLists.txt", CPP14, CPP20),
+    ("horovod/torch/CMakeLists.txt", CPP14, CPP20),
+    ("setup.py", "RelWithDebInfo", "Release"),
+    ("horovod/common/operations.cc", THREAD, GUARD + THREAD),
+    ("horovod/common/operations.cc", "std::thread(BackgroundThreadLoop,", "std::thread(BackgroundThreadLoopOrFailure,"),
+    ("horovod/common/operations.cc", NOT_DONE, NOT_DONE + " horovod_global.initialization_failed = false;"),
+]
+
+
+def main(folder: Path) -> None:
+    """Make all edits; raises ValueError where this is another Horovod."""
+    for name, old, new in EDITS:
+        text = (folder / name).read_text()
+        if old not in text:
+            raise ValueError(f"{name}: holds no {old!r}; is this Horovod 0.28.1?")
+        (folder / name).write_text(text.replace(old, new))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
