@@ -33,7 +33,8 @@ def elastic(folder: Path, *words: str | Path) -> Iterator[subprocess.Popen[bytes
     script.chmod(0o755)
     launcher = [str(Path(sys.executable).parent / "horovodrun"), "-np", "2", "--min-np", "1", "--max-np", "2",
                 "--host-discovery-script", str(script), "--network-interfaces", "lo",
-                "--blacklist-cooldown-range", "1", "2", "--gloo-timeout-seconds", "10", sys.executable, *map(str, words)]  # fmt: skip
+                "--blacklist-cooldown-range", "1", "2", "--gloo-timeout-seconds", "10",
+                sys.executable, *map(str, words)]  # fmt: skip
     with started(launcher, folder / "log") as process:
         yield process
 

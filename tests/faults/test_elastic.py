@@ -89,7 +89,7 @@ def test_a_host_that_is_taken_away_leaves_in_a_line(stores: tuple[Path, Path], t
 @pytest.mark.soak
 def test_a_rank_that_is_killed_every_20_seconds(stores: tuple[Path, Path], tmp_path: Path) -> None:
     """For 3 minutes; prints what it cost."""
-    steps = int(os.environ.get("SOAK_STEPS", 6000))
+    steps = int(os.environ.get("SOAK_STEPS", 5000))
     config, out = config_for(tmp_path, stores, steps), tmp_path / "out"
     killed, begun = 0, time.monotonic()
     with elastic(tmp_path, "train/itm_hn.py", "--config", config, "--output_dir", out) as process:
@@ -99,7 +99,8 @@ def test_a_rank_that_is_killed_every_20_seconds(stores: tuple[Path, Path], tmp_p
             killed += kill_newest_rank(process)
         assert process.wait(1800) == 0, (tmp_path / "log").read_text()[-3000:]
     redone = len(steps_made(out)) - len(set(steps_made(out)))
-    assert_same_course(out, undisturbed(config, tmp_path / "alone"))
+    # Not the weights: after some hundred updates another rounding has picked another hard negative.
+    assert samples(out) == samples(undisturbed(config, tmp_path / "alone"))
     print(f"killed {killed} times, {len(worlds(out))} groups {worlds(out)}, {redone} of {steps} updates made twice")
 
 
