@@ -48,7 +48,7 @@ def plan(quick: bool, patience_s: float) -> Plan:
         return Plan((1, 2), tuple(loads), 1, 2, 0.0)
     loads = [small_uniter(*size, VOCAB, IMG_DIM) for size in ((64, 1), (64, 4), (128, 2), (256, 1))]
     loads += [small_vsrn(*size, VOCAB, IMG_DIM) for size in ((64, 8), (128, 16), (256, 4), (256, 16))]
-    return Plan((1, 2, 4), tuple(loads), 5, 3, patience_s)
+    return Plan((1, 2, 4), tuple(loads), 12, 3, patience_s)
 
 
 def measure(wanted: Plan, folder: Path) -> tuple[list[Point], float]:
