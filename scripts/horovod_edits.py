@@ -5,8 +5,8 @@
 - A rank of an elastic group that finds nobody where another was promised, since that one died while it started, has
   to be told: `hvd.init()` raises ValueError, with the reason in HOROVOD_INIT_ERROR, and may be called again. Unedited,
   the whole process aborts.
-- A rank that waits for a collective sleeps for a moment before it looks again. Unedited, it looks all the time, and takes
-  the processor from the thread that it waits for wherever cores are shared.
+- A rank that waits for a collective sleeps for a moment before it looks again. Unedited, it looks all the time, and
+  takes the processor from the thread that it waits for wherever cores are shared.
 """
 
 from __future__ import annotations

@@ -75,7 +75,8 @@ class Fit:
     """The constants, and how far the model is from each point.
 
     Attributes:
-        stretch: by how much an update of ranks that talk takes longer to compute than one of ranks that do not.
+        stretch: by how much an update of several ranks that talk takes longer to compute than one of ranks that do not,
+            since they wait for the slowest.
         rounds_s: seconds of a collective by the number of ranks, however little it sends.
         byte_s: seconds of a byte on the ring, on a core of its own.
         tensor_s: seconds of a tensor, whatever it is fused into.
@@ -97,24 +98,27 @@ class Fit:
 
 
 def fitted(points: Sequence[Point], cores: int) -> Fit:
-    """The constants, none negative, that make the squares of the relative errors least.
+    """The constants, none negative, that make the squares of the relative errors least; one rank alone has none.
+
+    Args:
+        points: those of one rank first.
 
     Raises:
         ValueError: there are not more points than constants.
     """
-    ranks = sorted({point.traffic.ranks for point in points} - {1})
-    terms = np.array([row(point, ranks, cores) for point in points])
-    if len(points) <= terms.shape[1]:
-        raise ValueError(f"{len(points)} points do not tell {terms.shape[1]} constants apart")
-    seconds = np.array([point.seconds for point in points])
-    relative, ones = terms / seconds[:, None], np.ones(len(points))
+    talking = [point for point in points if point.traffic.ranks > 1]
+    ranks = sorted({point.traffic.ranks for point in talking})
+    terms = np.array([row(point, ranks, cores) for point in talking])
+    if len(talking) <= terms.shape[1]:
+        raise ValueError(f"{len(talking)} points do not tell {terms.shape[1]} constants apart")
+    relative, ones = terms / np.array([point.seconds for point in talking])[:, None], np.ones(len(talking))
     best = not_negative(relative, ones)
-    left_out = []
-    for number in range(len(points)):
-        others = np.arange(len(points)) != number
-        left_out.append(float(relative[number] @ not_negative(relative[others], ones[others]) - 1))
+    without = [not_negative(np.delete(relative, number, 0), ones[1:]) for number in range(len(talking))]
+    left_out = [float(one @ other - 1) for one, other in zip(relative, without, strict=True)]
+    alone = [point.silent / point.seconds - 1 for point in points if point.traffic.ranks == 1]
     rounds = dict(zip(ranks, best[3:].tolist(), strict=True))
-    return Fit(best[0].item(), rounds, best[1].item(), best[2].item(), (relative @ best - 1).tolist(), left_out)
+    errors = (relative @ best - 1).tolist()
+    return Fit(best[0].item(), rounds, best[1].item(), best[2].item(), alone + errors, alone + left_out)
 
 
 def row(point: Point, ranks: Sequence[int], cores: int) -> list[float]:

@@ -28,7 +28,7 @@ PROGRAM = Path(__file__).with_name("rank.py")
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: turns of `length` updates, as many that talk as that do not.
+    """What is measured: `turns` of `length` updates that talk, each between two that do not.
 
     `patience_s` are spent waiting for quiet moments, at most, for each number of ranks.
     """
@@ -43,12 +43,12 @@ class Plan:
 def plan(quick: bool, patience_s: float) -> Plan:
     """Messages and work of several sizes; in miniature the numbers mean nothing."""
     if quick:
-        loads = [small_uniter(16, items, VOCAB, IMG_DIM) for items in (1, 2)]
+        loads = [small_uniter(16, items, VOCAB, IMG_DIM) for items in (1, 2, 3)]
         loads += [small_vsrn(16, items, VOCAB, IMG_DIM) for items in (2, 4)]
         return Plan((1, 2), tuple(loads), 1, 2, 0.0)
-    loads = [small_uniter(*size, VOCAB, IMG_DIM) for size in ((64, 1), (64, 4), (128, 2), (256, 1))]
-    loads += [small_vsrn(*size, VOCAB, IMG_DIM) for size in ((64, 8), (128, 16), (256, 4), (256, 16))]
-    return Plan((1, 2, 4), tuple(loads), 12, 3, patience_s)
+    loads = [small_uniter(*size, VOCAB, IMG_DIM) for size in ((64, 1), (64, 4), (256, 1), (512, 1))]
+    loads += [small_vsrn(*size, VOCAB, IMG_DIM) for size in ((64, 8), (128, 16), (256, 4), (512, 4))]
+    return Plan((1, 2, 4), tuple(loads), 10, 3, patience_s)
 
 
 def measure(wanted: Plan, folder: Path) -> tuple[list[Point], float]:
@@ -92,23 +92,24 @@ def on_ranks(ranks: int, wanted: Plan, stores: tuple[Path, Path], folder: Path) 
 def summary(load: Workload, found: Sequence[dict[str, Any]]) -> tuple[Point, float]:
     """The point of a workload from what every rank found.
 
-    What else runs on the machine makes all slower: of the turns of each kind the quiet ones count, at least the quieter
-    half, and of their updates the median. The share is that which others took of the machine meanwhile.
+    The machine's own speed drifts, so a turn that talks is compared with the two beside it that do not. What else runs
+    on it makes all slower: the quiet turns count, at least the quieter half. The share is that which others took of the
+    machine meanwhile.
     """
-    seconds = np.array([rank["seconds"] for rank in found]).mean(0)
+    turns = np.median(np.array([rank["seconds"] for rank in found]).mean(0), axis=1)
     shares = others(np.array([rank["stock"] for rank in found]))
-    typical, kept_shares = [], []
-    for first in (0, 1):
-        kept = first + 2 * np.flatnonzero(shares[first::2] <= max(QUIET, float(np.median(shares[first::2]))))
-        typical.append(float(np.median(seconds[kept])))
-        kept_shares.append(float(shares[kept].mean()))
+    beside = (turns[:-1:2] + turns[2::2]) / 2
+    taken = np.max([shares[:-1:2], shares[1::2], shares[2::2]], axis=0)
+    kept = taken <= max(QUIET, float(np.median(taken)))
+    silent = float(np.median(beside[kept]))
+    talking = silent * float(np.median((turns[1::2] / beside)[kept]))
     sent = [Sent(**one) for one in found[0]["sent"]]
     ranks = len(found)
     name = f"{load.name}, {ranks} rank{'s' if ranks > 1 else ''}"
-    return Point(name, typical[0], typical[1], Traffic.of(sent, ranks)), max(kept_shares)
+    return Point(name, talking, silent, Traffic.of(sent, ranks)), float(taken[kept].mean())
 
 
 def others(stock: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`[turns]` shares of the machine that none of the ranks took, from `stock [ranks, 2 * turns, 3]`."""
+    """`[turns]` shares of the machine that none of the ranks took, from `stock [ranks, 2 x turns, 3]`."""
     wall, own, busy = np.diff(stock, axis=1)[:, ::2].transpose(2, 0, 1)
     return np.clip(busy.mean(0) - own.sum(0), 0, None) / (wall.mean(0) * cores())

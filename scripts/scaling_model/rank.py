@@ -52,7 +52,7 @@ class Quiet:
 
 
 class InTurns(Comm):
-    """Talks to the others, or computes the same without them, in turns of `length` updates, and takes stock of each."""
+    """Computes without the others, or talks to them, in turns of `length` updates, and takes stock of each turn."""
 
     def __init__(self, comm: Comm, length: int, quiet: Quiet) -> None:
         self.rank, self.size = comm.rank, comm.size
@@ -73,7 +73,7 @@ class InTurns(Comm):
         if self.rank == 0:
             self._quiet.wait()
         self._group.barrier("turn")
-        self._inner = self._group if turn % 2 == 0 else self._alone
+        self._inner = self._group if turn % 2 else self._alone
         self.stock.append(taken())
 
     def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
@@ -93,7 +93,7 @@ class InTurns(Comm):
 
 
 def measured(load: Workload, task: dict[str, Any], comm: Comm, quiet: Quiet, folder: Path) -> dict[str, Any]:
-    """Seconds `[2 * turns, length]` of updates that talk and do not, in turns; the stock; what an update sends.
+    """Seconds `[2 x turns + 1, length]` of updates that do not talk and do, in turns; the stock; what an update sends.
 
     Raises:
         Failure: it sends other things when it talks than when it does not, so that the two do not compare.
@@ -101,9 +101,9 @@ def measured(load: Workload, task: dict[str, Any], comm: Comm, quiet: Quiet, fol
     turns, length, stores = task["turns"], task["length"], task["stores"]
     alternating = InTurns(comm, length, quiet)
     run = load.run((Path(stores[0]), Path(stores[1])))
-    made = made_updates(run, alternating, 2 * turns * length, folder, alternating.before)
+    made = made_updates(run, alternating, (2 * turns + 1) * length, folder, alternating.before)
     alternating.stock.append(taken())
-    if made[0].sent != made[-1].sent:
+    if made[0].sent != made[length].sent:
         raise Failure(f"{load.name}: ranks that only pretend to talk send something else; mend scaling_model/counting")
     seconds = [update.seconds for update in made]
     rows = [seconds[start : start + length] for start in range(0, len(seconds), length)]

@@ -171,11 +171,18 @@ class TestFitting:
 
     def test_a_noisy_point_shows_in_the_error_and_more_where_it_is_left_out(self) -> None:
         points = synthetic(np.random.default_rng(0))
-        points[3] = replace(points[3], seconds=1.5 * points[3].seconds)
+        points[9] = replace(points[9], seconds=1.5 * points[9].seconds)
         fit = fitted(points, cores=2)
-        assert np.argmax(np.abs(fit.errors)) == 3
-        assert fit.largest == abs(fit.errors[3]) > 0.1
-        assert abs(fit.left_out[3]) > abs(fit.errors[3])
+        assert np.argmax(np.abs(fit.errors)) == 9
+        assert fit.largest == abs(fit.errors[9]) > 0.1
+        assert abs(fit.left_out[9]) > abs(fit.errors[9])
+
+    def test_a_rank_alone_is_off_by_what_its_turns_differ(self) -> None:
+        points = synthetic(np.random.default_rng(0))
+        points[0] = replace(points[0], silent=1.2 * points[0].seconds)
+        fit = fitted(points, cores=2)
+        assert fit.errors[0] == fit.left_out[0] == pytest.approx(0.2)
+        assert fit.stretch == pytest.approx(1.05)
 
     def test_no_constant_is_negative(self) -> None:
         assert not_negative(np.array([[1.0, 1.0], [1.0, 2.0]]), np.array([2.0, 1.0])) == pytest.approx([1.5, 0.0])
@@ -184,7 +191,7 @@ class TestFitting:
     def test_too_few_points_are_refused(self) -> None:
         points = synthetic(np.random.default_rng(0))
         with pytest.raises(ValueError, match="5 points do not tell 5 constants apart"):
-            fitted(points[6:8] + points[12:15], cores=2)
+            fitted(points[:8] + points[12:15], cores=2)
 
 
 def synthetic(rng: np.random.Generator) -> list[Point]:
@@ -197,23 +204,29 @@ def synthetic(rng: np.random.Generator) -> list[Point]:
             sent += [Sent("mean", "g", int(rng.integers(1e5, 1e6)), False) for _ in range(int(rng.integers(10, 90)))]
             traffic = Traffic.of(sent, ranks)
             turns = max(1, ranks / 2)
-            seconds = 1.05 * silent + 3e-9 * turns * (traffic.alone + traffic.behind) + 1e-4 * turns * traffic.tensors
-            seconds += {1: 0, 2: 2e-3, 4: 5e-3}[ranks] * traffic.rounds
+            seconds = silent * (1.05 if ranks > 1 else 1) + {1: 0, 2: 2e-3, 4: 5e-3}[ranks] * traffic.rounds
+            seconds += 3e-9 * turns * (traffic.alone + traffic.behind) + 1e-4 * turns * traffic.tensors
             points.append(Point(f"{number}, {ranks}", seconds, silent, traffic))
     return points
 
 
+def summary_of(seconds: list[float], busy: list[float]) -> tuple[float, float, float]:
+    """Seconds with and without talking, and the share of others, of one rank that is busy for half a second a turn."""
+    stock = [[9.0 * turn + end, 0.5 * end, 20.0 * turn + end * taken]
+             for turn, taken in enumerate(busy) for end in (0.0, 1.0)]
+    found = {"seconds": [[one, one] for one in seconds], "stock": stock, "sent": [vars(SENT[0])]}
+    point, share = summary(small_uniter(8, 1, VOCAB, WIDTH), [found])
+    assert point.name == "pools 8 x 1, 1 rank"
+    return point.seconds, point.silent, share
+
+
 class TestMeasuring:
     def test_the_quieter_half_of_the_turns_counts(self) -> None:
-        """Turns talk and do not in turn; in the slow ones others took the machine."""
-        seconds = [[10.0, 10.0], [5.0, 5.0], [2.0, 2.0], [1.0, 1.0]]
-        stock = [[9.0 * turn + end, 0.5 * end, 20.0 * turn + end * busy]
-                 for turn, busy in enumerate([2.0, 2.0, 0.5, 0.5]) for end in (0.0, 1.0)]
-        found = {"seconds": seconds, "stock": stock, "sent": [vars(SENT[0])]}
-        point, share = summary(small_uniter(8, 1, VOCAB, WIDTH), [found])
-        assert (point.seconds, point.silent) == (2.0, 1.0)
-        assert point.name == "pools 8 x 1, 1 rank"
-        assert share == 0.0
+        """Every other turn talks; in the slow ones others took the machine."""
+        assert summary_of([5.0, 5.0, 5.0, 5.0, 1.0, 2.0, 1.0, 2.0, 1.0], 4 * [2.0] + 5 * [0.5]) == (2.0, 1.0, 0.0)
+
+    def test_a_drift_of_the_machine_cancels(self) -> None:
+        assert summary_of([1.0, 3.0, 2.0, 5.0, 3.0, 7.0, 4.0], [0.5] * 7) == (5.0, 2.5, 0.0)
 
     def test_what_others_took_is_what_no_rank_did(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(measuring, "cores", lambda: 2)
