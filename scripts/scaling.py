@@ -1,13 +1,14 @@
 """How an update scales: a model fitted to updates of 1, 2 and 4 ranks here, and projected to many GPUs.
 
-    python scripts/scaling.py                           # four minutes on a quiet machine
-    python scripts/scaling.py --inter_gbs 100 --latency_us 4 --network "2 x 400 Gb"
+    python scripts/scaling.py                           # nine minutes on a quiet machine
+    python scripts/scaling.py --measured .scaling/scaling.json --inter_gbs 100 --latency_us 4 --network "2 x 400 Gb"
     python scripts/scaling.py --quick                   # in miniature: the numbers mean nothing
 
     update = compute + messages * alpha(ranks) + bytes on the ring * beta + tensors * tau
 
 compute is measured apart, by ranks that do the same work side by side without talking: what they lose by sharing cores
-is in it. Messages, tensors and bytes are counted in the real code. alpha, beta and tau are fitted. A projection takes
+is in it. It is stretched where ranks wait for the slowest, more where they do so in the middle of the work. Messages,
+tensors and bytes are counted in the real code. The stretch, alpha, beta and tau are fitted. A projection takes
 operations over the GPU's speed, bytes over the link's, and the fitted alpha of two ranks, which have a core each, for
 the software's part of a message. Prints tables and writes scaling.json, scaling.md and scaling.svg into the output
 folder.
@@ -25,11 +26,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config.errors import ConfigError, Failure
-from data.files import write_json, write_text
+from config.errors import ConfigError, DataError, Failure
+from data.files import read_json, write_json, write_text
 from scripts._program import cores, run
 from scripts.scaling_model import tables
-from scripts.scaling_model.fitting import Fit, fitted
+from scripts.scaling_model.fitting import Fit, Point, fitted
 from scripts.scaling_model.measuring import measure, plan
 from scripts.scaling_model.picture import drawn
 from scripts.scaling_model.projecting import Gpu, Links, Projection, project
@@ -37,6 +38,8 @@ from scripts.scaling_model.sizing import Work, hard_negatives, in_batch
 
 GPUS = (8, 16, 32, 64, 128, 256, 512)
 AIM = 0.1
+MACHINE = ("cores", "taken_by_others")
+REMEDY = "leave --measured out to measure anew"
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
@@ -63,6 +66,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     add("--gpus", type=int, nargs="+", default=list(GPUS), help="(%(default)s)")
     add("--patience", type=float, default=60, metavar="S",
         help="seconds to wait for quiet moments at most, for each number of ranks (%(default)s)")
+    add("--measured", type=Path, metavar="FILE", help="a scaling.json whose points are taken instead of measuring anew")
     add("--quick", action="store_true", help="in miniature: the numbers mean nothing")
     add("--output", type=Path, default=Path(".scaling"), help="folder of what is written (%(default)s)")
     args = parser.parse_args(words)
@@ -97,12 +101,16 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parse(words)
     args.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="scaling-") as name:
-        points, others = measure(plan(args.quick, args.patience), Path(name))
+        machine: dict[str, Any] = {"cores": cores()}
+        if args.measured:
+            points, machine = earlier(args.measured)
+        else:
+            points, machine["taken_by_others"] = measure(plan(args.quick, args.patience), Path(name))
         works = [hard_negatives(Path(name), args.compression, args.quick),
                  in_batch(Path(name), args.items, args.compression, args.quick)]
-    fit = fitted(points, cores())
+    fit = fitted(points, machine["cores"])
     found = projections(args, works, fit)
-    said = [*told(fit, others, args.quick), "", tables.written(tables.measured(points, fit)), "",
+    said = [*told(fit, machine["taken_by_others"], args.quick), "", tables.written(tables.measured(points, fit)), "",
             *assumed(args, works, fit), "", tables.written(tables.projected(found))]
     text = "\n".join(said) + "\n"
     sys.stdout.write(text)
@@ -110,14 +118,23 @@ def main(words: Sequence[str] | None = None) -> int:
     write_text(args.output / "scaling.svg", drawn(found))
     write_json(args.output / "scaling.json", {
         "flags": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()},
-        "machine": {"cores": cores(), "taken_by_others": others}, "fit": asdict(fit) | {"largest": fit.largest},
+        "machine": machine, "fit": asdict(fit) | {"largest": fit.largest},
         "points": [asdict(point) for point in points], "works": [facts(work) for work in works],
         "projections": [asdict(one) | {"fast_s": one.fast_s, "slow_s": one.slow_s} for one in found],
     }, indent=1)  # fmt: skip
     if fit.largest > AIM and not args.quick:
         raise Failure(f"the fit is {100 * fit.largest:.0f} % off at one point, more than {100 * AIM:.0f} %, and others "
-                      f"took {100 * others:.0f} % of the machine; measure again when it is quiet")
+                      f"took {100 * machine['taken_by_others']:.0f} % of the machine; measure again when it is quiet")
     return 0
+
+
+def earlier(path: Path) -> tuple[list[Point], dict[str, Any]]:
+    """The points of a scaling.json, and the machine that they were measured on; raises DataError where it is none."""
+    found = read_json(path, REMEDY)
+    try:
+        return [Point.of(one) for one in found["points"]], {name: found["machine"][name] for name in MACHINE}
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path} is no scaling.json of this program ({error!r}); {REMEDY}") from error
 
 
 def projections(args: argparse.Namespace, works: Sequence[Work], fit: Fit) -> list[Projection]:
@@ -138,7 +155,7 @@ def told(fit: Fit, others: float, quick: bool) -> list[str]:
     lines = [f"fit of {len(fit.errors)} points: largest error {100 * fit.largest:.1f} %, of points that were left out "
              f"of the fit {100 * left_out:.1f} %; others took up to {100 * others:.0f} % of the machine",
              f"alpha {alpha}; beta {1e9 * fit.byte_s:.2f} s/GB; tau {1e6 * fit.tensor_s:.0f} us a tensor; compute "
-             f"{fit.stretch:.2f} times as long as without talking"]
+             f"{fit.stretch:.2f} times as long as without talking, {fit.stretch + fit.held:.2f} times between waits"]
     return [*(["in miniature: these numbers mean nothing"] if quick else []), *lines]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,12 @@ class Point:
     traffic: Traffic
 
 
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Point:
+        """From its JSON values."""
+        return cls(**plain | {"traffic": Traffic(**plain["traffic"])})
+
+
 @dataclass(frozen=True)
 class Fit:
     """The constants, and how far the model is from each point.
@@ -77,6 +84,7 @@ class Fit:
     Attributes:
         stretch: by how much an update of several ranks that talk takes longer to compute than one of ranks that do not,
             since they wait for the slowest.
+        held: how much more of it where they wait in the middle of the work as well, not at its end only.
         rounds_s: seconds of a collective by the number of ranks, however little it sends.
         byte_s: seconds of a byte on the ring, on a core of its own.
         tensor_s: seconds of a tensor, whatever it is fused into.
@@ -85,6 +93,7 @@ class Fit:
     """
 
     stretch: float
+    held: float
     rounds_s: dict[int, float]
     byte_s: float
     tensor_s: float
@@ -116,20 +125,22 @@ def fitted(points: Sequence[Point], cores: int) -> Fit:
     without = [not_negative(np.delete(relative, number, 0), ones[1:]) for number in range(len(talking))]
     left_out = [float(one @ other - 1) for one, other in zip(relative, without, strict=True)]
     alone = [point.silent / point.seconds - 1 for point in points if point.traffic.ranks == 1]
-    rounds = dict(zip(ranks, best[3:].tolist(), strict=True))
+    stretch, held, byte_s, tensor_s, *rounds_s = best.tolist()
     errors = (relative @ best - 1).tolist()
-    return Fit(best[0].item(), rounds, best[1].item(), best[2].item(), alone + errors, alone + left_out)
+    by_ranks = dict(zip(ranks, rounds_s, strict=True))
+    return Fit(stretch, held, by_ranks, byte_s, tensor_s, alone + errors, alone + left_out)
 
 
 def row(point: Point, ranks: Sequence[int], cores: int) -> list[float]:
-    """What each constant is multiplied by: compute, bytes, tensors, and rounds for each number of ranks.
+    """What the constants are multiplied by: compute, that between waits, bytes, tensors, rounds by number of ranks.
 
     Ranks that share a core take turns on it, for what they send as well: copying is work of the processor here.
     """
     traffic = point.traffic
     turns = max(1.0, traffic.ranks / cores)
     sent = [turns * (traffic.alone + traffic.behind), turns * traffic.tensors]
-    return [point.silent, *sent, *(float(traffic.rounds * (traffic.ranks == count)) for count in ranks)]
+    computed = [point.silent, point.silent * (traffic.waits > 0)]
+    return [*computed, *sent, *(float(traffic.rounds * (traffic.ranks == count)) for count in ranks)]
 
 
 def not_negative(terms: Array, wanted: Array) -> Array:

@@ -44,7 +44,7 @@ def plan(quick: bool, patience_s: float) -> Plan:
     """Messages and work of several sizes; in miniature the numbers mean nothing."""
     if quick:
         loads = [small_uniter(16, items, VOCAB, IMG_DIM) for items in (1, 2, 3)]
-        loads += [small_vsrn(16, items, VOCAB, IMG_DIM) for items in (2, 4)]
+        loads += [small_vsrn(16, items, VOCAB, IMG_DIM) for items in (2, 4, 6)]
         return Plan((1, 2), tuple(loads), 1, 2, 0.0)
     loads = [small_uniter(*size, VOCAB, IMG_DIM) for size in ((64, 1), (64, 4), (256, 1), (512, 1))]
     loads += [small_vsrn(*size, VOCAB, IMG_DIM) for size in ((64, 8), (128, 16), (256, 4), (512, 4))]
