@@ -18,7 +18,7 @@ from config.schema import Run
 from tests.support import config_of, write_config
 from tests.train.conftest import MakeRun, Pretended
 from train import entry
-from train.comm import Comm, Solo
+from train.comm import Comm, Dismissed, Solo
 from train.entry import claim, main, tell
 from train.stop import SIGNALS
 
@@ -106,6 +106,33 @@ def test_a_collective_that_fails_where_nobody_watches_is_told_with_its_place(
     assert code == 1
     assert told == ("itm_hn, rank 0: a collective failed at step 4 in stop: RuntimeError: connection reset by peer; "
                     "what is saved is whole; start again with the same command\n")
+
+
+class Left(BaseException):
+    """The process would have ended."""
+
+
+@pytest.mark.parametrize(("error", "code", "told"), [
+    (ConfigError("no horovod"), 2, "no horovod"),
+    (Failure("nobody came"), 1, "nobody came; what is saved is whole; start again with the same command"),
+    (Dismissed("no place"), 0, "no place"),
+])  # fmt: skip
+def test_a_rank_without_a_group_leaves_in_a_line_and_waits_for_nobody(
+    error: Exception, code: int, told: str, argv: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails() -> Comm:
+        raise error
+
+    def leave(code: int) -> None:
+        raise Left(code)
+
+    monkeypatch.setattr(entry, "detect", fails)
+    monkeypatch.setattr(entry, "leave", leave)
+    with pytest.raises(Left) as left:
+        main("itm_hn", "", lambda *_: 0)
+    assert left.value.args == (code,)
+    assert capsys.readouterr().err == f"itm_hn: {told}\n"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])

@@ -74,8 +74,8 @@ class Post(threading.Thread):
         self._said_goodbye = False
 
     def _judge_of(self, members: Sequence[Member], timeout_s: float) -> Judge:
-        # What was heard may be a period old when it comes, and to end takes a moment too.
-        return Judge(members, self._clock.now, timeout_s - 3 * self._period)
+        # What was heard may be a period old when it comes, and to end takes moments too, the longest where rank 0 goes.
+        return Judge(members, self._clock.now, timeout_s - 4 * self._period)
 
     def wake(self) -> None:
         """Look at the wishes now; may be called from a signal handler."""
