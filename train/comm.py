@@ -181,7 +181,11 @@ class Horovod(Comm):
         self.local_size = hvd.local_size()
 
     def _meet(self) -> None:
-        self._hvd.init()
+        """Find the others; raises Failure where they do not come."""
+        try:
+            self._hvd.init()
+        except ValueError as error:
+            raise Failure(f"the ranks did not find each other ({_why_not_begun()})") from error
 
     def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
         handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Average)

@@ -186,6 +186,11 @@ def test_a_rank_whose_others_died_before_they_came_tries_again(
     assert [line.split("(")[1] for line in capsys.readouterr().err.splitlines()] == ["nobody)", "still nobody)"]
 
 
+def test_a_rank_of_a_fixed_group_does_not_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Failure, match=r"the ranks did not find each other \(nobody\)"):
+        Horovod._meet(elastic_rank(monkeypatch, "nobody"))
+
+
 def test_a_rank_that_is_not_wanted_any_more_is_dismissed(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Dismissed, match="no place for this rank"):
         elastic_rank(monkeypatch, "nobody", "b[0] has been removed from elastic job")._meet()
