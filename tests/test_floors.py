@@ -21,8 +21,8 @@ FLOORS = ("config", "data", "model", "train", "scripts")
 HOMES = {
     "lmdb": {"data/store.py", "data/codec.py"},
     "msgpack": {"data/store.py", "data/codec.py"},
-    "horovod": {"train/comm.py", "scripts/launch.py", "scripts/slurm/ranks.py"},
-    "torch.distributed": {"train/comm.py"},
+    "horovod": {"train/launched.py", "scripts/launch.py", "scripts/slurm/ranks.py"},
+    "torch.distributed": {"train/launched.py"},
     # optim.py, because what upstream apex still has for training is a fused optimizer; its amp is gone.
     "apex": {"train/precision.py", "train/optim.py"},
     "tensorboardX": {"train/journal.py"},

@@ -18,9 +18,10 @@ from config.schema import Run
 from data.files import write_json
 from model.matcher import find
 from model.objective import find_objective
-from train.comm import Comm, Dismissed, detect
+from train.comm import Comm
 from train.deadline import set_alarm
 from train.host import keep_freed_memory, share_cores
+from train.launched import Dismissed, detect
 from train.stop import SIGNALS, code_of
 from train.watch import MENDED, Watch, first_line
 

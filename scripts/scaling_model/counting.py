@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from train.comm import Comm, Wait
+from train.comm import Comm, Solo, Wait
 
 Kind = Literal["mean", "gather", "broadcast"]
 
@@ -28,26 +28,14 @@ class Sent:
     alone: bool
 
 
-class Pretended(Comm):
+class Pretended(Solo):
     """One process that computes what one of `size` ranks does, as if all others had sent the same as it."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size, self.local_rank, self.local_size = rank, size, rank, size
 
-    def _mean_async_(self, tensor: Tensor, name: str) -> Wait:  # noqa: ARG002
-        return lambda: None
-
     def _gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
         return torch.cat([tensor.detach()] * self.size)
-
-    def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
-        pass
-
-    def lost(self, error: BaseException) -> bool:  # noqa: ARG002
-        return False
-
-    def close(self) -> None:
-        pass
 
 
 class Counted(Comm):

@@ -20,8 +20,9 @@ from scripts._program import cores
 from scripts.scaling_model.counting import Pretended
 from scripts.scaling_model.stepping import made_updates
 from scripts.scaling_model.workloads import Workload
-from train.comm import Comm, Wait, detect
+from train.comm import Comm, Wait
 from train.host import keep_freed_memory, share_cores
+from train.launched import detect
 
 Stock = tuple[float, float, float]
 NOISY, LOOK_S = 0.25, 0.05

@@ -22,8 +22,9 @@ from model.objective.triplet import Config as TripletConfig
 from model.objective.triplet import Triplet
 from tests.golden.run import Case, sibling
 from tests.ranks import on_ranks
-from train.comm import Comm, detect
+from train.comm import Comm
 from train.in_batch import outcome, total_loss
+from train.launched import detect
 from train.precision import Precision
 from train.reducer import GradientReducer
 

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from model.layers import BatchNorm
-from train.comm import Comm, detect
+from train.comm import Comm
 from train.gather import rows_of_all, sum_of_all
+from train.launched import detect
 from train.reducer import GradientReducer
 
 

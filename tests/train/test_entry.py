@@ -18,8 +18,9 @@ from config.schema import Run
 from tests.support import config_of, write_config
 from tests.train.conftest import MakeRun, Pretended
 from train import entry
-from train.comm import Comm, Dismissed, Solo
+from train.comm import Comm, Solo
 from train.entry import claim, main, tell
+from train.launched import Dismissed
 from train.stop import SIGNALS
 
 
