@@ -10,9 +10,9 @@ from torch import Tensor
 from config.errors import ConfigError
 from data.batch import Batch
 from data.draws import key
-from data.loader import Capacity
 from data.negatives import HardPools
 from data.plan import Plan, PoolPlan
+from data.slot import Capacity
 from train.clock import Clock
 from train.recipe import Recipe
 from train.regime import Pass, Regime

@@ -14,9 +14,9 @@ from data.batch import Batch
 from data.candidates import open_candidates
 from data.draws import key
 from data.items import Items
-from data.loader import Capacity
 from data.offline import Offline
 from data.plan import ItemPlan, Plan
+from data.slot import Capacity
 from model.layers import full
 from model.matcher import Matcher, MatchOut, OfflineScores, Side
 from model.objective import Term

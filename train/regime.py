@@ -12,9 +12,10 @@ from torch import Tensor
 from config.errors import ConfigError
 from config.schema import Data, Run
 from data.batch import Batch
-from data.loader import Capacity, Loader
+from data.loader import Loader
 from data.pairs import Array
 from data.plan import Plan
+from data.slot import Capacity
 from train.clock import Clock
 from train.journal import Journal
 from train.recipe import Recipe

@@ -18,12 +18,13 @@ from data.batch import Batch
 from data.image_writer import ImageWriter
 from data.images import ImageStore
 from data.items import Items
-from data.loader import Capacity, Loader
+from data.loader import Loader
 from data.negatives import HardPools
 from data.offline import Offline
 from data.pairs import PairIndex, Source
 from data.pictures import PictureView
-from data.plan import ItemPlan, Plan, PoolPlan
+from data.plan import ItemPlan, Plan
+from data.slot import Capacity
 from data.texts import TextStore
 from tests.drawn import write_picture_store
 from tests.items import random_candidates
@@ -93,16 +94,6 @@ def test_any_number_of_workers_reads_the_same_items(index: PairIndex) -> None:
             assert ours.keys is not None
             assert theirs.keys is not None
             assert torch.equal(ours.keys, theirs.keys)
-
-
-def test_capacity_of_items_is_enough_for_the_largest_again_and_again(index: PairIndex) -> None:
-    """Unlike that of different images and texts: all items of a batch may bring the same ones."""
-    capacity = Capacity.of_items(index, 7)
-    assert (capacity.regions, capacity.words) == (7 * index.regions.max(), 7 * index.words.max())
-    longest = np.full(7, index.regions.argmax()), np.full(7, index.words.argmax())
-    plan = ItemPlan(*longest, 0, 1, np.arange(7))
-    (_, batch), = Loader(index, iter([plan]), capacity, 0, 1, torch.device("cpu"))
-    assert batch.images.features.values.shape[0] == capacity.regions
 
 
 def test_features_of_single_precision_without_boxes_arrive_to_the_bit(
@@ -242,10 +233,3 @@ def test_a_killed_worker_is_noticed(index: PairIndex) -> None:
     os.kill(source._workers[0]._process.pid or 0, signal.SIGKILL)
     with pytest.raises(Failure, match="reading worker died"):
         list(batches)
-
-
-def test_capacity_is_enough_for_the_largest_choice(index: PairIndex) -> None:
-    capacity = Capacity.of(index, 3, len(index.texts))
-    assert capacity.regions == sorted(index.regions)[-1] + sorted(index.regions)[-2] + sorted(index.regions)[-3]
-    assert capacity.words == index.words.sum()
-    assert isinstance(next(iter(loader(index, 0)))[0], PoolPlan)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from data.batch import Batch, Ragged
 from data.images import ImageStore, RegionRule
-from data.loader import Capacity, Slot
 from data.negatives import following, token_buckets
 from data.pairs import PairIndex, Source
 from data.plan import PoolPlan
+from data.slot import Capacity, Slot
 from data.texts import TextStore
 from model import adapt
 from model.uniter import Config, Uniter, joint_positions

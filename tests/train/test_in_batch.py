@@ -19,9 +19,10 @@ from config.errors import ConfigError, DataError
 from config.schema import Run
 from data.batch import Batch
 from data.items import Items
-from data.loader import Capacity, Loader
+from data.loader import Loader
 from data.offline import Offline
 from data.pairs import PairIndex
+from data.slot import Capacity
 from model.matcher import Matcher, MatchOut
 from model.objective import Term, build_objective, find_objective
 from tests.items import items_config, random_candidates, write_candidates
