@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,17 +24,45 @@ def torchrun(*words: str | Path, ranks: int) -> list[str]:
 
 @contextmanager
 def started(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A running program whose talk goes to `log`; it and its children are gone afterwards."""
+    """A running program whose talk goes to `log`; it and its children are gone afterwards.
+
+    Where a test gives up, the error tells the end of the log, and where all of them were.
+    """
     with log.open("wb") as file:
-        process = subprocess.Popen(words, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT)
+        variables = environment() | {"PYTHONFAULTHANDLER": "1"}
+        process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT)
         family = psutil.Process(process.pid)
         try:
             yield process
+        except Exception as error:
+            if process.poll() is None:
+                make_tell_stacks([*family.children(recursive=True), family])
+            error.add_note(log.read_text(errors="replace")[-40000:])
+            raise
         finally:
             if process.poll() is None:
                 for child in [*family.children(recursive=True), family]:
                     with_patience(child.kill)
                 process.wait(30)
+
+
+def make_tell_stacks(family: list[psutil.Process]) -> None:
+    """End those who run a script by a signal at which Python writes the stacks of all threads; launchers hand them on.
+    """
+    told = [member for member in family if words_of(member)[1:2] and words_of(member)[1].endswith(".py")]
+    for member in told:
+        with_patience(lambda member=member: member.rlimit(psutil.RLIMIT_CORE, (0, 0)))  # type: ignore[misc]
+        with_patience(lambda member=member: member.send_signal(signal.SIGABRT))  # type: ignore[misc]
+    psutil.wait_procs(told, timeout=5)
+    time.sleep(0.5)
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty once it is gone."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def with_patience(act: Callable[[], object]) -> None:
