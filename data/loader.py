@@ -46,6 +46,8 @@ class Loader:
         turns = cycle(self._workers or [None])
         waiting: deque[tuple[Plan, int, Worker | None]] = deque()
         try:
+            for forked in self._workers:
+                forked.begin()
             while True:
                 while free and (plan := next(self.plans, None)) is not None:
                     waiting.append((plan, free.popleft(), next(turns)))

@@ -15,16 +15,43 @@ from data.pairs import PairIndex
 from data.plan import Plan
 from data.slot import Slot
 
+BEGIN_S = (5.0, 10.0, 20.0, 40.0)
+"""How long a worker may take to begin before another one is forked in its place, each time."""
+
 
 class Worker:
-    """A forked process that fills slots."""
+    """A forked process that fills slots; `begin` waits for it.
+
+    A fork copies locks as they are, also one that another thread holds, and in the copy nobody lets go of it. Python
+    before 3.11.10 takes such a lock on its way from the fork to the first line, and Horovod's thread does whenever it
+    drops a tensor: one fork in thousands stands there for ever.
+    """
 
     def __init__(self, index: PairIndex, slots: list[Slot], augment: WordAugment | None) -> None:
+        self._given = index, slots, augment, os.getpid()
+        self._fork()
+
+    def _fork(self) -> None:
         self._pipe, theirs = mp.Pipe()
-        given = (theirs, index, slots, augment, os.getpid())
-        self._process = mp.get_context("fork").Process(target=serve, args=given, daemon=True)
+        self._process = mp.get_context("fork").Process(target=serve, args=(theirs, *self._given), daemon=True)
         self._process.start()
         theirs.close()
+
+    def begin(self) -> None:
+        """Return once it reads; one that stands is replaced.
+
+        Raises:
+            Failure: it died, or none of several began.
+        """
+        for patience_s in BEGIN_S:
+            with self._naming_its_death():
+                if self._pipe.poll(patience_s):
+                    self._pipe.recv()
+                    return
+            self.close()
+            self._fork()
+        raise Failure(f"{len(BEGIN_S)} reading workers, one after the other, did not begin; is this host overloaded? "
+                      "--n_workers 0 reads without them")
 
     def ask(self, slot: int, plan: Plan) -> None:
         with self._naming_its_death():
@@ -63,6 +90,7 @@ def serve(
     """
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(kind, signal.SIG_IGN)
+    pipe.send(None)
     while os.getppid() == parent:
         if not pipe.poll(2.0):
             continue
