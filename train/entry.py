@@ -76,11 +76,12 @@ def attempt(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> 
             watch.code = work(run, args, comm)
         comm.close()
     except (ConfigError, DataError, Failure) as error:
-        return tell(who, str(error), error.exit_code)
+        return tell(who, "; ".join([str(error), *notes_of(error)]), error.exit_code)
     except OSError as error:
         if error.errno not in DISK:
             raise
-        return tell(who, f"{error.filename or 'a file'}: {error.strerror}; {MENDED}, once there is room", FAILED)
+        why = f"{error.filename or 'a file'}: {error.strerror}"
+        return tell(who, "; ".join([why, *notes_of(error), f"{MENDED}, once there is room"]), FAILED)
     except Exception as error:
         if elastic and comm.regroups(error):
             tell(who, f"{first_line(error)}; going on with those who are there", 0)
@@ -118,6 +119,11 @@ def answer_signals(comm: Comm, watch: Watch) -> None:
     for kind in SIGNALS:
         signal.signal(kind, told)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """What else went wrong on the way out, such as a checkpoint that could not be saved either."""
+    return list(getattr(error, "__notes__", []))
 
 
 def tell(who: str, what: str, code: int) -> int:

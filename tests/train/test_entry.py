@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 from argparse import Namespace
 from collections.abc import Iterator
@@ -57,6 +58,19 @@ def test_a_failure_that_a_user_can_mend_is_one_line(
         raise error
 
     assert outcome(work, capsys) == (code, f"itm_hn: {error}\n")
+
+
+@pytest.mark.parametrize("error", [Failure("full"), OSError(errno.ENOSPC, "No space left on device", "a.json")])
+def test_what_else_went_wrong_on_the_way_out_is_in_that_line(
+    error: Exception, argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: Any) -> int:
+        error.add_note("step-00000003: could not be saved")
+        raise error
+
+    code, said = outcome(work, capsys)
+    assert code == 1
+    assert re.fullmatch(r"itm_hn: .*(full|No space left on device); step-00000003: could not be saved.*\n", said)
 
 
 def test_our_own_mistakes_keep_their_trace(argv: list[str]) -> None:
