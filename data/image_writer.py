@@ -19,7 +19,7 @@ from data import codec as formats
 from data.files import read_json, write_json
 from data.native import encode_native
 from data.regions import Codec, RegionRule, box_features, cut
-from data.store import LmdbWriter
+from data.store_writer import LmdbWriter
 
 KEYS, META = "__keys__", "meta.json"
 CHECKSUMS = "checksums.json"

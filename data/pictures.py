@@ -23,7 +23,8 @@ from data.files import write_json
 from data.image_source import stored_meta, stored_names
 from data.image_writer import KEYS, note_options
 from data.pixels import cropped, decode, draw_crop, reduced, whole
-from data.store import LmdbStore, LmdbWriter, missing
+from data.store import LmdbStore, missing
+from data.store_writer import LmdbWriter
 from data.variants import PICTURES, store_variants
 
 __all__ = ["PICTURES", "PictureStore", "PictureView", "PictureWriter", "encode_picture"]

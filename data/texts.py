@@ -16,7 +16,8 @@ from data.codec import DamagedRecord, decode_text, encode_text
 from data.files import write_json
 from data.phrases import pack_objects
 from data.seal import sealed_json
-from data.store import LmdbStore, LmdbWriter, missing
+from data.store import LmdbStore, missing
+from data.store_writer import LmdbWriter
 from data.words import Special, Words
 
 VERSION = 1

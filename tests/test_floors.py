@@ -19,8 +19,8 @@ FLOORS = ("config", "data", "model", "train", "scripts")
 """Lowest first."""
 
 HOMES = {
-    "lmdb": {"data/store.py", "data/codec.py"},
-    "msgpack": {"data/store.py", "data/codec.py"},
+    "lmdb": {"data/store.py", "data/store_writer.py", "data/codec.py"},
+    "msgpack": {"data/codec.py"},
     "horovod": {"train/launched.py", "scripts/launch.py", "scripts/slurm/ranks.py"},
     "torch.distributed": {"train/launched.py"},
     # optim.py, because what upstream apex still has for training is a fused optimizer; its amp is gone.

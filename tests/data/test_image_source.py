@@ -11,7 +11,8 @@ from config.errors import DataError
 from data.image_source import ImageSource, stored_meta, stored_names
 from data.images import ImageStore
 from data.pictures import PictureView
-from data.store import LmdbStore, LmdbWriter
+from data.store import LmdbStore
+from data.store_writer import LmdbWriter
 from tests.arrays import write_image_store
 from tests.drawn import write_picture_store
 

@@ -19,7 +19,8 @@ from config.errors import ConfigError, DataError
 from data.image_writer import ImageWriter, encode_image
 from data.images import ImageStore
 from data.regions import Codec, RegionRule
-from data.store import LmdbStore, LmdbWriter
+from data.store import LmdbStore
+from data.store_writer import LmdbWriter
 from tests.arrays import FLICKR, extracted, write_image_store
 
 LAYOUTS: tuple[Codec, ...] = ("native", "published", "compressed")

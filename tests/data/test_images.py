@@ -16,7 +16,7 @@ from data.codec import DamagedRecord, encode_npz, encode_published
 from data.images import ImageStore, ImageWriter, RegionRule
 from data.native import encode_native
 from data.regions import Codec, box_features
-from data.store import LmdbWriter
+from data.store_writer import LmdbWriter
 from tests.arrays import FLICKR, extracted, write_image_store
 
 RULE = RegionRule(conf_th=0.5, max_bb=9, min_bb=3)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from data.pages import Torn, _pages, checksum
-from data.store import LmdbStore, LmdbWriter
+from data.store import LmdbStore
+from data.store_writer import LmdbWriter
 
 
 def packed(folder: Path, records: int = 9000) -> Path:

@@ -11,7 +11,8 @@ import pytest
 from config.errors import DataError
 from data import pages
 from data.seal import SEAL, check_content, check_keys, is_sealed, sealed_json
-from data.store import LmdbStore, LmdbWriter
+from data.store import LmdbStore
+from data.store_writer import LmdbWriter
 from tests.data.test_pages import packed
 
 

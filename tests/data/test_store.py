@@ -1,4 +1,4 @@
-"""One environment a process, after forks too; errors that help; writers that leave all or nothing."""
+"""One environment a process, after forks too; errors that help."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import lmdb
 import pytest
 
-from config.errors import DataError, Failure
-from data.store import LmdbStore, LmdbWriter, nearest
+from config.errors import DataError
+from data.store import LmdbStore, nearest
+from data.store_writer import LmdbWriter
 
 
 def filled(folder: Path, records: int = 30) -> Path:
@@ -198,92 +196,6 @@ def test_threads_share_a_store(folder: Path) -> None:
 
 
 # ---------------------------------------------------------------- writing
-
-
-def interrupted(folder: Path) -> None:
-    """One record of a packing that fails."""
-    with LmdbWriter(folder) as writer:
-        writer.put("a", b"1")
-        raise RuntimeError
-
-
-def test_a_store_appears_only_when_it_is_complete(tmp_path: Path) -> None:
-    with LmdbWriter(tmp_path / "store") as writer:
-        writer.put("a", b"1")
-        writer.commit()
-        assert not (tmp_path / "store").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["store"]
-
-
-def test_after_an_error_the_work_is_kept_and_taken_up(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError):
-        interrupted(tmp_path / "store")
-    assert not (tmp_path / "store").exists()
-    with LmdbWriter(tmp_path / "store") as writer:
-        assert writer.keys() == ["a"]
-        writer.put("b", b"2")
-    assert LmdbStore(tmp_path / "store").keys() == ["a", "b"]
-
-
-def test_a_fresh_writer_drops_the_remains(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError):
-        interrupted(tmp_path / "store")
-    with LmdbWriter(tmp_path / "store", fresh=True) as writer:
-        assert writer.keys() == []
-
-
-def test_an_existing_store_is_left_alone(folder: Path) -> None:
-    before = (folder / "data.mdb").read_bytes()
-    with pytest.raises(DataError, match="exists; remove it or choose another output"):
-        LmdbWriter(folder)
-    assert (folder / "data.mdb").read_bytes() == before
-
-
-def test_keys_that_lmdb_cannot_hold_are_named(tmp_path: Path) -> None:
-    with LmdbWriter(tmp_path / "store") as writer, pytest.raises(DataError, match="kkk cannot be written"):
-        writer.put("k" * 600, b"1")
-
-
-def overfill(folder: Path) -> None:
-    with LmdbWriter(folder, map_size=1 << 17, commit_every=1) as writer:
-        for number in range(100):
-            writer.put(str(number), b"x" * 5000)
-
-
-def test_a_full_store_keeps_what_it_has(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match=r"store\.partial cannot be written \(.*\); free space or choose another output"):
-        overfill(tmp_path / "store")
-    with LmdbWriter(tmp_path / "store") as writer:
-        assert len(writer.keys()) > 3
-
-
-def test_two_writers_do_not_meet(tmp_path: Path) -> None:
-    with LmdbWriter(tmp_path / "store") as writer:
-        writer.put("a", b"1")
-        with pytest.raises(DataError, match="another process is writing"):
-            LmdbWriter(tmp_path / "store")
-
-
-KILLED = """
-import sys
-from data.store import LmdbWriter
-writer = LmdbWriter(sys.argv[1], commit_every=10)
-for number in range(25):
-    writer.put(f"key{number:03d}", b"x" * 100)
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_a_killed_writer_loses_only_what_was_not_committed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "store")]
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGKILL)
-    with LmdbWriter(tmp_path / "store") as writer:
-        assert writer.keys() == [f"key{number:03d}" for number in range(20)]
 
 
 def test_a_copied_store_can_be_read(folder: Path, tmp_path: Path) -> None:

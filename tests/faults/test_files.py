@@ -14,7 +14,8 @@ import pytest
 
 from config.errors import DataError, Failure
 from data.image_writer import ImageWriter
-from data.store import LmdbStore, LmdbWriter
+from data.store import LmdbStore
+from data.store_writer import LmdbWriter
 from data.texts import TextStore, TextWriter
 from tests.arrays import FLICKR, extracted
 from tests.endings import assert_same_end

@@ -32,7 +32,8 @@ from data.source.butd_npz import read_npz
 from data.source.captions import read_lines
 from data.source.scan_npy import PrecomputedImages, read_precomputed
 from data.source.whitener import Whitener
-from data.store import LmdbStore, LmdbWriter
+from data.store import LmdbStore
+from data.store_writer import LmdbWriter
 from data.texts import TextStore
 from data.vocabulary import Vocabulary
 from data.words import WordPiece
