@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo evidence evidence-aoq evidence-laps test quick soak lint image-test slurm-test bench scaling clean
 bin := .venv/bin
+# One more than two cores, for a third of the time a test waits for what it has started.
+pytest := $(bin)/pytest -n 3 --dist worksteal
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -22,10 +24,10 @@ evidence-laps: setup  ## the README's comparison of LAPS: nine training runs, ha
 	@bash scripts/evidence-laps.sh
 
 test: setup lint  ## all tests
-	$(bin)/pytest -n 2 --dist worksteal -m "not soak and not cluster"
+	$(pytest) -m "not soak and not cluster"
 
 quick: setup lint  ## the tests that take seconds
-	$(bin)/pytest -n 2 --dist worksteal -m "not slow and not soak and not cluster"
+	$(pytest) -m "not slow and not soak and not cluster"
 
 soak: setup  ## faults at length: kills at 200 moments, a rank lost every 20 seconds; prints what it counted
 	$(bin)/pytest -s -m soak tests/faults

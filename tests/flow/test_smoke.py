@@ -1,6 +1,7 @@
 """Each miniature configuration through the real commands: drawn, trained, killed, resumed, evaluated, counted again.
 
-It is trained as a user would, by horovodrun; what is asked of it afterwards is asked of tests.flow.warm.
+One of each program is trained as a user would, by horovodrun; the others, and all that is asked of them afterwards,
+run in tests.flow.warm.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ PROGRAMS = {
 }
 """Every entry, with a configuration that it takes."""
 BY_LAUNCHER = ("smoke-uniter.json", "smoke-vsrn.json")
-"""Those whose launcher is killed with its ranks."""
+"""Those that a launcher starts, and that are killed with it."""
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("smoke-*.json"))
 
 
@@ -102,7 +103,8 @@ def killed_and_resumed(config: Path, program: str, folder: Path) -> None:
         family = [psutil.Process(process.pid) for process in processes]
         for member in [*family, *(child for parent in family for child in parent.children(recursive=True))]:
             with_patience(member.kill)
-    done = run(*words, ranks=2)
+    again = run if config.name in BY_LAUNCHER else warm.run
+    done = again(*words, ranks=2)
     assert done.returncode == 0, done.stderr
     first, second = (event["step"] for event in events(out, "start"))
     assert first == 0

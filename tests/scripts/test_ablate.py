@@ -379,36 +379,36 @@ def kill(process) -> None:
 
 @pytest.mark.slow
 def test_a_killed_grid_goes_on_and_repeats_no_finished_run(stores, tmp_path, capsys):
-    """Killed in its second run, stopped by a scheduler in its third, then finished, then evaluated once more."""
+    """Killed in its second run, stopped by a scheduler there, then finished, then evaluated once more."""
     configs = [write_config(tmp_path / f"{name}.json", config_of(stores, optim={"learning_rate": rate}))
-               for name, rate in (("a", 1e-3), ("b", 1e-2), ("c", 1e-1))]
+               for name, rate in (("a", 1e-3), ("b", 1e-2))]
     out = tmp_path / "out"
     words = ["scripts/ablate.py", "--configs", *configs, "--seeds", "1", "--output_dir", out,
-             "--flags", "--num_train_steps 40 --save_steps 10 --valid_steps 40", "--report", "img_r1", "rsum"]
+             "--flags", "--num_train_steps 60 --save_steps 10 --valid_steps 60", "--report", "img_r1", "rsum"]
     with started(command(*words), tmp_path / "log") as process:
         wait_until(lambda: steps_logged(out / "b-seed1") >= 15)
         kill(process)
     assert [found.key for found in read_rows(out / "runs.csv")] == [("a", 1)]
     with started(command(*words), tmp_path / "log") as process:
-        wait_until(lambda: steps_logged(out / "c-seed1") >= 5)
+        wait_until(lambda: steps_logged(out / "b-seed1") >= 30)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 75
-    assert "c-seed1: stopped with exit code 75" in (tmp_path / "log").read_text()
+    assert "b-seed1: stopped with exit code 75" in (tmp_path / "log").read_text()
     assert events(out / "b-seed1", "start")[-1]["step"] >= 10
     assert not (out / "table.md").exists()
     done = run(*words)
     assert done.returncode == 0, done.stderr
-    assert starts(out) == {"a-seed1": 1, "b-seed1": 2, "c-seed1": 2}
+    assert starts(out) == {"a-seed1": 1, "b-seed1": 3}
     assert done.stdout == (out / "table.md").read_text()
     rows = read_rows(out / "runs.csv")
-    assert [found.key for found in rows] == [("a", 1), ("b", 1), ("c", 1)]
+    assert [found.key for found in rows] == [("a", 1), ("b", 1)]
     for found in rows:
         folder = out / f"{found.config}-seed{found.seed}"
         assert found.hash == events(folder, "start")[0]["hash"]
         assert dict(found.values) == measured(json.loads((folder / "results.json").read_text()))
         assert 0 < found.train_s < 600
     assert main([*map(str, words[1:]), "--evaluate", "--split val"]) == 0
-    assert sum(starts(out).values()) == 5, "only the evaluations were run"
+    assert sum(starts(out).values()) == 4, "only the evaluations were run"
     assert all(found.evaluations == ("--split val",) and "val/rsum" in found.values for found in
                read_rows(out / "runs.csv"))
     assert capsys.readouterr().out == (out / "table.md").read_text()
