@@ -8,6 +8,7 @@ from itertools import cycle
 
 import torch
 
+from config.errors import Failure
 from data.augment import WordAugment
 from data.batch import Batch
 from data.pairs import PairIndex
@@ -38,10 +39,21 @@ class Loader:
         on_gpu = device.type == "cuda"
         self._copied = torch.cuda.Event() if on_gpu else None
         self._slots = [Slot(capacity, index, pin and on_gpu) for _ in range(workers * prefetch + 1)]
-        self._workers = [Worker(index, self._slots, augment) for _ in range(workers)]
+        self._workers: list[Worker] = []
+        try:
+            for _ in range(workers):
+                self._workers.append(Worker(index, self._slots, augment))
+        except Failure:
+            self.close()
+            raise
 
     def __iter__(self) -> Iterator[tuple[Plan, Batch]]:
-        """(plan, batch) for each plan; raises DataError as the reading worker did."""
+        """(plan, batch) for each plan.
+
+        Raises:
+            DataError: as the reading worker did.
+            Failure: a worker died or did not begin.
+        """
         free = deque(range(len(self._slots)))
         turns = cycle(self._workers or [None])
         waiting: deque[tuple[Plan, int, Worker | None]] = deque()

@@ -15,8 +15,8 @@ from data.pairs import PairIndex
 from data.plan import Plan
 from data.slot import Slot
 
-BEGIN_S = (5.0, 10.0, 20.0, 40.0)
-"""How long a worker may take to begin before another one is forked in its place, each time."""
+BEGIN_S = (2.0, 5.0, 20.0, 40.0)
+"""How long each of the workers that are tried one after the other may take to begin, which is a matter of moments."""
 
 
 class Worker:
@@ -32,24 +32,31 @@ class Worker:
         self._fork()
 
     def _fork(self) -> None:
-        self._pipe, theirs = mp.Pipe()
-        self._process = mp.get_context("fork").Process(target=serve, args=(theirs, *self._given), daemon=True)
-        self._process.start()
-        theirs.close()
+        ours, theirs = mp.Pipe()
+        process = mp.get_context("fork").Process(target=serve, args=(theirs, *self._given), daemon=True)
+        try:
+            process.start()
+        except OSError as error:
+            ours.close()
+            raise Failure(f"a reading worker could not be started ({error.strerror}); is memory short?") from error
+        finally:
+            theirs.close()
+        self._pipe, self._process = ours, process
 
     def begin(self) -> None:
         """Return once it reads; one that stands is replaced.
 
         Raises:
-            Failure: it died, or none of several began.
+            Failure: it died, or none of several began or could be started.
         """
-        for patience_s in BEGIN_S:
+        for number, patience_s in enumerate(BEGIN_S):
+            if number:
+                self.close()
+                self._fork()
             with self._naming_its_death():
                 if self._pipe.poll(patience_s):
                     self._pipe.recv()
                     return
-            self.close()
-            self._fork()
         raise Failure(f"{len(BEGIN_S)} reading workers, one after the other, did not begin; is this host overloaded? "
                       "--n_workers 0 reads without them")
 
@@ -58,7 +65,12 @@ class Worker:
             self._pipe.send((slot, plan))
 
     def answer(self) -> None:
-        """Wait for the oldest question; raises DataError for a bad record or a worker that died."""
+        """Wait for the oldest question.
+
+        Raises:
+            DataError: a bad record.
+            Failure: the worker died.
+        """
         with self._naming_its_death():
             while not self._pipe.poll(1.0):
                 if not self._process.is_alive() and not self._pipe.poll(0):
@@ -81,10 +93,16 @@ class Worker:
         self._process.join()
 
 
+def kill_all() -> None:
+    """End all workers of this process, which is about to end without unwinding: one that stands would outlive it."""
+    for process in mp.active_children():
+        process.kill()
+
+
 def serve(
     pipe: Connection, index: PairIndex, slots: list[Slot], augment: WordAugment | None, parent: int
 ) -> None:
-    """A worker's life: fill the slots it is asked for until the parent closes the pipe or is gone.
+    """A worker's life: fill the slots it is asked for until it is killed or the parent is gone.
 
     A scheduler signals every process of a job; the parent alone decides what that means.
     """
@@ -94,10 +112,7 @@ def serve(
     while os.getppid() == parent:
         if not pipe.poll(2.0):
             continue
-        try:
-            number, plan = pipe.recv()
-        except EOFError:
-            return
+        number, plan = pipe.recv()
         try:
             slots[number].fill(index, plan, augment)
         except ValueError as error:

@@ -16,6 +16,7 @@ from config.cli import Extra, parse
 from config.errors import FAILED, ConfigError, DataError, Failure
 from config.schema import Run
 from data.files import write_json
+from data.worker import kill_all
 from model.matcher import find
 from model.objective import find_objective
 from train.comm import Comm
@@ -84,11 +85,12 @@ def attempt(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> 
         return tell(who, "; ".join([why, *notes_of(error), f"{MENDED}, once there is room"]), FAILED)
     except Exception as error:
         if elastic and comm.regroups(error):
-            tell(who, f"{first_line(error)}; going on with those who are there", 0)
+            tell(who, "; ".join([first_line(error), *notes_of(error), "going on with those who are there"]), 0)
             return None
         if not comm.lost(error):
             raise
-        return tell(who, f"a collective failed at {comm.place.now()}: {first_line(error)}; {MENDED}", FAILED)
+        why = f"a collective failed at {comm.place.now()}: {first_line(error)}"
+        return tell(who, "; ".join([why, *notes_of(error), MENDED]), FAILED)
     return watch.code
 
 
@@ -122,8 +124,8 @@ def answer_signals(comm: Comm, watch: Watch) -> None:
 
 
 def notes_of(error: BaseException) -> list[str]:
-    """What else went wrong on the way out, such as a checkpoint that could not be saved either."""
-    return list(getattr(error, "__notes__", []))
+    """What else went wrong on the way out, such as a checkpoint that could not be saved either; a line each."""
+    return [" ".join(note.split()) for note in getattr(error, "__notes__", []) if note.strip()]
 
 
 def tell(who: str, what: str, code: int) -> int:
@@ -137,6 +139,7 @@ def leave(code: int) -> NoReturn:
     """End the process with `code` at once, without waiting for a group whose members may be gone."""
     sys.stdout.flush()
     sys.stderr.flush()
+    kill_all()
     os._exit(code)
 
 

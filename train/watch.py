@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import TextIO
 
 from config.errors import FAILED, INTERRUPTED, ConfigError, DataError, Failure
+from data.worker import kill_all
 from train.comm import Comm
 from train.watching.hub import Hub
 from train.watching.judge import GRACE_S, STOPPED, Member, Verdict
@@ -144,6 +145,7 @@ class Watch:
         if verdict.silent:
             self._end_silent(verdict)
         if not self._elastic or not verdict.ranks or self._comm.rank in verdict.ranks:
+            kill_all()
             left = FAILED if self._post is None else self._post.bye
             os._exit(left if left in STOPPED else FAILED)
 

@@ -195,9 +195,6 @@ def test_threads_share_a_store(folder: Path) -> None:
     assert all(result == results[0] and len(result) == 30 for result in results)
 
 
-# ---------------------------------------------------------------- writing
-
-
 def test_a_copied_store_can_be_read(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     assert read_all(LmdbStore(tmp_path / "copy")) == read_all(LmdbStore(folder))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
+import errno
+import multiprocessing
+import os
+import signal
 import time
 from itertools import islice
 
@@ -17,19 +20,24 @@ from data.pairs import PairIndex
 from data.slot import Capacity
 
 
-def standing(times: int, patience_s: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> mmap.mmap:
-    """Let so many workers stand before their first line; gives what the forked ones count themselves in."""
-    begun, serve = mmap.mmap(-1, 1), worker.serve
+def standing(times: int, patience_s: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the first so many workers stand before their first line; gives the number of each that is forked."""
+    forked: list[int] = []
+    serve, fork = worker.serve, worker.Worker._fork
+
+    def counts(self: worker.Worker) -> None:
+        forked.append(len(forked) + 1)
+        fork(self)
 
     def stands(*given: object) -> None:
-        begun[0] += 1
-        while begun[0] <= times:
-            time.sleep(0.01)
+        while len(forked) <= times:  # as they were at the fork
+            time.sleep(60)
         serve(*given)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(worker.Worker, "_fork", counts)
     monkeypatch.setattr(worker, "serve", stands)
     monkeypatch.setattr(worker, "BEGIN_S", patience_s)
-    return begun
+    return forked
 
 
 def batches(index: PairIndex, workers: int) -> list[torch.Tensor]:
@@ -40,13 +48,42 @@ def batches(index: PairIndex, workers: int) -> list[torch.Tensor]:
 
 def test_a_worker_that_stands_is_replaced(index: PairIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = batches(index, 0)
-    begun = standing(1, (0.5, 30.0), monkeypatch)
+    forked = standing(1, (0.5, 30.0), monkeypatch)
     got = batches(index, 1)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(got, expected, strict=True))
-    assert begun[0] == 2
+    assert forked == [1, 2]
 
 
 def test_where_none_begins_that_is_told(index: PairIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    standing(250, (0.05,) * 4, monkeypatch)
+    forked = standing(4, (0.05,) * 4, monkeypatch)
     with pytest.raises(Failure, match=r"4 reading workers, one after the other, did not begin.*--n_workers 0"):
         batches(index, 1)
+    assert forked == [1, 2, 3, 4]
+    assert multiprocessing.active_children() == []
+
+
+def test_where_the_host_has_no_room_for_another_that_is_told(
+    index: PairIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of two: the first is ended too."""
+    start, started = multiprocessing.context.ForkProcess.start, list[int]()
+
+    def starts(self: multiprocessing.context.ForkProcess) -> None:
+        if started:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        started.append(1)
+        start(self)
+
+    monkeypatch.setattr(multiprocessing.context.ForkProcess, "start", starts)
+    with pytest.raises(Failure, match=r"could not be started \(Resource temporarily unavailable\); is memory short"):
+        batches(index, 2)
+    assert multiprocessing.active_children() == []
+
+
+def test_whoever_leaves_at_once_ends_workers_that_stand(index: PairIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    standing(1, (0.05,), monkeypatch)
+    reader = worker.Worker(index, [], None)
+    worker.kill_all()
+    reader._process.join(10)
+    assert reader._process.exitcode == -signal.SIGKILL
+    reader.close()

@@ -65,7 +65,7 @@ def test_what_else_went_wrong_on_the_way_out_is_in_that_line(
     error: Exception, argv: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work(*_: Any) -> int:
-        error.add_note("step-00000003: could not be saved")
+        error.add_note("step-00000003:\ncould not be saved\n")
         raise error
 
     code, said = outcome(work, capsys)
