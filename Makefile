@@ -2,8 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo evidence evidence-aoq evidence-laps test quick soak lint image-test slurm-test bench scaling clean
 bin := .venv/bin
-# One more than two cores, for a third of the time a test waits for what it has started.
-pytest := $(bin)/pytest -n 3 --dist worksteal
+# For two cores: a third of the time, a test waits for what it has started.
+jobs ?= 3
+pytest = $(bin)/pytest -n $(jobs) --dist worksteal
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14

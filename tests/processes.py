@@ -31,30 +31,37 @@ def started(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as file:
         variables = environment() | {"PYTHONFAULTHANDLER": "1"}
         process = subprocess.Popen(words, cwd=ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT)
-        family = psutil.Process(process.pid)
+        family: list[psutil.Process] = []
         try:
             yield process
         except Exception as error:
-            if process.poll() is None:
-                make_tell_stacks([*family.children(recursive=True), family])
+            family = family_of(process)
+            make_tell_stacks(family)
             error.add_note(log.read_text(errors="replace")[-40000:])
             raise
         finally:
-            if process.poll() is None:
-                for child in [*family.children(recursive=True), family]:
-                    with_patience(child.kill)
-                process.wait(30)
+            for member in [*family, *family_of(process)]:
+                with_patience(member.kill)
+            process.wait(30)
+
+
+def family_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """A program and all that it has started; nobody once it has ended."""
+    if process.poll() is not None:
+        return []
+    first = psutil.Process(process.pid)
+    return [first, *first.children(recursive=True)]
 
 
 def make_tell_stacks(family: list[psutil.Process]) -> None:
     """End those who run a script by a signal at which Python writes the stacks of all threads; launchers hand them on.
     """
-    told = [member for member in family if words_of(member)[1:2] and words_of(member)[1].endswith(".py")]
-    for member in told:
-        with_patience(lambda member=member: member.rlimit(psutil.RLIMIT_CORE, (0, 0)))  # type: ignore[misc]
-        with_patience(lambda member=member: member.send_signal(signal.SIGABRT))  # type: ignore[misc]
-    psutil.wait_procs(told, timeout=5)
-    time.sleep(0.5)
+    for member in family:
+        script = next((word for word in words_of(member)[1:3] if word.endswith(".py")), "launch.py")
+        if not script.endswith("launch.py"):
+            with_patience(lambda member=member: member.rlimit(psutil.RLIMIT_CORE, (0, 0)))  # type: ignore[misc]
+            with_patience(lambda member=member: member.send_signal(signal.SIGABRT))  # type: ignore[misc]
+    time.sleep(3)
 
 
 def words_of(process: psutil.Process) -> list[str]:

@@ -19,7 +19,7 @@ from torch.distributed import TCPStore
 from tests.flow.child import become
 from tests.support import ROOT, environment
 
-IMPORTED = ["torch", "torch.distributed", "numpy", "lmdb", "msgpack", "pydantic", "psutil",
+IMPORTED = ["torch", "torch._dynamo", "torch.distributed", "numpy", "lmdb", "msgpack", "pydantic", "psutil",
             "safetensors.torch", "transformers.models.bert.modeling_bert", "transformers.models.vit.modeling_vit",
             "transformers.models.swin.modeling_swin"]  # fmt: skip
 """What every program waits for; the project itself is imported by each."""

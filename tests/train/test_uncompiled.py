@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -27,24 +28,26 @@ print(weight.grad, "torch._dynamo" in sys.modules)
 """
 
 
-def after_steps(kind: type[optim.Optimizer]) -> tuple[Tensor, dict[str, object]]:
+def after_steps(kind: type[optim.Optimizer], fused: bool) -> tuple[Tensor, dict[str, Any]]:
     """Weights and state, saved and loaded on the way."""
     weight = torch.nn.Parameter(torch.linspace(-1, 1, 7))
-    made = kind([{"params": [weight]}], lr=0.1)
+    how: dict[str, Any] = {"fused": True} if fused else {}
+    made = kind([{"params": [weight]}], lr=0.1, **how)
     for step in range(4):
         weight.grad = torch.full((7,), 0.5 - step) * weight.detach()
         made.step()
         made.zero_grad()
         assert weight.grad is None
         kept = copy.deepcopy(made.state_dict())
-        made = kind([weight], lr=0.7)
+        made = kind([weight], lr=0.7, **how)
         made.load_state_dict(kept)
     return weight.detach(), made.state_dict()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_updates_and_states_are_those_of_torch(kind: str) -> None:
-    (ours, our_state), (theirs, their_state) = (after_steps(getattr(house, kind)) for house in (uncompiled, optim))
+@pytest.mark.parametrize(("kind", "fused"), [*((kind, False) for kind in KINDS), ("Adam", True), ("AdamW", True)])
+def test_updates_and_states_are_those_of_torch(kind: str, fused: bool) -> None:
+    ours, our_state = after_steps(getattr(uncompiled, kind), fused)
+    theirs, their_state = after_steps(getattr(optim, kind), fused)
     assert torch.equal(ours, theirs)
     assert repr(our_state) == repr(their_state)
 
