@@ -82,7 +82,7 @@ def stored_names(store: LmdbStore) -> list[str]:
 def stored_meta(store: LmdbStore) -> dict[str, Any]:
     """What our packer noted (kind, dim, count, codec, version, ...); empty for others' stores."""
     path = store.path / META
-    found = sealed_json(store.path, META) if path.is_file() or is_sealed(store.path, path) else {}
+    found = sealed_json(path) if path.is_file() or is_sealed(store.path, path) else {}
     if not isinstance(found, dict):
         raise DataError(f"{path} is no description of a store; pack or copy the store again")
     return found

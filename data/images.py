@@ -139,7 +139,7 @@ class ImageStore:
     @cached_property
     def _noted(self) -> dict[str, int] | None:
         path = self._counts_path or self._absent_counts()
-        return sealed_json(self.path, path) if path else None
+        return sealed_json(path, self.path) if path else None
 
     def _absent_counts(self) -> Path | None:
         """The count file that the store was packed with, where it is gone."""
@@ -151,7 +151,7 @@ class ImageStore:
     def _checksums(self) -> dict[str, int]:
         path = self.path / CHECKSUMS
         there = self.codec == "published" and (path.is_file() or is_sealed(self.path, path))
-        return sealed_json(self.path, CHECKSUMS) if there else {}
+        return sealed_json(path) if there else {}
 
     def index_counts(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Regions that the index states for each name [n]; may exceed the rows stored (published stores)."""

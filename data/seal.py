@@ -47,9 +47,8 @@ def check_content(path: Path, content: bytes, folder: Path | None = None) -> Non
         )
 
 
-def sealed_json(folder: Path, name: str | Path) -> Any:
-    """The content of a JSON file of the store in `folder`; raises DataError where it is damaged or not JSON."""
-    path = folder / name
+def sealed_json(path: Path, folder: Path | None = None) -> Any:
+    """What is in a JSON file of the store in `folder` (by default its own); DataError: it is damaged or not JSON."""
     content = read_bytes(path, REMEDY)
     check_content(path, content, folder)
     return parsed(path, content, REMEDY)

@@ -47,15 +47,15 @@ class TextStore:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"there is no text store {self.folder}; check txt_db or pack it")
-        self.meta: dict[str, Any] = sealed_json(self.folder, "meta.json")
+        self.meta: dict[str, Any] = sealed_json(self.folder / "meta.json")
         self.special = self._special()
         self.vocab_hash: str | None = self.meta.get("vocab_hash")
-        lengths: dict[str, int] = sealed_json(self.folder, "id2len.json")
+        lengths: dict[str, int] = sealed_json(self.folder / "id2len.json")
         self.ids = list(lengths)
         self.lengths = np.fromiter(lengths.values(), np.int64, len(lengths))
-        owner: dict[str, str] = sealed_json(self.folder, "txt2img.json")
+        owner: dict[str, str] = sealed_json(self.folder / "txt2img.json")
         self.images = [self._image(owner, id) for id in self.ids]
-        self.image_order: list[str] = list(sealed_json(self.folder, "img2txts.json"))
+        self.image_order: list[str] = list(sealed_json(self.folder / "img2txts.json"))
         self._check()
         self._store = LmdbStore(self.folder)
         self._tokens: dict[str, NDArray[np.int32]] = {}

@@ -64,6 +64,15 @@ def test_reads_into_the_callers_arrays(folder: Path, codec: Codec, dtype: type) 
 
 
 @pytest.mark.parametrize("codec", LAYOUTS)
+def test_a_store_is_found_from_where_one_is(folder: Path, codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = open_store(folder, codec)
+    monkeypatch.chdir(folder.parent)
+    store = open_store(Path(folder.name), codec)
+    assert store.counts(store.names).tolist() == expected.counts(expected.names).tolist()
+    assert np.array_equal(store.read(store.names[0]).features, expected.read(expected.names[0]).features)
+
+
+@pytest.mark.parametrize("codec", LAYOUTS)
 def test_reads_copies(folder: Path, codec: Codec) -> None:
     store = open_store(folder, codec)
     image = store.read(store.names[0])

@@ -31,7 +31,7 @@ def test_all_but_records_and_what_goes_is_sealed(folder: Path) -> None:
     assert is_sealed(folder)
     assert is_sealed(folder, folder / "meta.json")
     assert not is_sealed(folder, folder / "other.json")
-    assert sealed_json(folder, "meta.json") == {"count": 2}
+    assert sealed_json(folder / "meta.json") == {"count": 2}
     check_keys(folder)
 
 
@@ -40,19 +40,19 @@ def test_files_beside_the_store_are_sealed_too(tmp_path: Path) -> None:
     with LmdbWriter(tmp_path / "store").finishing() as beside:
         beside.append(tmp_path / "nbb.json")
     shutil.move(tmp_path / "store", tmp_path / "renamed")
-    assert sealed_json(tmp_path / "renamed", tmp_path / "nbb.json") == {}
+    assert sealed_json(tmp_path / "nbb.json", tmp_path / "renamed") == {}
     (tmp_path / "nbb.json").write_text("[]")
     with pytest.raises(DataError, match=r"nbb\.json is not as it was packed"):
-        sealed_json(tmp_path / "renamed", tmp_path / "nbb.json")
+        sealed_json(tmp_path / "nbb.json", tmp_path / "renamed")
 
 
 def test_a_changed_file_is_named_with_the_remedy(folder: Path) -> None:
     (folder / "meta.json").write_text('{"count": 3}')
     with pytest.raises(DataError, match=r"meta\.json is not as it was packed \(12 of 12 bytes, or changed ones\); copy "
                                         r"or pack the store again, or remove .*seal\.json if you changed it yourself"):
-        sealed_json(folder, "meta.json")
+        sealed_json(folder / "meta.json")
     (folder / SEAL).unlink()
-    assert sealed_json(folder, "meta.json") == {"count": 3}
+    assert sealed_json(folder / "meta.json") == {"count": 3}
 
 
 def test_other_keys_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -44,11 +44,11 @@ CONFIGS = sorted(path.name for path in (ROOT / "config").glob("smoke-*.json"))
 
 @pytest.fixture(scope="module", autouse=True)
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A small drawn set and candidates mined over it, where the configurations look for them."""
+    """A small drawn set and candidates mined over it, where the configurations look for them: from where they run."""
     folder = once(tmp_path_factory, "drawn", drawn)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SCENES", str(folder / "scenes"))
-        patch.setenv("OFFLINE", str(folder / "round_one" / "offline"))
+        patch.setenv("SCENES", os.path.relpath(folder / "scenes", ROOT))
+        patch.setenv("OFFLINE", os.path.relpath(folder / "round_one" / "offline", ROOT))
         yield folder / "scenes"
 
 
