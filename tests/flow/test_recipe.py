@@ -1,4 +1,4 @@
-"""The published experiments as shell files: each in miniature, from the stores to its last table."""
+"""The demo and the published experiments as shell files: each in miniature, from the stores to its last table."""
 
 from __future__ import annotations
 
@@ -24,6 +24,20 @@ def recipe(folder: Path, scenes: Path, ranks: int) -> subprocess.CompletedProces
     settings = {"SCENES": str(scenes), "FLAGS": FLAGS, "NP": str(ranks), "BIN": str(Path(sys.executable).parent)}
     return subprocess.run(["bash", "scripts/recipes/aoq.sh", str(folder)], cwd=ROOT, env=environment() | settings,
                           capture_output=True, text=True, timeout=900, check=False)
+
+
+def test_the_demo_from_the_scenes_to_the_report(tmp_path: Path) -> None:
+    """Its folder is named from the project's, as by default."""
+    folder = Path(os.path.relpath(tmp_path / "demo", ROOT))
+    settings = {"COUNTS": "--train 60 --val 16 --test 20 --workers 1", "BIN": str(Path(sys.executable).parent),
+                "FLAGS": "--num_train_steps 4 --warmup_steps 1 --valid_steps 2"}
+    done = subprocess.run(["bash", "scripts/demo.sh", str(folder)], cwd=ROOT, env=environment() | settings,
+                          capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    assert events(tmp_path / "demo/run", "start")[0]["world"] == 2
+    assert json.loads((tmp_path / "demo/run/results.json").read_text())["test"]["images"] == 20
+    assert "recall" in (tmp_path / "demo/run/report.html").read_text().lower()
+    assert done.stdout.count("rsum") >= 2, "of the training's end and of the evaluation"
 
 
 def test_aoq_from_the_stores_to_the_ensembles(tmp_path: Path) -> None:
