@@ -77,20 +77,20 @@ def attempt(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> 
             watch.code = work(run, args, comm)
         comm.close()
     except (ConfigError, DataError, Failure) as error:
-        return tell(who, "; ".join([str(error), *notes_of(error)]), error.exit_code)
+        return tell(who, with_notes(str(error), error), error.exit_code)
     except OSError as error:
         if error.errno not in DISK:
             raise
         why = f"{error.filename or 'a file'}: {error.strerror}"
-        return tell(who, "; ".join([why, *notes_of(error), f"{MENDED}, once there is room"]), FAILED)
+        return tell(who, f"{with_notes(why, error)}; {MENDED}, once there is room", FAILED)
     except Exception as error:
         if elastic and comm.regroups(error):
-            tell(who, "; ".join([first_line(error), *notes_of(error), "going on with those who are there"]), 0)
+            tell(who, f"{with_notes(first_line(error), error)}; going on with those who are there", 0)
             return None
         if not comm.lost(error):
             raise
         why = f"a collective failed at {comm.place.now()}: {first_line(error)}"
-        return tell(who, "; ".join([why, *notes_of(error), MENDED]), FAILED)
+        return tell(who, f"{with_notes(why, error)}; {MENDED}", FAILED)
     return watch.code
 
 
@@ -123,9 +123,9 @@ def answer_signals(comm: Comm, watch: Watch) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ORDERS)
 
 
-def notes_of(error: BaseException) -> list[str]:
-    """What else went wrong on the way out, such as a checkpoint that could not be saved either; a line each."""
-    return [" ".join(note.split()) for note in getattr(error, "__notes__", []) if note.strip()]
+def with_notes(what: str, error: BaseException) -> str:
+    """A line, and in it what else went wrong on the way out, such as a checkpoint that could not be saved either."""
+    return "; ".join([what, *(" ".join(note.split()) for note in getattr(error, "__notes__", []) if note.strip())])
 
 
 def tell(who: str, what: str, code: int) -> int:

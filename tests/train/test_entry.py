@@ -123,6 +123,28 @@ def test_a_collective_that_fails_where_nobody_watches_is_told_with_its_place(
                     "what is saved is whole; start again with the same command\n")
 
 
+class Elastic(Lonely):
+    """Whoever is left goes on."""
+
+    elastic = True
+
+
+@pytest.mark.parametrize(("kind", "code", "end"), [(Lonely, 1, "what is saved is whole; start again with the same command"),
+                                                   (Elastic, None, "going on with those who are there")])
+def test_a_checkpoint_that_was_lost_with_a_rank_is_told_too(
+    kind: type[Lonely], code: int | None, end: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: Any) -> int:
+        error = RuntimeError("connection reset by peer")
+        error.add_note("step-00000003: could not be saved")
+        raise error
+
+    optim = {"global_batch_size": 4} if kind.elastic else {}
+    run = make_run(cluster={"stall_timeout": 0.0, "elastic": kind.elastic}, optim=optim)
+    assert entry.attempt("itm_hn", run, Namespace(), kind(), work) == code
+    assert capsys.readouterr().err.endswith(f"by peer; step-00000003: could not be saved; {end}\n")
+
+
 class Left(BaseException):
     """The process would have ended."""
 
