@@ -24,7 +24,7 @@ class Worker:
 
     A fork copies locks as they are, also one that another thread holds, and in the copy nobody lets go of it. Python
     before 3.11.10 takes such a lock on its way from the fork to the first line, and Horovod's thread does whenever it
-    drops a tensor: one fork in thousands stands there for ever.
+    drops a tensor: now and then, on a busy host, a fork stands there for ever.
     """
 
     def __init__(self, index: PairIndex, slots: list[Slot], augment: WordAugment | None) -> None:

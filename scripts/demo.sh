@@ -25,7 +25,7 @@ say "scenes and stores: $SCENES"
 say "training: horovodrun -np 2 python train/itm_hn.py --config config/demo-uniter.json"
 "${ranks[@]}" train/itm_hn.py --config config/demo-uniter.json --output_dir "$folder/run" "${flags[@]}"
 
-say "evaluation of the best checkpoint on 500 unseen scenes (chance: R@1 0.2)"
+say "evaluation of the best checkpoint on unseen scenes (by default 500, chance: R@1 0.2)"
 "${ranks[@]}" train/evaluate.py --config "$folder/run/config.json"
 
 say "report"

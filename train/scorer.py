@@ -211,7 +211,7 @@ def fingerprint(matcher: Matcher, index: PairIndex) -> str:
 
 def shared_fingerprint(matcher: Matcher, index: PairIndex, comm: Comm) -> str:
     """`fingerprint` on all ranks; every rank has the same weights, and reading them all takes a while."""
-    return str(comm.share(fingerprint(matcher, index) if comm.rank == 0 else "")[0])
+    return comm.from_first(lambda: fingerprint(matcher, index))
 
 
 def as_bytes(tensor: Tensor) -> memoryview:

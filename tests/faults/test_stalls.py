@@ -17,7 +17,7 @@ import pytest
 
 from tests.faults.program import STEP
 from tests.flow import warm
-from tests.processes import entry, started, wait_until
+from tests.processes import entry, started, wait_until, words_of
 from tests.support import config_of, write_config
 
 pytestmark = pytest.mark.slow
@@ -118,10 +118,7 @@ def is_broken(said: Path) -> bool:
 
 def is_rank(process: psutil.Process) -> bool:
     """Whether it is a rank itself, or its reading worker."""
-    try:
-        return "tests/faults/program.py" in process.cmdline()[1:3]
-    except psutil.NoSuchProcess:
-        return False
+    return "tests/faults/program.py" in words_of(process)[1:3]
 
 
 def is_there(process: psutil.Process) -> bool:
