@@ -63,7 +63,7 @@ def marked(quick: list[tuple[str, int]]) -> list[Any]:
     return [pytest.param(*one, marks=[] if one in quick else pytest.mark.soak) for one in EVERY]
 
 
-def words_of(fault: str, rank: int, stores: Stores, folder: Path) -> list[str]:
+def command_of(fault: str, rank: int, stores: Stores, folder: Path) -> list[str]:
     """The command of a training that would go on for long."""
     early = fault == "disk full"
     config = config_of(stores, optim={"num_train_steps": 100000}, cluster={"stall_timeout": TIMEOUT_S},
@@ -85,7 +85,7 @@ def check(fault: str, rank: int, said: str, folder: Path) -> None:
 
 @pytest.mark.parametrize(("fault", "rank"), marked(ONCE))
 def test_a_fault_of_one_rank_of_torch_distributed(fault: str, rank: int, stores: Stores, tmp_path: Path) -> None:
-    with warm.group(tuple(words_of(fault, rank, stores, tmp_path)), tmp_path, ranks=2) as programs:
+    with warm.group(tuple(command_of(fault, rank, stores, tmp_path)), tmp_path, ranks=2) as programs:
         wait_until(lambda: is_broken(tmp_path / f"{rank}-err"), 2 * PATIENCE_S)
         start = time.monotonic()
         codes = [program.wait(PATIENCE_S) for program in programs]
@@ -100,7 +100,7 @@ def test_a_fault_of_one_rank_of_torch_distributed(fault: str, rank: int, stores:
 @pytest.mark.parametrize(("fault", "rank"), marked(UNSEEN))
 def test_a_fault_of_one_rank_of_horovod(fault: str, rank: int, stores: Stores, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with started(entry(*words_of(fault, rank, stores, tmp_path), ranks=2), log) as process:
+    with started(entry(*command_of(fault, rank, stores, tmp_path), ranks=2), log) as process:
         wait_until(lambda: is_broken(log), 2 * PATIENCE_S)
         start = time.monotonic()
         family = [one for one in psutil.Process(process.pid).children(recursive=True) if is_rank(one)]
@@ -131,7 +131,7 @@ def is_there(process: psutil.Process) -> bool:
 
 def test_a_signal_of_one_rank_ends_both_between_updates(stores: Stores, tmp_path: Path) -> None:
     """SIGTERM for rank 1 alone, while rank 0 waits for it in a validation: both leave to be started again."""
-    words = words_of("hang in validation", 1, stores, tmp_path)
+    words = command_of("hang in validation", 1, stores, tmp_path)
     config = config_of(stores, optim={"num_train_steps": 100000}, eval={"valid_steps": STEP, "full_val": True})
     write_config(tmp_path / "c.json", config)
     with warm.group(tuple(words), tmp_path, ranks=2) as programs:

@@ -129,8 +129,10 @@ class Elastic(Lonely):
     elastic = True
 
 
-@pytest.mark.parametrize(("kind", "code", "end"), [(Lonely, 1, "what is saved is whole; start again with the same command"),
-                                                   (Elastic, None, "going on with those who are there")])
+@pytest.mark.parametrize(("kind", "code", "end"), [
+    (Lonely, 1, "what is saved is whole; start again with the same command"),
+    (Elastic, None, "going on with those who are there"),
+])
 def test_a_checkpoint_that_was_lost_with_a_rank_is_told_too(
     kind: type[Lonely], code: int | None, end: str, make_run: MakeRun, capsys: pytest.CaptureFixture[str]
 ) -> None:
