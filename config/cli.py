@@ -26,9 +26,9 @@ def parse(
 ) -> tuple[Run, Namespace]:
     """Return the run that a command line describes, and the entry's own flags.
 
-    The Namespace holds `dry_run`, `config` (a path or None), `notes` (lines to say about the config files)
-    and what `extra` defined. `--help`, `--version` and `--print-config` answer on stdout and leave with 0; a
-    wrong flag, key or value leaves with 2 and one line on stderr.
+    The Namespace holds `dry_run`, `config` (a path or None), `notes` (lines to say about the config files), `said`
+    (the dotted keys that the command line gives) and what `extra` defined. `--help`, `--version` and `--print-config`
+    answer on stdout and leave with 0; a wrong flag, key or value leaves with 2 and one line on stderr.
     """
     with leaving(program):
         first = choosing(program, description, kinds).read_known(argv)
@@ -48,6 +48,7 @@ def parse(
         sys.stdout.write(printed(resolved))
         raise SystemExit(0)
     args.notes = tuple(reader.notes)
+    args.said = frozenset(args.given)
     del args.given, args.print_config
     return resolved.run, args
 

@@ -243,8 +243,10 @@ class Weights(Section):
 
     checkpoint: str = ""
     """pre-trained or fine-tuned weights to start from ('' = random)"""
+    strict_checkpoint: bool = True
+    """refuse to start from a checkpoint that is not plainly a part of this model; false = take whatever fits by name"""
     rank_head_init: Literal["if_missing", "always"] = "if_missing"
-    """when the ranking head is copied from the matching head: if the checkpoint has none, or always"""
+    """when the ranking head is copied from the matching head: if the checkpoint has none, or always (as published)"""
     vision: str = ""
     """pre-trained vision tower: a folder with config.json and weights, or its name on the hub ('' = random)"""
     text: str = ""

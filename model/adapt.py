@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from config.errors import DataError
-from model.matcher import Matcher
-from model.names import CONVOLUTIONS, COUNTER, PART_OF, STRICT, TABLES, UNUSED
+from model.names import CONVOLUTIONS, PART_OF, TABLES, UNUSED
 
 State = dict[str, Tensor]
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
+OURS = {system: {ours: theirs for theirs, ours in table.items()} for system, table in TABLES.items()}
+MATCH, RANK, MATCH_ROW = "itm_output", "rank_output", "itm_match_row"
 OLD_SUFFIXES = {"gamma": "weight", "beta": "bias"}
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What a checkpoint did not have, and what it had that the model does not want."""
-
-    missing: list[str] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
 
 
 def to_house(system: str, published: Mapping[str, Tensor]) -> tuple[State, list[str]]:
@@ -52,7 +45,7 @@ def house_name(system: str, name: str) -> str | None:
 def published_name(system: str, name: str) -> str:
     """The published name of one of our parameters."""
     module, _, suffix = name.rpartition(".")
-    theirs = _rename(module, {ours: theirs for theirs, ours in TABLES[system].items()})
+    theirs = _rename(module, OURS[system])
     if theirs is None:
         raise DataError(f"{name}: {system} has no such parameter; is the checkpoint of another matcher?")
     return f"{theirs}.{suffix}"
@@ -64,6 +57,45 @@ def to_published(system: str, state: Mapping[str, Tensor]) -> State:
         published_name(system, name): tensor[..., None] if _is_convolution(system, name) else tensor
         for name, tensor in state.items()
     }
+
+
+def give_rank_row(published: Mapping[str, Tensor]) -> State:
+    """Published UNITER weights whose matching head ranks: the published evaluation always ranks by its row 1.
+
+    What that row was is kept under names that those programs pass over; `take_rank_row` puts it back.
+    """
+    if not published.keys() >= {f"{head}.{part}" for head in (MATCH, RANK) for part in ("weight", "bias")}:
+        return dict(published)
+    changed = dict(published)
+    for part in ("weight", "bias"):
+        match, rank = published[f"{MATCH}.{part}"], published[f"{RANK}.{part}"]
+        changed[f"{MATCH}.{part}"] = torch.cat([match[:1], rank])
+        changed[f"{MATCH_ROW}.{part}"] = match[1:].clone()
+    return changed
+
+
+def take_rank_row(published: Mapping[str, Tensor]) -> State:
+    """The inverse of `give_rank_row`; weights that it never changed as they are."""
+    state = {name: tensor for name, tensor in published.items() if not name.startswith(f"{MATCH_ROW}.")}
+    for part in ("weight", "bias"):
+        row, match = published.get(f"{MATCH_ROW}.{part}"), published.get(f"{MATCH}.{part}")
+        if row is not None and match is not None:
+            state[f"{MATCH}.{part}"] = torch.cat([match[:1], row])
+    return state
+
+
+def system_of(state: Mapping[str, Tensor]) -> str | None:
+    """The system that tensors are of, by their names, published or ours; None where no name is known.
+
+    Where two know as many, as of BFAN, whose names VSRN has too, it is the one that has fewer besides.
+    """
+    known = {system: sum(_is_known(system, name) for name in state) for system in TABLES}
+    best = max(TABLES, key=lambda system: (known[system], -len(TABLES[system])))
+    return best if known[best] else None
+
+
+def _is_known(system: str, name: str) -> bool:
+    return house_name(system, name) is not None or _rename(name.rpartition(".")[0], OURS[system]) is not None
 
 
 def _is_convolution(system: str, name: str) -> bool:
@@ -81,67 +113,6 @@ def modern(name: str) -> str:
         foreign = rest.startswith(("embeddings.", "encoder.", "pooler."))
         name = f"uniter.{rest}" if foreign else rest
     return name
-
-
-def load(
-    model: Matcher, system: str, state: Mapping[str, Tensor], rank_head_init: str = "if_missing", parts: bool = False
-) -> Loaded:
-    """Put a state dict, published or ours, into `model`; half-precision tensors become the model's own type.
-
-    The rank head of UNITER starts as the matching row of the pre-training head where the checkpoint has none
-    (`rank_head_init="if_missing"`), or always.
-
-    Args:
-        parts: take some parts of the model too; each is whole where the system is strict (see `STRICT`).
-
-    Raises:
-        DataError: a tensor has another shape than the model's, none belongs to the model, or the system is strict
-            and a tensor has no place, or one of a part that is there (of any part, without `parts`) is missing.
-    """
-    own = model.state_dict()
-    if any(name in own for name in state):
-        known, ignored = {name: state[name] for name in state if name in own}, [n for n in state if n not in own]
-    else:
-        known, ignored = to_house(system, state)
-    known, strange = {n: t for n, t in known.items() if n in own}, [n for n in known if n not in own]
-    if not known:
-        raise DataError(f"checkpoint: none of its {len(state)} tensors belongs to matcher {system!r}")
-    for name, tensor in known.items():
-        if tensor.shape != own[name].shape:
-            raise DataError(
-                f"checkpoint: {name} is {list(tensor.shape)} but the model wants {list(own[name].shape)}; "
-                "use the matcher settings that the checkpoint was trained with"
-            )
-    missing = [name for name in own if name not in known and not name.endswith(COUNTER)]
-    if system in STRICT:
-        begun = {_part(name) for name in known}
-        lacking = [name for name in missing if _part(name) in begun] if parts else missing
-        _check_whole(system, lacking, ignored + strange)
-    if system == "uniter" and "match.weight" in known and (rank_head_init == "always" or "rank.weight" not in known):
-        known["rank.weight"] = known["match.weight"][1:].clone()
-        known["rank.bias"] = known["match.bias"][1:].clone()
-        missing = [name for name in missing if name not in known]
-    model.load_state_dict(known, strict=False)
-    return Loaded(missing, ignored + strange)
-
-
-def _part(name: str) -> str:
-    """The part of a model that a parameter of ours belongs to: a tower, a projection, or all of anything else."""
-    first, second, *_ = name.split(".")
-    return f"{first}.{second}" if second in ("tower", "project") else first
-
-
-def _check_whole(system: str, missing: list[str], left_out: list[str]) -> None:
-    """Refuse a checkpoint that a model is not all of, or that is more than the model."""
-    strange = [name for name in left_out if not name.endswith(UNUSED.get(system, ()))]
-    for names, what in ((strange, "has {} that {} has no place for"), (missing, "lacks {} of {}")):
-        if names:
-            told = what.format(f"{len(names)} tensors", f"this {system}")
-            more = " ..." if len(names) > 3 else ""
-            raise DataError(
-                f"checkpoint: {told} ({', '.join(names[:3])}{more}); "
-                "use the matcher settings that the checkpoint was trained with"
-            )
 
 
 def _rename(module: str, table: Mapping[str, str]) -> str | None:

@@ -107,6 +107,8 @@ class Matcher(nn.Module, ABC):
     """Whether it takes the pixels of pictures in place of region features."""
     encode_chunk: ClassVar[int] = 256
     """Items that an evaluation encodes together; fewer where encoding takes much memory."""
+    idle: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of parameters that no score hangs on: weights to be measured may lack them."""
     decayed_norms: ClassVar[tuple[str, ...]] = ()
     """Normalisation weights (suffixes of names) that the authors let decay all the same."""
 

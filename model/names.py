@@ -101,12 +101,15 @@ LAPS = {
 }
 
 TABLES = {"uniter": UNITER, "vsrn": VSRN, "bfan": BFAN, "laps": LAPS}
-UNUSED = {"laps": (".pooler.dense.weight", ".pooler.dense.bias", ".position_ids", ".relative_position_index")}
+UNUSED = {
+    "uniter": (".position_ids",),
+    "laps": (".pooler.dense.weight", ".pooler.dense.bias", ".position_ids", ".relative_position_index"),
+}
 """Endings of published names that take no part in the computation: left out where others would be refused."""
+OTHER_HEADS = {"uniter": ("cls.", "feat_regress.", "region_classifier.", "itm_match_row.")}
+"""Beginnings of the names of pre-training heads (see also `give_rank_row`), which no matcher has: left out likewise."""
 PART_OF = {"laps": ("cross_net.aggr_net.", ("weight.", "scale"))}
 """What a part of a model that was published alone lacks before its names, and how those begin."""
-STRICT = frozenset({"laps"})
-"""Systems of which every tensor of a checkpoint must have its place, and every parameter its tensor."""
 CONVOLUTIONS = {"vsrn": frozenset(f"graph.{n}.{part}" for n in range(1, 5) for part in ("theta", "phi", "g", "out"))}
 """Our linear maps `[out, in]` that are published as convolutions `[out, in, 1]`."""
 COUNTER = ".num_batches_tracked"

@@ -104,6 +104,7 @@ class Uniter(Matcher):
     settings = Config
     config: Config
     heads: ClassVar[dict[str, HeadKind]] = {"match": "joint"}
+    idle: ClassVar[tuple[str, ...]] = ("match.",)
     uses_boxes: ClassVar[bool] = True
     decayed_norms: ClassVar = ("region.feature_norm.weight", "region.box_norm.weight")
 

@@ -85,6 +85,7 @@ class Vsrn(Matcher):
     settings = Config
     config: Config
     heads: ClassVar[dict[str, HeadKind]] = {"match": "dot"}
+    idle: ClassVar[tuple[str, ...]] = ("caption.",)
     ordered_regions: ClassVar[bool] = True
 
     def __init__(self, config: Config) -> None:

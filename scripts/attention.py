@@ -81,6 +81,8 @@ def open_parts(run_of_folder: Run, checkpoint: Path, split: str) -> tuple[Parts,
         DataError: checkpoint and stores do not fit each other.
     """
     parts = build_parts(run_of_folder, Solo(), str(checkpoint))
+    for note in parts.notes:
+        warn(note)
     opened = parts.split(split)
     if opened is None:
         raise ConfigError(f"config.json names no stores of {split}; give --txt_db and --img_db")

@@ -1,13 +1,18 @@
 """Turn published weights into ours, and ours into published ones, without unpickling anything but tensors.
 
     python scripts/convert_ckpt.py uniter-base.pt --to house --output uniter-base.safetensors
-    python scripts/convert_ckpt.py run/ckpt/best --to published --output model_step_5000.pt
-    python scripts/convert_ckpt.py model_bfan_coco_equal.pth.tar --matcher bfan --to house --output bfan-equal
-    python scripts/convert_ckpt.py model_best.pth --matcher laps --to house --output laps
+    python scripts/convert_ckpt.py model_bfan_coco_equal.pth.tar --to house --output bfan-equal
+    python scripts/convert_ckpt.py run/ckpt/best --to published --output model_best.pth.tar
+    python scripts/convert_ckpt.py run/ckpt/best --to published --output model_best.pth.tar --option vocab_path=./vocab
 
-The last two write a checkpoint folder: the weights, and the settings that they were trained with, so that
-train/evaluate.py can measure it at once (--config bfan-equal/config.json --which bfan-equal). What a file does not
-tell of its settings is taken from the published recipe, and said.
+Which system the weights are of is read from them. An output without an ending is a checkpoint folder: the weights, and
+the settings that they were trained with, so that train/evaluate.py can measure it at once (train/evaluate.py --config
+bfan-equal/config.json --which bfan-equal). What a file does not tell of its settings is taken from the published
+recipe, and said.
+
+Published files are what the published programs read: a state dict for UNITER; the state dicts with the options of the
+training (`model`, `opt`, `epoch`, `best_rsum`, `Eiters`) for VSRN, BFAN and LAPS. --option adds what only those
+programs know, such as their folders.
 """
 
 from __future__ import annotations
@@ -21,54 +26,109 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
-from data.files import sync
+from data.files import replacing, sync
 from model import adapt
+from model.loading import SHOWN, load_to_score, takes_no_part
 from model.names import TABLES
 from scripts._program import run
-from train.checkpoint import CONFIG, WEIGHTS, read_weights
-from train.published import guesses, matcher_of, read_published
+from train.checkpoint import CONFIG, WEIGHTS, read_run, read_weights
+from train.export import matcher_with, published_content, write_published
+from train.published import Plain, guesses, matcher_of, read_published
 from train.sealing import Unsealed
 from train.tensors import write_tensors
 
+PUBLISHED = (".pt", ".pth", ".tar")
+BARE = (".safetensors", ".pt")
 
-def convert(state: dict[str, Tensor], system: str, to: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors under the other names, in float32, and the names that were left out.
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    check(options)
+    system = options.matcher or system_of(options.input)
+    convert = export if options.to == "published" else unpack if not options.output.suffix else rename
+    for line in convert(options, system):
+        print(line)
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The program's flags."""
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("input", type=Path, help="a checkpoint folder, a .safetensors, .pt, .pth or .pth.tar file")
+    flags.add_argument("--to", required=True, choices=("house", "published"), help="whose names and layout to write")
+    written = "a new .pt, .pth or .pth.tar (published), a new .safetensors or .pt (our weights alone), or a new folder"
+    flags.add_argument("--output", required=True, type=Path, help=written)
+    flags.add_argument("--matcher", choices=sorted(TABLES), help="the system (default: what the weights are of)")
+    flags.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE",
+        help="an option of the published programs to write, by their name; VALUE is JSON, or else a text",
+    )  # fmt: skip
+    unknown = "leave out tensors that the system has no place for, and say so"
+    flags.add_argument("--leave_out_unknown", action="store_true", help=unknown)
+    return flags
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raise ConfigError for an output that is there, or whose ending does not fit what is to be written."""
+    output, suffix = options.output, options.output.suffix
+    if output.exists():
+        raise ConfigError(f"--output {output}: exists already; name a new file or folder")
+    if options.to == "published" and suffix not in PUBLISHED:
+        raise ConfigError(f"--output {output}: must end in {', '.join(PUBLISHED)} for a published program")
+    if options.to == "house" and suffix and suffix not in BARE:
+        raise ConfigError(f"--output {output}: must end in {' or '.join(BARE)}, or in nothing for a checkpoint folder")
+    if options.option and options.to == "house":
+        raise ConfigError("--option is for --to published; settings of ours come from the file")
+
+
+def system_of(path: Path) -> str:
+    """The system that a checkpoint is of; raises DataError where nothing tells."""
+    state, noted = read_weights(path), read_run(path).get("matcher", {}).get("name")
+    found = noted or adapt.system_of(state)
+    if found not in TABLES:
+        raise DataError(f"{path}: none of its {len(state)} tensors has a name of {', '.join(sorted(TABLES))}; name its "
+                        "weights, or the system with --matcher")  # fmt: skip
+    return str(found)
+
+
+def rename(options: argparse.Namespace, system: str) -> list[str]:
+    """Published weights under our names, in float32, as a file.
 
     Raises:
-        DataError: nothing in `state` belongs to `system` under the names that are to be changed.
+        DataError: nothing belongs to `system` under published names, or something is unknown.
     """
-    if to == "house":
-        found, left_out = adapt.to_house(system, state)
-        if not found:
-            raise DataError(f"none of its {len(state)} tensors is published {system}; is it converted already?")
-    else:
-        found, left_out = adapt.to_published(system, state), []
-    return {name: tensor.float().contiguous() for name, tensor in found.items()}, left_out
+    published = read_weights(options.input)
+    found, nameless = adapt.to_house(system, adapt.take_rank_row(published))
+    if not found:
+        raise DataError(f"{options.input}: none of its {len(published)} tensors is published {system}; is it converted "
+                        "already?")  # fmt: skip
+    refuse_unknown(options, system, nameless)
+    state = {name: single(tensor) for name, tensor in found.items()}
+    with replacing(options.output) as beside:
+        if options.output.suffix == ".safetensors":
+            with beside.open("wb") as file:
+                write_tensors(file, state)
+        else:
+            torch.save(state, beside)
+    return [f"{len(state)} tensors in {options.output}, {len(nameless)} left out", *left_out(nameless)]
 
 
-def unpack(source: Path, system: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Write a published checkpoint with its options as a checkpoint folder.
-
-    Returns:
-        the names that were left out, and the settings that the file did not tell.
+def unpack(options: argparse.Namespace, system: str) -> list[str]:
+    """A published checkpoint with its options as a checkpoint folder.
 
     Raises:
-        ConfigError: the folder exists.
         DataError: the file is no whole checkpoint of this system.
     """
-    if folder.exists():
-        raise ConfigError(f"--output {folder}: exists already; name a new folder, or end it in .safetensors or .pt")
+    source, folder = options.input, options.output
     published = read_published(source, system)
     matcher = matcher_of(system, published)
-    loaded = adapt.load(matcher, system, published.weights)
-    if loaded.missing:
-        lacking = ", ".join(adapt.published_name(system, name) for name in loaded.missing[:3])
-        count = len(loaded.missing)
-        raise DataError(f"{source}: lacks {count} tensors of {system} ({lacking} ...); is it another system's?")
+    found, nameless = adapt.to_house(system, published.weights)
+    placeless = [*nameless, *(name for name in found if name not in matcher.state_dict())]
+    refuse_unknown(options, system, placeless)
+    load_to_score(matcher, system, {n: t for n, t in found.items() if n not in placeless}, str(source))
     guessed = guesses(system, published)
     note = published.facts | {"source": source.name, "options": published.options}
     note |= {"guessed": guessed} if guessed else {}
@@ -81,42 +141,60 @@ def unpack(source: Path, system: str, folder: Path) -> tuple[list[str], list[str
     made.seal({"source": source.name})
     made.folder.rename(folder)
     sync(folder.parent)
-    return loaded.ignored, guessed
+    told = [f"  not told by the file: {setting}" for setting in guessed]
+    return [f"weights and settings in {folder}, {len(placeless)} tensors left out", *told, *left_out(placeless)]
 
 
-def write(path: Path, state: dict[str, Tensor]) -> None:
-    """Save `.safetensors` or, for published programs, `.pt`; whole or not at all."""
-    beside = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".safetensors":
-        save_file(state, beside)
-    else:
-        torch.save(state, beside)
-    beside.replace(path)
+def export(options: argparse.Namespace, system: str) -> list[str]:
+    """Weights of ours as the published programs read them.
+
+    Raises:
+        ConfigError: an option contradicts the weights.
+        DataError: the weights are not whole, or the published layout has no place for them.
+    """
+    made_by = read_run(options.input)
+    matcher = matcher_with(system, read_weights(options.input), made_by)
+    content, notes = published_content(matcher, made_by, given(options.option))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(options.output) as beside:
+        write_published(beside, content)
+    if "matcher" not in made_by and system != "uniter":
+        notes.append(f"{options.input} tells no settings; those of the shapes and of the published recipe were written")
+    return [f"{len(matcher.state_dict())} tensors of {system} in {options.output}", *(f"  {note}" for note in notes)]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path, help="a checkpoint folder, a .safetensors, .pt, .pth or .pth.tar file")
-    parser.add_argument("--to", required=True, choices=("house", "published"), help="whose names to write")
-    written = "a .safetensors or .pt file; a new folder for a published file with its settings"
-    parser.add_argument("--output", required=True, type=Path, help=written)
-    parser.add_argument("--matcher", default="uniter", choices=sorted(TABLES), help="the system")
-    options = parser.parse_args(arguments)
-    if options.output.suffix in (".safetensors", ".pt"):
-        state, left_out = convert(read_weights(options.input), options.matcher, options.to)
-        write(options.output, state)
-        print(f"{len(state)} tensors in {options.output}, {len(left_out)} left out")
-    elif options.output.suffix or options.to == "published":
-        raise ConfigError(f"--output {options.output}: must end in .safetensors or .pt")
-    else:
-        left_out, guessed = unpack(options.input, options.matcher, options.output)
-        print(f"weights and settings in {options.output}, {len(left_out)} tensors left out")
-        for setting in guessed:
-            print(f"  not told by the file: {setting}")
-    for name in left_out:
-        print(f"  left out: {name}")
-    return 0
+def given(words: Sequence[str]) -> dict[str, Plain]:
+    """The options written as NAME=VALUE; raises ConfigError for anything else."""
+    found: dict[str, Plain] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (name.isidentifier() and equals):
+            raise ConfigError(f"--option {word}: should be NAME=VALUE, as in --option data_name=f30k_precomp")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        found[name] = value if isinstance(value, Plain) else text
+    return found
+
+
+def refuse_unknown(options: argparse.Namespace, system: str, names: Sequence[str]) -> None:
+    """Raise DataError where a system has no place for some tensors, unless they are to be left out."""
+    strange = [name for name in names if not takes_no_part(system, name)]
+    if strange and not options.leave_out_unknown:
+        more = " ..." if len(strange) > SHOWN else ""
+        raise DataError(f"{options.input}: {system} has no place for {len(strange)} of its tensors "
+                        f"({', '.join(strange[:SHOWN])}{more}); --leave_out_unknown leaves them out")  # fmt: skip
+
+
+def single(tensor: Tensor) -> Tensor:
+    """A floating tensor in float32; counters as they are."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+
+
+def left_out(names: Sequence[str]) -> list[str]:
+    """What to say of tensors that were left out."""
+    return [f"  left out: {name}" for name in names]
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from config.errors import DataError, Failure
-from data.files import sync
+from data.files import read_json, sync
 from train.order import BEFORE, Found, Said, found_in, looks_whole, newest_whole, place_of
-from train.published import is_parts, joined, unpickled
+from train.published import is_parts, is_state, joined, unpickled
 from train.sealing import Unsealed, verified
 from train.snapshot import Snapshot
 from train.tensors import write_tensors
@@ -216,9 +216,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
-    if not (isinstance(state, dict) and all(isinstance(tensor, Tensor) for tensor in state.values())):
+    if not is_state(state):
         raise DataError(f"{path}: holds more than named tensors; save the model's state dict alone")
-    return state
+    return dict(state)
 
 
 def _read_safely(path: Path) -> dict[str, Tensor]:
@@ -243,19 +243,27 @@ def read_state(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What a checkpoint notes about itself: step, run and vocabulary; empty for weights that came without.
+def read_run(path: Path) -> dict[str, Any]:
+    """What the config.json of a checkpoint says of the run that made it; empty for weights that came without.
+
+    Args:
+        path: the checkpoint's folder, or the file of weights in it.
 
     Raises:
         DataError: it is not what was written.
     """
-    path = folder / CONFIG
-    if folder.is_dir():
-        verified(path)
-    try:
-        return json.loads(path.read_text()).get("_note", {}) if path.exists() else {}
-    except ValueError as error:
-        raise DataError(f"{path}: not whole ({first_line(error)}); copy or save the checkpoint again") from error
+    config = (path.parent if path.name == WEIGHTS else path) / CONFIG
+    if not config.parent.is_dir() or not verified(config).exists():
+        return {}
+    found = read_json(config, "copy or save the checkpoint again")
+    if not isinstance(found, dict):
+        raise DataError(f"{config}: is no JSON object; copy or save the checkpoint again")
+    return found
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a checkpoint notes about itself: step, run and vocabulary; see `read_run`."""
+    return read_run(path).get("_note", {})
 
 
 def first_line(error: BaseException) -> str:

@@ -21,6 +21,8 @@ from train.recipe import build_parts
 from train.results import keep, shown
 from train.scores import CANDIDATES, ENSEMBLE, MATRIX, TWO_STAGE, keep_mean, open_scores
 
+RANK_HEAD = "weights.rank_head_init"
+
 
 def flags(parser: ArgumentParser) -> None:
     """The entry's own flags."""
@@ -55,7 +57,9 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     if args.scores:
         return recount(run, args, folder) if comm.rank == 0 else 0
     checkpoint = Path(comm.from_first(lambda: str(chosen(args.which, folder, run.weights.checkpoint))))
-    parts = build_parts(run, comm, str(checkpoint))
+    # What a run's config says of the rank head is about its start; the weights that it trained have one of their own.
+    rank_head = run.weights.rank_head_init if RANK_HEAD in args.said else "if_missing"
+    parts = build_parts(run, comm, str(checkpoint), rank_head=rank_head)
     if args.isda:
         check_offers_attention(parts)
     # A picture without annotated boxes is not in a store of such boxes, and nothing can be measured on it.
@@ -66,6 +70,8 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         sys.stderr.write(f"ready: {len(split.index.images)} images x {len(split.index.texts)} texts\n")
         return 0
     with Journal(folder, comm.rank, tensorboard=False) as journal:
+        for note in parts.notes:
+            journal.say(note)
         if args.isda:
             found = measure_isda(parts, split, journal)
             finish(folder, f"isda-{args.split}", found and found | {"checkpoint": str(checkpoint)}, one_line)

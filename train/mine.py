@@ -69,6 +69,8 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     if args.dry_run:
         return ready(len(split.index.images), len(split.index.texts))
     with Journal(run.output.output_dir or None, comm.rank, tensorboard=False) as journal:
+        for note in parts.notes:
+            journal.say(note)
         mine(parts, split.index, folder, settings, origin, journal)
         journal.say(f"{folder}: candidates of {len(split.index.images)} images and {len(split.index.texts)} texts")
     return 0

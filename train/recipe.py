@@ -12,10 +12,9 @@ from config.errors import ConfigError
 from config.schema import Data, Run
 from data.augment import WordAugment
 from data.pictures import PictureView
-from model import adapt
+from model.loading import RankHead
 from model.matcher import Matcher, build
 from model.objective import Objective, build_objective
-from train.checkpoint import read_facts, read_weights
 from train.comm import Comm
 from train.optim import build_optimizer
 from train.precision import Precision
@@ -23,6 +22,7 @@ from train.scorer import Scorer
 from train.splits import Split, check_against_model, check_lengths, open_split, store_folders, text_settings
 from train.towers import load_towers, with_towers
 from train.two_stage import check_two_stage
+from train.weights import Brought, check_resumable, measure_with, start_from
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Parts:
     matcher: Matcher
     precision: Precision
     vocab_hash: str | None
+    notes: tuple[str, ...]
+    """What is to be said of the weights."""
 
     @property
     def scorer(self) -> Scorer:
@@ -70,13 +72,18 @@ class Recipe(Parts):
 
 
 def build_parts(
-    run: Run, comm: Comm, weights: str = "", vocab_hash: str | None = None, resumed: Path | None = None
-) -> Parts:
-    """The model of a run, with `weights` (a checkpoint) or the run's own start.
+    run: Run, comm: Comm, weights: str = "", vocab_hash: str | None = None, resumed: Path | None = None,
+    rank_head: RankHead = "if_missing",
+) -> Parts:  # fmt: skip
+    """The model of a run, with `weights` (a checkpoint that is to be measured) or the run's own start.
 
     Args:
-        resumed: a checkpoint whose weights will be put into the model later, so that pre-trained towers are not asked
-            for again.
+        resumed: a checkpoint whose weights will be put into the model later, so that neither pre-trained towers nor
+            the weights that the run started from are asked for again.
+        rank_head: when UNITER's rank head is taken from the matching head of `weights`.
+
+    Raises:
+        ConfigError, DataError: the weights cannot be read, or are not of this run's matcher.
     """
     device = comm.device()
     trained = Path(weights) if weights else resumed
@@ -86,13 +93,15 @@ def build_parts(
     if trained is None:
         load_towers(matcher, run)
     check_two_stage(run.eval.two_stage, matcher)
-    start = weights or run.weights.checkpoint
-    if start:
-        state, facts = read_weights(Path(start)), read_facts(Path(start))
-        rank_head_init = "if_missing" if weights else run.weights.rank_head_init
-        adapt.load(matcher, run.matcher.name, state, rank_head_init)
-        vocab_hash = facts.get("vocab_hash", vocab_hash)
-    return Parts(run, comm, device, matcher.to(device), Precision(run.optim.precision, device), vocab_hash)
+    brought = Brought(vocab_hash, ())
+    if weights:
+        brought = measure_with(matcher, run, Path(weights), rank_head)
+    elif resumed is not None:
+        brought = Brought(check_resumable(resumed, run), ())
+    elif run.weights.checkpoint:
+        brought = start_from(matcher, run)
+    precision = Precision(run.optim.precision, device)
+    return Parts(run, comm, device, matcher.to(device), precision, brought.vocab_hash or vocab_hash, brought.notes)
 
 
 def build_recipe(run: Run, comm: Comm, resumed: Path | None = None) -> Recipe:

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from config.errors import ConfigError, DataError
 from config.schema import Run
-from data.files import read_json
 from model.backbone import HAS_CLS_KEY, configured, own_settings, without_pooler
 from model.matcher import Matcher
-from train.checkpoint import first_line
-from train.sealing import verified
+from train.checkpoint import first_line, read_run
 
 SIDES = ("vision", "text")
 CONFIG = "config.json"
@@ -79,9 +77,8 @@ def load_towers(matcher: Matcher, run: Run) -> None:
 
 
 def _saved(checkpoint: Path, side: str) -> dict[str, Plain]:
-    """The tower's settings that a checkpoint folder notes; nothing for bare weights."""
-    path = verified(checkpoint / CONFIG)
-    found = read_json(path).get("matcher", {}) if path.is_file() else {}
+    """The tower's settings that a checkpoint notes; nothing for bare weights."""
+    found = read_run(checkpoint).get("matcher", {})
     return {side: found[side]} if side in found else {}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from config.errors import DataError
 from data.batch import Batch
 from data.plan import Plan
-from model import adapt
+from model.loading import load
 from train.checkpoint import Checkpoints, read_facts, read_state, read_weights
 from train.clock import Clock, catch_up
 from train.comm import Regroup
@@ -71,7 +71,7 @@ class Trainer:
 
     def restore(self, snapshot: Snapshot, name: str) -> None:
         """Go on exactly from a snapshot, which is called `name` in what is said."""
-        adapt.load(self.matcher, self.run.matcher.name, snapshot.weights)
+        load(self.matcher, self.run.matcher.name, snapshot.weights, name)
         state = copied(snapshot.state)  # what is loaded is changed by the next update, and the snapshot may be kept
         self.recipe.optimizer.load_state_dict(state["optimizer"])
         self.recipe.precision.load_state_dict(state["scaler"])
@@ -138,7 +138,7 @@ class Trainer:
         name = self.comm.from_first(lambda: str(kept.best() or kept.newest(self.journal.say) or ""))
         if not name:
             return None
-        adapt.load(self.matcher, self.run.matcher.name, read_weights(Path(name)))
+        load(self.matcher, self.run.matcher.name, read_weights(Path(name)), name)
         return Path(name)
 
     def _same_start(self) -> None:

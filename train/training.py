@@ -45,7 +45,7 @@ class Training:
         test, own = recipe.split("test"), recipe.split("val")
         folder = claim(recipe.run, comm)
         with Journal(folder, comm.rank, run.output.tensorboard, run.output.log_steps) as journal:
-            for note in [*args.notes, *notes]:
+            for note in [*args.notes, *recipe.notes, *notes]:
                 journal.say(note)
             if run.eval.select_on_test:
                 journal.say("the best checkpoint is chosen by its recalls of the test set, which are too high then")

@@ -24,7 +24,8 @@ def test_a_command_line_becomes_a_run_and_the_entry_s_own_flags(kinds: Kinds, wr
     line = ["--config", str(path), "--max-bb", "50", "--split", "val", "--half_way", "8", "--dry-run"]
     run, args = parse(line, "evaluate", kinds, "Score and rank.", extra)
     assert (run.optim.learning_rate, run.data.max_bb) == (1e-3, 50)
-    assert vars(args) == {"config": str(path), "dry_run": True, "split": "val", "half_way": 8, "notes": ()}
+    assert vars(args) == {"config": str(path), "dry_run": True, "split": "val", "half_way": 8, "notes": (),
+                          "said": {"data.max_bb"}}  # fmt: skip
 
 
 def test_notes_about_the_files_are_handed_on(kinds: Kinds, write: Write) -> None:

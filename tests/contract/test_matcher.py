@@ -15,6 +15,7 @@ from torch import Tensor
 from config.errors import DataError
 from data.batch import Batch, Images, Pool, Ragged
 from model import adapt, names
+from model.loading import Loaded, load
 from model.matcher import Matcher, Side, build, find
 from model.objective import build_objective, find_objective
 from tests.contract.conftest import with_a_subclass_of
@@ -195,8 +196,8 @@ def test_evaluation_draws_nothing(matcher: Matcher, batch: Batch) -> None:
 def test_it_is_saved_and_loaded_to_the_bit(name: str, matcher: Matcher, batch: Batch, tmp_path: Path) -> None:
     save_file(matcher.state_dict(), tmp_path / "model.safetensors")
     other = small(name, seed=8)
-    found = adapt.load(other, name, load_file(tmp_path / "model.safetensors"))
-    assert found == adapt.Loaded([], [])
+    found = load(other, name, load_file(tmp_path / "model.safetensors"))
+    assert found == Loaded([], [])
     assert torch.equal(scores(other.eval(), batch), scores(matcher, batch))
 
 
@@ -205,7 +206,7 @@ def test_published_names_make_the_round_trip(name: str, matcher: Matcher) -> Non
         pytest.skip("there is no published checkpoint of this system")
     published = adapt.to_published(name, matcher.state_dict())
     other = small(name, seed=8)
-    assert adapt.load(other, name, published) == adapt.Loaded([], [])
+    assert load(other, name, published) == Loaded([], [])
     assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in matcher.state_dict().items())
 
 
@@ -214,7 +215,7 @@ def test_weights_of_another_shape_are_refused(name: str, matcher: Matcher) -> No
     key = next(iter(state))
     state[key] = torch.zeros(*state[key].shape, 2)
     with pytest.raises(DataError, match=key.replace(".", r"\.")):
-        adapt.load(small(name), name, state)
+        load(small(name), name, state)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

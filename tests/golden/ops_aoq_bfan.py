@@ -10,6 +10,7 @@ from data.batch import Ragged
 from model import adapt
 from model.bfan import Bfan, Config
 from model.focal import Focus, all_pairs
+from model.loading import load_part
 from tests.golden.run import sibling
 
 vsrn = sibling("ops_aoq_vsrn")
@@ -21,7 +22,7 @@ def build(case: Any, prefix: str) -> Bfan:
     fields = {"vocab_size": 8, "img_dim": 8, "embed_size": 8, "word_dim": 8}
     fields |= {name: value for name, value in case.config.items() if name in Config.model_fields}
     model = Bfan(Config(**fields))
-    loaded = adapt.load(model, "bfan", {prefix + name: tensor for name, tensor in case.weights.items()})
+    loaded = load_part(model, "bfan", {prefix + name: tensor for name, tensor in case.weights.items()})
     assert not loaded.ignored, loaded.ignored
     return model.eval()
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import adapt
+from model.loading import Loaded, load
 from tests.golden.run import sibling
 from train.published import matcher_of, read_published
 
@@ -20,7 +20,7 @@ def load_checkpoint(case: Any) -> Tensors:
     family, inputs = case.config["family"], case.inputs
     published = read_published(case.folder / case.config["file"])
     model = matcher_of(family, published).eval()
-    assert adapt.load(model, family, published.weights) == adapt.Loaded([], [])
+    assert load(model, family, published.weights) == Loaded([], [])
     images = model.encode_image(vsrn.images_of(inputs["regions"]))
     texts = model.encode_text(vsrn.texts_of(inputs["token_ids"], inputs["lengths"]))
     facts = {name: torch.tensor(published.facts[name]) for name in ("epoch", "Eiters")}

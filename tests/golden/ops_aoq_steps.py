@@ -12,6 +12,7 @@ from data.batch import Batch, Images, Ragged
 from model import adapt
 from model.bfan import Bfan, Config
 from model.captioning import Targets
+from model.loading import load
 from model.matcher import Matcher, Side
 from model.objective.quintuplet import Quintuplet
 from model.vsrn import Vsrn
@@ -42,7 +43,7 @@ def batch_of(inputs: Tensors) -> Batch:
 def step(case: Any, system: str, matcher: Matcher, twice: str) -> Tensors:
     """One update; everything that the published step leaves behind."""
     config = case.config
-    adapt.load(matcher.train(), system, case.weights)
+    load(matcher.train(), system, case.weights)
     before = {name: tensor.clone() for name, tensor in matcher.state_dict().items()}
     optim = Optim(optim="adam", learning_rate=config["learning_rate"], betas=tuple(config["adam_betas"]),
                   adam_eps=config["adam_eps"], weight_decay=0.0, step_twice=twice)

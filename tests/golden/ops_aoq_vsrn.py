@@ -13,6 +13,7 @@ from data.batch import Images, Ragged
 from data.pairs import PairIndex, Source
 from model import adapt
 from model.captioning import Captioner, Targets
+from model.loading import load_part
 from model.vsrn import Config, Vsrn
 
 Tensors = dict[str, Tensor]
@@ -39,7 +40,7 @@ def build(case: Any, prefix: str) -> Vsrn:
     """The matcher with the weights of one of its published parts."""
     torch.manual_seed(0)
     model = Vsrn(settings_of(case.config))
-    loaded = adapt.load(model, "vsrn", {prefix + name: tensor for name, tensor in case.weights.items()})
+    loaded = load_part(model, "vsrn", {prefix + name: tensor for name, tensor in case.weights.items()})
     assert not loaded.ignored, loaded.ignored
     return model
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.batch import Images
-from model import adapt
+from model.loading import load_part
 from model.matcher import Side, build
 from tests.golden.run import sibling
 from train.comm import Solo
@@ -61,7 +61,7 @@ def retrieval_eval(case: Any) -> Tensors:
     texts = shared.batch_of(pictures, case.inputs["captions"], case.inputs["lengths"], each).texts
     config = shared.settings_of(case.config)
     model = build(config)
-    adapt.load(model, config.name, case.weights, parts=True)
+    load_part(model, config.name, case.weights)
     model.eval()
     scorer = Scorer(model, Solo(), CPU, Precision("off", CPU).autocast, tokens=case.config["shard_size"])
     with torch.inference_mode():

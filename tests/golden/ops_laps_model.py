@@ -12,6 +12,7 @@ from model import adapt
 from model.aligning import SIMILARITIES, aligned
 from model.laps import Aggregation, Laps, aggregated, captions, ratio_term, words_of
 from model.layers import highest
+from model.loading import load, load_part
 from model.matcher import Side
 from model.objective.triplet import Config as TripletConfig
 from model.objective.triplet import Triplet
@@ -38,7 +39,7 @@ def part(weights: Tensors, prefix: str, config: dict[str, Any], width: int, patc
     matcher = Laps(shared.settings_of(config | {"embed_size": width, "num_patches": 16}))
     matcher.aggregate = Aggregation(width, patches)
     if weights:
-        adapt.load(matcher, "laps", {prefix + name: tensor for name, tensor in weights.items()}, parts=True)
+        load_part(matcher, "laps", {prefix + name: tensor for name, tensor in weights.items()})
     return matcher.eval()
 
 
@@ -146,7 +147,7 @@ def ratio_loss(case: Any) -> Tensors:
 def whole(case: Any) -> Laps:
     """The whole matcher of a case with its published weights, in training mode."""
     matcher = Laps(shared.settings_of(case.config))
-    adapt.load(matcher, "laps", case.weights)
+    load(matcher, "laps", case.weights)
     return matcher.train()
 
 

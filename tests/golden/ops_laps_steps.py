@@ -9,6 +9,7 @@ from torch import Tensor
 
 from config.schema import Optim
 from model import adapt
+from model.loading import load
 from model.matcher import Matcher, build
 from model.objective.triplet import Config, Triplet
 from tests.golden.run import sibling
@@ -50,7 +51,7 @@ def step(matcher: Matcher, optimizer: torch.optim.Optimizer, objective: Triplet,
 def train_steps(case: Any) -> Tensors:
     epochs, per_epoch = case.inputs["lengths"].shape[:2]
     matcher = build(shared.settings_of(case.config)).train()
-    adapt.load(matcher, "laps", case.weights)
+    load(matcher, "laps", case.weights)
     before = {name: tensor.clone() for name, tensor in matcher.state_dict().items()}
     optim, objective = losses.optim_of(case.config, per_epoch), objective_of(case.config)
     optimizer = losses.optimizer_of(optim, list(matcher.named_parameters()))

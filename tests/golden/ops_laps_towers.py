@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from data.batch import Ragged
-from model import adapt
 from model.laps import Laps
+from model.loading import load_part
 from tests.golden.run import sibling
 
 settings_of = sibling("ops_laps").settings_of
@@ -18,7 +18,7 @@ settings_of = sibling("ops_laps").settings_of
 def model(case: Any) -> Laps:
     """The case's model with its weights, as it evaluates."""
     matcher = Laps(settings_of(case.config))
-    adapt.load(matcher, "laps", case.weights, parts=True)
+    load_part(matcher, "laps", case.weights)
     return matcher.eval()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from config.schema import Optim
 from data.batch import Batch, Direction, Images, Pool, Ragged
 from model import adapt
+from model.loading import load, load_to_score
 from model.objective.hinge import Config as HingeConfig
 from model.objective.hinge import Hinge, ranking_hinge
 from model.transformer import Packing
@@ -30,7 +31,7 @@ def build(case: Any, **settings: Any) -> Uniter:
     torch.manual_seed(0)
     model = Uniter(Config(**fields, img_dim=case.config["img_dim"], **settings))
     if case.weights:
-        adapt.load(model, "uniter", case.weights)
+        load(model, "uniter", case.weights)
     return model.eval()
 
 
@@ -103,7 +104,7 @@ def encoder_forward(case: Any) -> Tensors:
 
 def load_pretrained(case: Any) -> Tensors:
     model = build(case)
-    adapt.load(model, "uniter", {name.removeprefix("ckpt."): t for name, t in case.inputs.items()})
+    load_to_score(model, "uniter", {name.removeprefix("ckpt."): t for name, t in case.inputs.items()})
     return adapt.to_published("uniter", model.state_dict())
 
 

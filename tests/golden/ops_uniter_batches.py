@@ -18,7 +18,7 @@ from data.pairs import PairIndex, Source
 from data.plan import PoolPlan
 from data.slot import Capacity, Slot
 from data.texts import TextStore
-from model import adapt
+from model.loading import load
 from model.uniter import Config, Uniter, joint_positions
 from train.comm import Solo
 from train.precision import Precision
@@ -141,7 +141,7 @@ def eval_scores(case: Any) -> Tensors:
     index, store = open_pairs(case)
     fields = {name: value for name, value in case.config["model"].items() if name in Config.model_fields}
     model = Uniter(Config(**fields, img_dim=case.config["img_dim"]))
-    adapt.load(model, "uniter", case.weights)
+    load(model, "uniter", case.weights)
     device = torch.device("cpu")
     scorer = Scorer(model, Solo(), device, Precision("off", device).autocast, tokens=1024)
     with tempfile.TemporaryDirectory() as folder:

@@ -301,7 +301,7 @@ def test_damaged_facts_without_a_mark_are_refused(place: Checkpoints) -> None:
     folder = save(place, 1)
     (folder / "complete.json").unlink()
     (folder / "config.json").write_text('{"_note": {"st')
-    with pytest.raises(DataError, match=r"config\.json: not whole"):
+    with pytest.raises(DataError, match=r"config\.json is not JSON"):
         read_facts(folder)
 
 

@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 
 from config.errors import ConfigError, DataError
 from config.schema import Run
+from data.pairs import Array
+from model.matcher import build
 from tests.items import items_config
+from tests.samples import lively
 from tests.support import run as command
 from tests.support import write_config
 from tests.train.conftest import MakeRun, Pretended
@@ -38,7 +42,7 @@ def scored(folder: Path, seed: int) -> Path:
 
 
 def evaluate(run: Run, *places: Path, dry_run: bool = False, comm: Comm | None = None) -> None:
-    args = Namespace(scores=list(places), isda=False, split="test", which="best", dry_run=dry_run)
+    args = Namespace(scores=list(places), isda=False, split="test", which="best", dry_run=dry_run, said=frozenset())
     assert work(run, args, comm or Solo()) == 0
 
 
@@ -222,3 +226,28 @@ def test_without_a_whole_one_nothing_is_measured(tmp_path: Path) -> None:
     (tmp_path / "ckpt" / "step-00000010" / "complete.json").unlink()
     with pytest.raises(DataError, match=r"step-00000010: complete\.json is missing; none is whole: name other weights"):
         chosen("best", tmp_path, "start.pt")
+
+
+# ---------------------------------------------------------------- the rank head
+
+
+def matrix_of(make_run: MakeRun, weights: Path, out: Path, init: str, said: bool) -> Array:
+    """The scores that weights are found to have."""
+    run = make_run(weights={"rank_head_init": init}, output={"output_dir": str(out)})
+    flags = frozenset({"weights.rank_head_init"}) if said else frozenset[str]()
+    args = Namespace(scores=[], isda=False, split="test", which=str(weights), dry_run=False, said=flags)
+    assert work(run, args, Solo()) == 0
+    return np.load(out / "scores" / "test" / "matrix.npy")
+
+
+def test_a_published_evaluation_of_uniter_can_be_repeated(make_run: MakeRun, tmp_path: Path) -> None:
+    """It always ranks by the matching head; what a run's config says of its start does not touch what it trained."""
+    trained = lively(build(make_run().matcher)).state_dict()
+    matching = trained | {f"rank.{part}": trained[f"match.{part}"][1:] for part in ("weight", "bias")}
+    places = [tmp_path / f"{name}.safetensors" for name in ("trained", "matching")]
+    for place, state in zip(places, (trained, matching), strict=True):
+        save_file({name: tensor.clone() for name, tensor in state.items()}, place)
+    ours, theirs = (matrix_of(make_run, place, tmp_path / place.stem, "if_missing", False) for place in places)
+    assert not np.array_equal(ours, theirs)
+    assert np.array_equal(matrix_of(make_run, places[0], tmp_path / "said", "always", True), theirs)
+    assert np.array_equal(matrix_of(make_run, places[0], tmp_path / "config", "always", False), ours)

@@ -171,7 +171,7 @@ def test_ranks_measure_their_share_and_the_first_tells_all(make_run: MakeRun, tm
     first = one_by_one(parts, split, 0, CAPTIONS[0] or [])
     assert found["mean"] == pytest.approx((first + 7.0) / 2, rel=1e-4)
     assert (found["pairs"], found["with_fewer_objects"]) == (2, 2)
-    other = Parts(parts.run, Pretended(1, 2), parts.device, parts.matcher, parts.precision, None)
+    other = Parts(parts.run, Pretended(1, 2), parts.device, parts.matcher, parts.precision, None, ())
     assert measure_isda(other, split, Journal(None)) is None
 
 

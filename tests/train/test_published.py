@@ -16,6 +16,7 @@ from torch import Tensor
 
 from config.errors import DataError
 from model import adapt
+from model.loading import Loaded, load
 from model.matcher import Matcher
 from model.names import PARTS
 from tests.samples import lively, small
@@ -90,7 +91,7 @@ def test_a_checkpoint_is_built_and_loaded_from_its_own_options(system: str, old:
     assert found.options == OPTIONS[system]
     assert {tensor.device.type for tensor in found.weights.values()} == {"cpu"}
     matcher = matcher_of(system, found)
-    assert adapt.load(matcher, system, found.weights) == adapt.Loaded([], [])
+    assert load(matcher, system, found.weights) == Loaded([], [])
     assert matcher.config == theirs.config  # type: ignore[union-attr]
     assert all(torch.equal(tensor, matcher.state_dict()[name]) for name, tensor in theirs.state_dict().items())
 
@@ -98,7 +99,7 @@ def test_a_checkpoint_is_built_and_loaded_from_its_own_options(system: str, old:
 def test_its_weights_are_read_like_any_others(tmp_path: Path) -> None:
     theirs = write(tmp_path / "best.pth.tar", "vsrn")
     again = small("vsrn", seed=8, **theirs.config.model_dump(exclude={"name"}))  # type: ignore[union-attr, operator]
-    assert adapt.load(again, "vsrn", read_weights(tmp_path / "best.pth.tar")) == adapt.Loaded([], [])
+    assert load(again, "vsrn", read_weights(tmp_path / "best.pth.tar")) == Loaded([], [])
     assert torch.equal(again.state_dict()["graph.3.phi.weight"], theirs.state_dict()["graph.3.phi.weight"])
 
 
@@ -122,17 +123,17 @@ def test_without_a_caption_branch_none_is_built(tmp_path: Path) -> None:
     write(tmp_path / "best.pth.tar", "vsrn", model=parts_of(donor("vsrn"), "vsrn")[:2])
     found = read_published(tmp_path / "best.pth.tar")
     matcher = matcher_of("vsrn", found)
-    assert adapt.load(matcher, "vsrn", found.weights) == adapt.Loaded([], [])
+    assert load(matcher, "vsrn", found.weights) == Loaded([], [])
     assert matcher.config.caption_weight == 0  # type: ignore[union-attr]
 
 
-def test_names_without_a_place_are_told(tmp_path: Path) -> None:
+def test_names_without_a_place_are_refused_and_told(tmp_path: Path) -> None:
     parts = parts_of(donor("bfan"), "bfan")
     parts[0]["cnn.conv1.weight"] = parts[1]["rnn.weight_ih_l7"] = torch.zeros(2)
     write(tmp_path / "best.pth.tar", model=parts)
     found = read_published(tmp_path / "best.pth.tar")
-    told = adapt.load(matcher_of("bfan", found), "bfan", found.weights)
-    assert told.ignored == ["img_enc.cnn.conv1.weight", "word_rnn.weight_ih_l7"]
+    with pytest.raises(DataError, match=r"no place for \(word_rnn\.weight_ih_l7, img_enc\.cnn\.conv1\.weight\)"):
+        load(matcher_of("bfan", found), "bfan", found.weights)
 
 
 @pytest.mark.parametrize(("option", "value", "told"), [
@@ -242,8 +243,8 @@ def test_a_laps_is_built_by_its_shapes(kind: str, width: int, tmp_path: Path) ->
     found = read_published(tmp_path / "model_best.pth", "laps")
     assert found.facts == {"epoch": 3, "Eiters": 77, "best_rsum": 501.5}
     matcher = matcher_of("laps", found)
-    told = adapt.load(matcher, "laps", found.weights)
-    assert told == adapt.Loaded([], ["txt_enc.bert.pooler.dense.weight"])
+    told = load(matcher, "laps", found.weights)
+    assert told == Loaded([], ["txt_enc.bert.pooler.dense.weight"])
     assert all(torch.equal(tensor, matcher.state_dict()[name]) for name, tensor in theirs.state_dict().items())
     config = matcher.config.model_dump()  # type: ignore[union-attr, operator]
     assert config["vision"] == {"vit": VIT, "swin": SWIN}[kind]
@@ -257,7 +258,7 @@ def test_ratios_that_a_laps_does_not_tell_are_the_recipes(kind: str, tmp_path: P
     write_laps(tmp_path / "model_best.pth", kind, opt=None)
     found = read_published(tmp_path / "model_best.pth", "laps")
     matcher = matcher_of("laps", found)
-    assert adapt.load(matcher, "laps", found.weights).missing == []
+    assert load(matcher, "laps", found.weights).missing == []
     config = matcher.config.model_dump()  # type: ignore[union-attr, operator]
     assert {name: config[name] for name in ("sparse_ratio", "aggr_ratio")} == {
         name: LAPS[kind][name] for name in ("sparse_ratio", "aggr_ratio")}  # fmt: skip
@@ -270,13 +271,13 @@ def test_a_laps_may_be_its_state_dict_alone(tmp_path: Path) -> None:
     torch.save(torch.load(tmp_path / "model_best.pth", weights_only=False)["model"], tmp_path / "alone.pth")
     found = read_published(tmp_path / "alone.pth", "laps")
     assert (found.options, found.facts) == ({}, {})
-    assert adapt.load(matcher_of("laps", found), "laps", found.weights).missing == []
+    assert load(matcher_of("laps", found), "laps", found.weights).missing == []
 
 
 def test_weights_of_a_laps_are_read_like_any_others(tmp_path: Path) -> None:
     theirs = write_laps(tmp_path / "model_best.pth")
     again = small("laps", seed=8, **LAPS["vit"] | {"text": TEXT})
-    adapt.load(again, "laps", read_weights(tmp_path / "model_best.pth"))
+    load(again, "laps", read_weights(tmp_path / "model_best.pth"))
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in theirs.state_dict().items())
 
 
