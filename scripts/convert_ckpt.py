@@ -125,7 +125,7 @@ def unpack(options: argparse.Namespace, system: str) -> list[str]:
     source, folder = options.input, options.output
     published = read_published(source, system)
     matcher = matcher_of(system, published)
-    found, nameless = adapt.to_house(system, published.weights)
+    found, nameless = adapt.to_house(system, adapt.take_rank_row(published.weights))
     placeless = [*nameless, *(name for name in found if name not in matcher.state_dict())]
     refuse_unknown(options, system, placeless)
     load_to_score(matcher, system, {n: t for n, t in found.items() if n not in placeless}, str(source))
