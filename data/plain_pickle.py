@@ -38,23 +38,23 @@ def read_plain_pickle(path: Path, content: bytes, admitted: str) -> dict[str, An
     """The attributes of the one object that a pickle holds, made of dicts, strings and integers.
 
     Args:
-        admitted: the object's class as module and name, such as "vocab Vocabulary"; need not be importable.
+        admitted: the name of the object's class, whatever its module is called: a script's classes are of __main__,
+            others' of where they lay when they were pickled. The module is never looked for.
 
     Raises:
         DataError: the pickle is damaged, or holds or asks for anything else; names the file and what it asks for.
     """
     machine = _Machine(admitted)
-    what = admitted.replace(" ", ".")
     try:
         for instruction, argument, _ in pickletools.genops(content):
             machine.step(instruction.name, argument)
         (found,) = machine.stack
     except _Refused as error:
-        raise DataError(f"{path} {error}; only plain {what} is read: give the json form") from error
+        raise DataError(f"{path} {error}; only a plain {admitted} is read: give the json form") from error
     except MALFORMED as error:
-        raise DataError(f"{path} is not a pickle of {what} ({error}); copy it again") from error
+        raise DataError(f"{path} is not a pickle of a {admitted} ({error}); copy it again") from error
     if not isinstance(found, _Object):
-        raise DataError(f"{path} holds no {what}, but {type(found).__name__}; check the path")
+        raise DataError(f"{path} holds no {admitted}, but {type(found).__name__}; check the path")
     return dict(found)
 
 
@@ -100,8 +100,10 @@ class _Machine:
         elif name in ("NEWOBJ", "REDUCE"):
             push(self._object(pop(), pop()))
         elif name == "BUILD":
-            state = pop()
-            self.stack[-1].update(state)
+            state, built = pop(), self.stack[-1]
+            if not (isinstance(state, dict) and isinstance(built, _Object)):
+                raise _Refused("gives something else than a table of attributes to an object")
+            built.update(state)
         elif name not in ("PROTO", "FRAME", "STOP"):
             raise _Refused(f"uses the instruction {name}")
 
@@ -113,18 +115,27 @@ class _Machine:
         return values[::-1]
 
     def _name(self, name: str) -> _Name:
-        if name not in (self.admitted, *MAKER, *BASE):
+        if not (name in (*MAKER, *BASE) or self._is_admitted(name)):
             raise _Refused(f"asks for {name.replace(' ', '.')}")
         return _Name(name)
+
+    def _is_admitted(self, name: Any) -> bool:
+        """Whether a value is the admitted class, named as module and name: `__main__ Vocabulary`, say."""
+        return isinstance(name, str) and name.rpartition(" ")[2] == self.admitted
 
     def _object(self, arguments: Any, maker: Any) -> _Object:
         """An empty object where one of the admitted class is asked for, in either way."""
         made = (maker, *arguments)
-        by_maker = len(made) == 4 and maker in MAKER and made[1] == self.admitted and made[2] in BASE
-        if not (isinstance(maker, _Name) and (made == (self.admitted,) or (by_maker and made[3] is None))):
+        directly = len(made) == 1 and self._is_admitted(maker)
+        by_maker = len(made) == 4 and maker in MAKER and self._is_admitted(made[1]) and made[2] in BASE
+        if not (isinstance(maker, _Name) and (directly or (by_maker and made[3] is None))):
             raise _Refused("makes an object in another way")
         return _Object()
 
 
 def _paired(items: list[Any]) -> dict[Any, Any]:
-    return dict(zip(items[::2], items[1::2], strict=True))
+    """A table; keys are words or numbers, for the hash of a tuple of tuples may take for ever."""
+    keys = items[::2]
+    if not all(isinstance(key, str | int) for key in keys):
+        raise TypeError("a key is neither text nor a whole number")
+    return dict(zip(keys, items[1::2], strict=True))

@@ -17,7 +17,8 @@ from data.plain_pickle import read_plain_pickle
 
 PAD, START, END, UNKNOWN = range(4)
 SPECIAL_WORDS = ("<pad>", "<start>", "<end>", "<unk>")
-PICKLED = "vocab Vocabulary"
+PICKLED = "Vocabulary"
+"""The class that vocabularies are pickled as; published ones were written by a script, as `__main__.Vocabulary`."""
 OTHER = "give the vocabulary that belongs to the data"
 
 
@@ -29,7 +30,7 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | Path) -> Vocabulary:
-        """Read `*.json`, or `*.pkl` (an object of class `vocab.Vocabulary`), with `word2idx`, `idx2word` and `idx`.
+        """Read `*.json`, or `*.pkl` (an object of a class `Vocabulary`), with `word2idx`, `idx2word` and `idx`.
 
         Raises:
             DataError: the file cannot be read, is neither, holds anything else, or its tables disagree.
@@ -46,7 +47,7 @@ class Vocabulary:
         if not isinstance(tables, Mapping) or not isinstance(tables.get("word2idx"), Mapping):
             raise DataError(f"{path} has no table word2idx; {OTHER}")
         ids = tables["word2idx"]
-        if not all(type(id) is int and isinstance(word, str) for word, id in ids.items()):
+        if not all(type(id) is int and _is_text(word) for word, id in ids.items()):
             raise DataError(f"{path}: word2idx is not a table from words to whole numbers; {OTHER}")
         words = tuple(sorted(ids, key=ids.__getitem__))
         if [ids[word] for word in words] != list(range(len(words))):
@@ -56,7 +57,7 @@ class Vocabulary:
         if "idx2word" in tables and not _inverse(tables["idx2word"], words):
             raise DataError(f"{path}: idx2word is not word2idx the other way round; {OTHER}")
         if tables.get("idx", len(words)) != len(words):
-            raise DataError(f"{path}: idx is {tables['idx']}, but there are {len(words)} words; {OTHER}")
+            raise DataError(f"{path}: idx is not {len(words)}, the number of its words; {OTHER}")
         return cls(words)
 
     @classmethod
@@ -95,6 +96,11 @@ class Vocabulary:
         """Write the json format."""
         numbered = {str(id): word for id, word in enumerate(self.words)}
         write_json(path, {"word2idx": self.ids, "idx2word": numbered, "idx": len(self.words)})
+
+
+def _is_text(word: Any) -> bool:
+    """Whether it can be written as UTF-8; a half of a surrogate pair cannot."""
+    return isinstance(word, str) and not any("\ud800" <= char <= "\udfff" for char in word)
 
 
 def _inverse(table: Any, words: tuple[str, ...]) -> bool:

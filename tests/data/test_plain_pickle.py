@@ -21,17 +21,21 @@ CONTENT = {"word2idx": {"<pad>": 0, "café": 1, "x" * 300: 70000}, "idx2word": {
 
 
 def read(content: bytes) -> dict[str, Any]:
-    return read_plain_pickle(PATH, content, "vocab Vocabulary")
+    return read_plain_pickle(PATH, content, "Vocabulary")
 
 
-@pytest.fixture(scope="module")
-def kind() -> Iterator[type]:
-    """A class that can be pickled as vocab.Vocabulary; the module is gone when anything is read."""
-    module = ModuleType("vocab")
-    module.Vocabulary = type("Vocabulary", (), {"__module__": "vocab"})  # type: ignore[attr-defined]
-    sys.modules["vocab"] = module
+@pytest.fixture(scope="module", params=["vocab", "__main__", "tools"])
+def kind(request: pytest.FixtureRequest) -> Iterator[type]:
+    """A class that can be pickled as Vocabulary of some module; the module is another when anything is read."""
+    module = ModuleType(request.param)
+    module.Vocabulary = type("Vocabulary", (), {"__module__": request.param})  # type: ignore[attr-defined]
+    before = sys.modules.get(request.param)
+    sys.modules[request.param] = module
     yield module.Vocabulary
-    del sys.modules["vocab"]
+    if before is None:
+        del sys.modules[request.param]
+    else:
+        sys.modules[request.param] = before
 
 
 def dumped(kind: type, protocol: int, **content: Any) -> bytes:
@@ -63,7 +67,7 @@ class Evil:
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_calls_are_refused_and_never_made(kind: type, protocol: int, capsys: pytest.CaptureFixture[str]) -> None:
     for content in (pickle.dumps(Evil(), protocol), dumped(kind, protocol, word2idx=Evil())):
-        with pytest.raises(DataError, match=r"asks for (builtins|__builtin__)\.print; only plain vocab\.Vocabulary is"):
+        with pytest.raises(DataError, match=r"asks for (builtins|__builtin__)\.print; only a plain Vocabulary is"):
             read(content)
     assert capsys.readouterr().out == ""
 
@@ -77,11 +81,20 @@ def test_calls_are_refused_and_never_made(kind: type, protocol: int, capsys: pyt
         (b"(cvocab\nVocabulary\no.", "uses the instruction OBJ"),
         (b"\x80\x02cvocab\nVocabulary\nU\x01a\x85\x81.", "makes an object in another way"),
         (b"ccopy_reg\n_reconstructor\n(c__builtin__\nobject\nc__builtin__\nobject\nNtR.", "makes an object in another"),
+        (b"\x80\x02c__main__\nVocab\n)\x81.", r"asks for __main__\.Vocab;"),
+        (b"\x80\x02c__main__\nA.Vocabulary\n)\x81.", r"asks for __main__\.A\.Vocabulary"),
+        (b"\x80\x02cVocabulary\nsystem\n)\x81.", r"asks for Vocabulary\.system"),
+        (b"\x80\x02c__main__\nVocabulary\n(U\x02idtR.", "makes an object in another way"),
+        (b"\x80\x02c__main__\nVocabulary\nc__main__\nVocabulary\n\x85\x81.", "makes an object in another way"),
+        (b"ccopy_reg\n_reconstructor\n(S'a Vocabulary'\nc__main__\nVocabulary\nNtR.", "makes an object in another"),
+        (HEAD + b"(U\x02abtb.", "something else than a table of attributes"),
+        (b"\x80\x02}}b.", "something else than a table of attributes"),
+        (HEAD + b")K\x01sb.", "is not a pickle"),
         (b"\x80\x02]q\x00.", "uses the instruction EMPTY_LIST"),
         (b"\x82\x01.", "uses the instruction EXT1"),
         (b"Pthere\n.", "uses the instruction PERSID"),
-        (b"\x80\x02}.", r"holds no vocab\.Vocabulary, but dict"),
-        (b"cvocab\nVocabulary\n.", r"holds no vocab\.Vocabulary, but _Name"),
+        (b"\x80\x02}.", "holds no Vocabulary, but dict"),
+        (b"cvocab\nVocabulary\n.", "holds no Vocabulary, but _Name"),
         (b"", "is not a pickle"),
         (b"{}", "is not a pickle"),
         (b"\x80\x02}}.", "is not a pickle"),
@@ -96,6 +109,13 @@ def test_other_content_is_refused_in_one_line(content: bytes, told: str) -> None
         read(content)
     assert str(error.value).startswith("vocab.pkl ")
     assert "\n" not in str(error.value)
+
+
+def test_tables_of_nested_tuples_end_at_once() -> None:
+    """Each tuple holds the one before twice: hashing the last would take 2^99 steps."""
+    bomb = b")q\x00" + b"".join(b"h%c\x86q%c" % (n, n + 1) for n in range(99))
+    with pytest.raises(DataError, match="a key is neither text nor a whole number"):
+        read(HEAD + bomb + b"K\x01sb.")
 
 
 @given(st.data())

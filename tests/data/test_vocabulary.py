@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,9 @@ def test_another_order_is_another_vocabulary() -> None:
         (tables(()), "first words are not <pad>"),
         (tables(idx2word={"0": "<pad>"}), "idx2word is not word2idx the other way round"),
         (tables(idx2word=list(WORDS)), "idx2word is not word2idx the other way round"),
-        (tables(idx=9), "idx is 9, but there are 8 words"),
+        (tables(idx=9), "idx is not 8, the number of its words"),
+        (tables(idx="8"), "idx is not 8, the number of its words"),
+        (tables((*SPECIAL_WORDS, "\ud800")), "not a table from words to whole numbers"),
     ],
 )
 def test_tables_that_are_no_vocabulary_are_refused(tmp_path: Path, content: Any, told: str) -> None:
@@ -94,7 +98,7 @@ def test_tables_that_are_no_vocabulary_are_refused(tmp_path: Path, content: Any,
 def test_pickled_tables_are_checked_too(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="first words are not"):
         Vocabulary.load(pickled(tmp_path / "v.pkl", ("a", "dog")))
-    with pytest.raises(DataError, match="idx is 9"):
+    with pytest.raises(DataError, match="idx is not 8"):
         Vocabulary.load(pickled(tmp_path / "v.pkl", idx=9))
 
 
@@ -103,6 +107,29 @@ def test_malicious_pickles_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"v\.pkl asks for os\.system"):
         Vocabulary.load(tmp_path / "v.pkl")
     assert not Path("harmed").exists()
+
+
+SCRIPT = """
+import json, pickle, sys
+
+class Vocabulary(object):
+    def __init__(self, tables):
+        self.word2idx = tables["word2idx"]
+        self.idx2word = {int(id): word for id, word in tables["idx2word"].items()}
+        self.idx = tables["idx"]
+
+with open(sys.argv[2], "wb") as file:
+    pickle.dump(Vocabulary(json.loads(sys.argv[1])), file, int(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4])
+def test_what_a_script_pickles_as_its_own_class_is_read(tmp_path: Path, protocol: int) -> None:
+    """As published: the class is `__main__.Vocabulary`, which this process has not."""
+    path = tmp_path / "v.pkl"
+    subprocess.run([sys.executable, "-c", SCRIPT, json.dumps(tables()), path, str(protocol)], check=True)
+    assert b"__main__" in path.read_bytes()
+    assert Vocabulary.load(path).words == WORDS
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

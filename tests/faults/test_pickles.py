@@ -117,6 +117,13 @@ PAYLOADS: dict[str, Make] = {
     "opcodes": lambda canary: f"cos\nsystem\n(S'touch {canary}'\ntR.".encode(),
     "vocabulary": lambda canary: b"\x80\x02cvocab\nVocabulary\n)\x81}U\x08word2idx" + pickle.dumps(
         Command(canary), 2)[2:-1] + b"sb.",
+    "vocabulary of a script": lambda canary: b"\x80\x02c__main__\nVocabulary\n)\x81}U\x08word2idx" + pickle.dumps(
+        Call(canary), 2)[2:-1] + b"sb.",
+    "vocabulary that is made": lambda canary: (
+        f"c__main__\nVocabulary\n(cos\nsystem\n(S'touch {canary}'\ntRtR.".encode()),
+    "vocabulary that is named": lambda canary: (
+        b"\x80\x04\x8c\x08__main__\x8c\nVocabulary\x93\x8c\x02os\x8c\x06system\x93"
+        + pickle.dumps(f"touch {canary}", 2)[2:-1] + b"\x85R."),
     "torch": lambda canary: by_torch({"model": {"w": torch.zeros(2), "x": Command(canary)}}, zipped=True),
     "old torch": lambda canary: by_torch({"model": {"w": torch.zeros(2), "x": Command(canary)}}, zipped=False),
     "torch, list of parts": lambda canary: by_torch({"model": [{"w": torch.zeros(2)}], "opt": Call(canary)}, True),
@@ -281,8 +288,9 @@ def canary(tmp_path: Path) -> Iterator[Path]:
 
 def unpickled_blindly(content: bytes) -> None:
     """What readers do that trust a file, one after the other."""
-    sys.modules["vocab"] = ModuleType("vocab")
-    sys.modules["vocab"].Vocabulary = type("Vocabulary", (), {})  # type: ignore[attr-defined]
+    for name in ("vocab", "__main__"):
+        module = sys.modules.setdefault(name, ModuleType(name))
+        module.Vocabulary = type("Vocabulary", (), {})  # type: ignore[attr-defined]
     for way in (
         lambda file: (pickle.load(file), pickle.load(file)),
         lambda file: torch.load(file, weights_only=False),
