@@ -128,6 +128,8 @@ class WordList:
 def _fill(parameters: Any, folder: Path) -> None:
     """A trained model's tables, read here because NLTK itself reads its own download folders only."""
     abbreviations, collocations, contexts, starters = (_lines(folder / name) for name in PUNKT_FILES)
+    if not abbreviations or not contexts:
+        raise DataError(f"{folder} knows no abbreviation or no context, so it is not trained; {MODEL}")
     try:
         parameters.abbrev_types = set(abbreviations)
         parameters.sent_starters = set(starters)
@@ -140,7 +142,7 @@ def _fill(parameters: Any, folder: Path) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); {MODEL}") from error
 

@@ -63,21 +63,25 @@ class WordPiece:
             not word by word, as UNITER's packer did. It matters where a control character divides words (a vertical
             tab, say: gone before, it divides nothing), for characters that are private or not assigned (gone too),
             and for letters written apart from their accents in a cased vocabulary (joined).
+        special_words: a word of a caption that reads like a special token, "[MASK]" say, is that token, as in
+            published stores. Else it is split like any other, and no caption can hold a mark.
 
     Raises:
-        DataError: the file is missing, is not UTF-8, or lacks a special token.
+        DataError: the file is missing, is not UTF-8, holds a piece twice, or lacks a special token.
     """
 
-    def __init__(self, vocab_file: str | Path, lower_case: bool = False, clean_first: bool = False) -> None:
+    def __init__(
+        self, vocab_file: str | Path, lower_case: bool = False, clean_first: bool = False, special_words: bool = False
+    ) -> None:
         self.path = Path(vocab_file)
-        self.lower_case, self.clean_first = lower_case, clean_first
+        self.lower_case, self.clean_first, self.special_words = lower_case, clean_first, special_words
         content = _read(self.path)
         self.vocab_hash = hashlib.sha256(content).hexdigest()
         self.vocab = {piece: number for number, piece in enumerate(_lines(self.path, content))}
         self.unk, cls, sep, mask = (self._special(name) for name in ("[UNK]", "[CLS]", "[SEP]", "[MASK]"))
         # As published, ordinary pieces begin at the exclamation mark; vocabularies without one, after [MASK].
         self.special = Special(cls, sep, mask, (self.vocab.get("!", mask + 1), len(self.vocab)))
-        self._of_word = lru_cache(maxsize=1 << 18)(self._encode_word)
+        self._of_word = lru_cache(maxsize=1 << 18)(self._encode_marked if special_words else self._encode_word)
 
     def _special(self, name: str) -> int:
         if name not in self.vocab:
@@ -85,7 +89,8 @@ class WordPiece:
         return self.vocab[name]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"vocab_file": self.path, "lower_case": self.lower_case, "clean_first": self.clean_first}
+        options = {name: getattr(self, name) for name in ("lower_case", "clean_first", "special_words")}
+        return {"vocab_file": self.path, **options}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -98,7 +103,7 @@ class WordPiece:
             "vocab_size": len(self.vocab), "UNK": self.unk, "CLS": self.special.cls, "SEP": self.special.sep,
             "MASK": self.special.mask, "v_range": list(self.special.v_range),
         }  # fmt: skip
-        return noted | ({"clean_first": True} if self.clean_first else {})
+        return noted | {name: True for name in ("clean_first", "special_words") if getattr(self, name)}
 
     def encode(self, caption: str) -> tuple[list[str], list[int]]:
         """Pieces and ids of a caption; every piece that continues a whitespace word is marked with `@@`."""
@@ -127,6 +132,12 @@ class WordPiece:
 
     def _split(self, caption: str) -> list[str]:
         return (_clean(caption) if self.clean_first else caption).split()
+
+    def _encode_marked(self, word: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """A word that may be a special token."""
+        if word in SPECIAL_TOKENS and word in self.vocab:
+            return (word,), (self.vocab[word],)
+        return self._encode_word(word)
 
     def _encode_word(self, word: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         found = [piece for token in _basic_tokens(word, self.lower_case) for piece in self._pieces(token)]
@@ -227,9 +238,20 @@ def _read(path: Path) -> bytes:
 
 def _lines(path: Path, content: bytes) -> list[str]:
     try:
-        lines = content.decode("utf-8").split("\n")
+        lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
-        raise DataError(f"vocabulary {path} is not UTF-8 ({error})") from error
+        raise DataError(f"vocabulary {path} is not UTF-8 ({error}); copy it again") from error
     if lines and not lines[-1]:
         lines.pop()
-    return [line.removesuffix("\r") for line in lines]
+    pieces = [line.removesuffix("\r") for line in lines]
+    _check_once(path, pieces)
+    return pieces
+
+
+def _check_once(path: Path, pieces: list[str]) -> None:
+    """Raise DataError where a piece has two ids."""
+    first: dict[str, int] = {}
+    for at, piece in enumerate(pieces, start=1):
+        if first.setdefault(piece, at) != at:
+            where = f"vocabulary {path}, line {at}"
+            raise DataError(f"{where} repeats line {first[piece]} ({piece!r}); a piece has one id: copy the file again")

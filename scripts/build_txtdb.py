@@ -41,6 +41,8 @@ from scripts._precomputed import add_flags, splits_of
 from scripts._program import batches, cores, in_order, progress, run
 
 BATCH = 500
+PIECES = ("lower_case", "clean_first", "special_words")
+"""Flags that say how captions become WordPieces."""
 MIN_COUNT = 4
 NEEDED = (
     ("images", "entities", "the folder that it lists images of"),
@@ -70,6 +72,10 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         "--clean_first", action="store_true",
         help="drop control characters before captions are split into words, as LAPS's tokenizer does",
+    )  # fmt: skip
+    flags.add_argument(
+        "--special_words", action="store_true",
+        help="a caption's word [CLS], [SEP], [MASK], [UNK] or [PAD] is that token, as in published stores; else split",
     )  # fmt: skip
     flags.add_argument("--words", type=Path, help="word vocabulary, .json or .pkl with word2idx, idx2word and idx")
     flags.add_argument(
@@ -108,8 +114,11 @@ def check(options: argparse.Namespace) -> None:
     for flag, needed, why in NEEDED:
         if getattr(options, flag) and not getattr(options, needed):
             raise ConfigError(f"--{flag} needs --{needed}, {why}")
-    if options.clean_first and not (options.vocab or options.make_vocab):
-        raise ConfigError("--clean_first is for WordPieces; give --vocab or --make_vocab, or leave it out")
+    for flag in PIECES[1:]:  # the words of a list are in lower case anyway
+        if getattr(options, flag) and not (options.vocab or options.make_vocab):
+            raise ConfigError(f"--{flag} is for WordPieces; give --vocab or --make_vocab, or leave it out")
+    if options.punkt and not (options.words or options.make_words):
+        raise ConfigError("--punkt is for whole words; give --words or --make_words, or leave it out")
     if sum(getattr(options, name) is not None for name in ("vocab", "make_vocab", "words", "make_words")) != 1:
         raise ConfigError(
             "give either --vocab FILE or --make_vocab SIZE (WordPieces), or --words FILE or --make_words [MIN_COUNT]"
@@ -138,10 +147,11 @@ def read(options: argparse.Namespace, splits: Sequence[str] | None = None) -> li
 
 def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -> Words:
     """The tokenizer with the given vocabulary, or with one made of the captions and written into `folder`."""
+    how = {flag: getattr(options, flag) for flag in PIECES}
     if options.vocab or options.words:
         if options.words:
             return WordList(options.words, options.punkt)
-        return WordPiece(options.vocab, options.lower_case, options.clean_first)
+        return WordPiece(options.vocab, **how)
     counted = read(options, options.words_splits) if options.words_splits else entries
     texts = (caption.text for entry in counted for caption in entry.captions)
     if options.make_words is not None:
@@ -149,7 +159,7 @@ def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -
         return WordList(folder / "vocab.json", options.punkt)
     path = folder / "vocab.txt"
     path.write_text("\n".join(make_vocabulary(texts, options.make_vocab, options.lower_case)) + "\n", "utf-8")
-    return WordPiece(path, options.lower_case, options.clean_first)
+    return WordPiece(path, **how)
 
 
 def pack(

@@ -84,6 +84,21 @@ def test_an_incomplete_model_is_refused(punkt: Path, name: str) -> None:
         CaptionWords(punkt)
 
 
+@pytest.mark.parametrize("name", ["abbrev_types.txt", "ortho_context.tab"])
+def test_a_model_that_knows_nothing_is_not_trained(punkt: Path, name: str) -> None:
+    (punkt / name).write_text("\n")
+    with pytest.raises(DataError, match="knows no abbreviation or no context, so it is not trained; give the folder"):
+        CaptionWords(punkt)
+
+
+def test_line_ends_and_marks_of_other_editors_are_no_part_of_a_model(punkt: Path) -> None:
+    before = CaptionWords(punkt)("Mr. Smith runs.")
+    for name in PUNKT_FILES:
+        content = (punkt / name).read_text()
+        (punkt / name).write_text(content, encoding="utf-8-sig", newline="\r\n")
+    assert CaptionWords(punkt)("Mr. Smith runs.") == before == ["mr.", "smith", "runs", "."]
+
+
 @pytest.mark.parametrize(("name", "content"), [("ortho_context.tab", "dog\tmany"), ("collocations.tab", "one")])
 def test_another_file_is_no_model(punkt: Path, name: str, content: str) -> None:
     (punkt / name).write_text(content)

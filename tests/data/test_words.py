@@ -167,6 +167,31 @@ def test_only_a_tokenizer_that_cleans_first_says_so(vocab: Path) -> None:
     assert again.encode("do\x1cg")[0] == ["dog"]
 
 
+MARKED = "[CLS] a dog [MASK] dog . [SEP] dog[MASK] [MASK]. [mask] [UNK] [PAD]"
+
+
+def test_special_tokens_in_a_caption_are_split_unless_they_are_wanted(vocab: Path) -> None:
+    """Wanted, they have the ids of the tokenizer that published stores were packed with, which spares whole words."""
+    from transformers.models.bert.tokenization_bert_legacy import BasicTokenizer, WordpieceTokenizer
+
+    assert not set(WordPiece(vocab).encode(MARKED)[1]) & {0, 2, 3, 4}
+    words = WordPiece(vocab, special_words=True)
+    basic = BasicTokenizer(do_lower_case=False, never_split=SPECIAL_TOKENS)
+    pieces = WordpieceTokenizer(words.vocab, "[UNK]")
+    published = [piece for token in basic.tokenize(MARKED) for piece in pieces.tokenize(token)]
+    assert words.encode(MARKED)[1] == [PIECES.index(piece) for piece in published]
+    assert words.encode("dog [MASK]") == (["dog", "[MASK]"], [PIECES.index("dog"), 4])
+    assert words.word_offsets("[CLS] dog.") == [0, 1, 3]
+
+
+def test_special_words_keep_their_case_and_are_noted(vocab: Path) -> None:
+    words = WordPiece(vocab, lower_case=True, clean_first=True, special_words=True)
+    assert words.encode("Dog [SEP]")[0] == ["dog", "[SEP]"]
+    assert words.meta["special_words"] is True
+    assert "special_words" not in WordPiece(vocab).meta
+    assert pickle.loads(pickle.dumps(words)).encode("[SEP]")[0] == ["[SEP]"]
+
+
 def test_special_tokens_and_the_range_of_ordinary_ones(vocab: Path) -> None:
     words = WordPiece(vocab)
     assert (words.special.cls, words.special.sep, words.special.mask) == (2, 3, 4)
@@ -198,6 +223,17 @@ def test_bad_vocabularies_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="not UTF-8"):
         WordPiece(path)
+    path.write_text("\n".join([*PIECES, "dog"]), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"vocab\.txt, line {len(PIECES) + 1} repeats line 12 \('dog'\)"):
+        WordPiece(path)
+    path.write_text("")
+    with pytest.raises(DataError, match=r"vocab\.txt lacks \[UNK\]"):
+        WordPiece(path)
+
+
+def test_a_mark_of_the_encoding_is_no_part_of_the_first_piece(vocab: Path) -> None:
+    vocab.write_text(vocab.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert WordPiece(vocab).vocab["[PAD]"] == 0
 
 
 def test_travels_to_other_processes(vocab: Path) -> None:

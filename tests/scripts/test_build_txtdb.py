@@ -208,6 +208,21 @@ def test_captions_may_be_cleaned_before_they_are_split(tmp_path: Path) -> None:
         assert store.meta.get("clean_first", False) == bool(more)
 
 
+def test_special_tokens_in_captions_are_words_only_where_wanted(tmp_path: Path) -> None:
+    source, vocab = tmp_path / "c.jsonl", tmp_path / "vocab.txt"
+    source.write_text(json.dumps({"image_id": "a", "captions": ["a [MASK]"]}) + "\n")
+    vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    for name, more, ids in (("split", [], [5, 1, 1, 1]), ("kept", ["--special_words"], [5, 4])):
+        flags = ["--annotations", str(source), "--vocab", str(vocab), "--workers", "2", *more]
+        main([*flags, "--output", str(tmp_path / name)])
+        store = TextStore(tmp_path / name)
+        assert store.tokens("0").tolist() == ids
+        assert store.meta.get("special_words", False) == bool(more)
+
+
 def test_words_of_a_list_are_not_cleaned(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--clean_first is for WordPieces; give --vocab or --make_vocab, or leave"):
-        main(["--annotations", "none", "--words", "vocab.json", "--clean_first", "--output", str(tmp_path / "out")])
+    for flag in ("--clean_first", "--special_words"):
+        with pytest.raises(ConfigError, match=f"{flag} is for WordPieces; give --vocab or --make_vocab, or leave"):
+            main(["--annotations", "none", "--words", "vocab.json", flag, "--output", str(tmp_path / "out")])
+    with pytest.raises(ConfigError, match="--punkt is for whole words; give --words or --make_words, or leave it out"):
+        main(["--annotations", "none", "--vocab", "vocab.txt", "--punkt", "p", "--output", str(tmp_path / "out")])
