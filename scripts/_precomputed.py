@@ -20,11 +20,16 @@ def add_flags(flags: argparse.ArgumentParser) -> None:
         "--dev_limit", type=int, default=DEV_LIMIT, metavar="CAPTIONS",
         help=f"captions of a precomputed folder's split dev, from the first; 0: all (default: {DEV_LIMIT})",
     )  # fmt: skip
+    flags.add_argument(
+        "--captions_per_image", type=int, default=0, metavar="N",
+        help="captions of each image of a precomputed folder, where its files leave that open (default: they say)",
+    )  # fmt: skip
 
 
 def splits_of(folder: Path, splits: Sequence[str], options: argparse.Namespace) -> list[Precomputed]:
     """Some splits of a folder, as the flags of `add_flags` want them."""
-    return [read_precomputed(folder, split, options.dataset, options.dev_limit) for split in splits]
+    wanted = options.dataset, options.dev_limit, options.captions_per_image
+    return [read_precomputed(folder, split, *wanted) for split in splits]
 
 
 def add_program(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

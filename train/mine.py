@@ -143,8 +143,8 @@ def owners(index: PairIndex | None, captions_per_image: int, images: int, texts:
                             f"{len(index.images)} and {len(index.texts)}; embed these stores")
         return index.owner
     if not captions_per_image:
-        raise ConfigError("whose is each caption? Name the stores with train_txt_dbs and train_img_dbs, or give "
-                          "--captions_per_image N")
+        raise ConfigError(f"{texts} captions of {images} images, but whose is each caption? Name the stores with "
+                          "train_txt_dbs and train_img_dbs, or give --captions_per_image N")
     if texts != images * captions_per_image:
         raise DataError(f"{texts} captions are not {captions_per_image} to each of {images} images; embed each image "
                         "once, in the order of the captions")

@@ -128,7 +128,7 @@ def _json_lines(path: Path) -> Iterator[Entry]:
 def read_caption_files(ids: str | Path, captions: str | Path, names: str | Path | None = None) -> list[Entry]:
     """Entries from a file of image ids and a file of captions, one a line, plain or gzipped.
 
-    With as many ids as captions, line i of one belongs to line i of the other; otherwise there are five
+    With as many ids as captions, line i of one belongs to line i of the other; otherwise there are as many
     captions for each id, in order. Captions of one image need not stand together.
 
     Args:
@@ -138,10 +138,10 @@ def read_caption_files(ids: str | Path, captions: str | Path, names: str | Path 
         DataError: the numbers of lines do not fit, or `names` lacks an id.
     """
     image_ids, texts = read_lines(Path(ids)), read_lines(Path(captions))
-    if len(texts) == 5 * len(image_ids):
-        image_ids = [id for id in image_ids for _ in range(5)]
-    elif len(texts) != len(image_ids):
-        raise DataError(f"{captions} has {len(texts)} lines, {ids} {len(image_ids)}: give as many or five times")
+    if not image_ids or not texts or len(texts) % len(image_ids):
+        raise DataError(f"{captions} has {len(texts)} lines, {ids} {len(image_ids)}: give as many captions for each id")
+    each = len(texts) // len(image_ids)
+    image_ids = [id for id in image_ids for _ in range(each)]
     named = _json(names, read_text(Path(names))) if names else None
     of_image: dict[str, list[Caption]] = {}
     for at, (id, text) in enumerate(zip(image_ids, texts, strict=True)):

@@ -1,7 +1,8 @@
 """Folders of precomputed features (`f30k_precomp`, `coco_precomp`): an array, captions and ids of each split.
 
-`<split>_ims.npy` holds `[images, regions, width]`, `<split>_caps.txt` five captions an image, one a line, in the order
-of the images, `<split>_ids.txt` perhaps the images' ids, `<split>_precaps.txt` perhaps the captions as word ids.
+`<split>_ims.npy` holds `[images, regions, width]`, `<split>_caps.txt` the captions, as many for each image (five in the
+published folders), one a line, in the order of the images, `<split>_ids.txt` perhaps the images' ids,
+`<split>_precaps.txt` perhaps the captions as word ids.
 Everything keeps the order of these files, since published lists speak of places in it.
 """
 
@@ -18,9 +19,9 @@ from numpy.typing import NDArray
 from config.errors import ConfigError, DataError
 from data.files import open_array
 from data.source.captions import Caption, Entry, read_lines
+from data.source.captions_each import captions_each
 from data.vocabulary import END, START, Vocabulary
 
-CAPTIONS_PER_IMAGE = 5
 DEV_LIMIT = 5000
 """Captions of the split `dev` that published results are chosen on."""
 PRINTED_BYTES = re.compile(r"b(['\"]).*\1")
@@ -33,6 +34,7 @@ class Precomputed:
     Attributes:
         dataset: begins the names of all images and captions.
         captions: the captions, in the order of the file.
+        each: captions of an image.
         ids: an id for each image; None where the folder has none.
         total: captions in the file, those behind a limit included.
     """
@@ -41,12 +43,13 @@ class Precomputed:
     split: str
     dataset: str
     captions: list[str]
+    each: int
     ids: list[str] | None
     total: int
 
     def __len__(self) -> int:
         """Images."""
-        return -(-len(self.captions) // CAPTIONS_PER_IMAGE)
+        return -(-len(self.captions) // self.each)
 
     def image(self, row: int) -> str:
         """The name of an image from its place."""
@@ -61,7 +64,7 @@ class Precomputed:
         given = None if precaps is None else self._precaps(precaps)
         captions: list[list[Caption]] = [[] for _ in range(len(self))]
         for position, text in enumerate(self.captions):
-            row = position // CAPTIONS_PER_IMAGE
+            row = position // self.each
             fields: dict[str, Any] = {"raw": text, "position": position, "row": row}
             if self.ids is not None:
                 fields["image_id"] = int(self.ids[row]) if self.ids[row].isdecimal() else self.ids[row]
@@ -82,18 +85,19 @@ class Precomputed:
 
 
 def read_precomputed(
-    folder: str | Path, split: str, dataset: str | None = None, dev_limit: int = DEV_LIMIT
+    folder: str | Path, split: str, dataset: str | None = None, dev_limit: int = DEV_LIMIT, each: int = 0
 ) -> Precomputed:
     """The captions and ids of a split; `images_of` reads the features.
 
     Args:
         dataset: by default the folder's name without `_precomp`.
         dev_limit: captions taken of the split `dev`, from the first; 0 takes all. Other splits are always whole.
+        each: captions of an image; 0 takes what the files say (see `captions_each`).
 
     Raises:
-        ConfigError: the limit is negative.
-        DataError: a file is missing, captions are not five an image, a caption is empty or was written as a printed
-            byte string, ids are not one an image, or `dev` has fewer captions than the limit.
+        ConfigError: the limit is negative, or `each` is needed or wrong.
+        DataError: a file is missing or damaged, images do not all have as many captions, a caption is empty or was
+            written as a printed byte string, ids are not one an image, or `dev` has fewer captions than the limit.
     """
     if dev_limit < 0:
         raise ConfigError(f"dev_limit {dev_limit}: give a number of captions, or 0 for all")
@@ -107,14 +111,17 @@ def read_precomputed(
     limit = dev_limit if split == "dev" and dev_limit else len(captions)
     if limit > len(captions):
         raise DataError(f"{path} has {len(captions)} captions, fewer than dev_limit {limit}; set --dev_limit 0 for all")
-    ids = _ids(folder / f"{split}_ids.txt", len(captions))
+    array, ids_path = folder / f"{split}_ims.npy", folder / f"{split}_ids.txt"
+    ids = [line.strip() for line in read_lines(ids_path)] if ids_path.exists() else None
+    each = captions_each(path, len(captions), _mapped(array) if array.exists() else None, ids, each)
     name = dataset or folder.absolute().name.removesuffix("_precomp")
-    return Precomputed(folder, split, name, captions[:limit], ids, len(captions))
+    ids_of_images = None if ids is None else _of_images(ids_path, ids, len(captions), each)
+    return Precomputed(folder, split, name, captions[:limit], each, ids_of_images, len(captions))
 
 
 def _check_captions(path: Path, captions: list[str]) -> None:
-    if not captions or len(captions) % CAPTIONS_PER_IMAGE:
-        raise DataError(f"{path} has {len(captions)} captions, not {CAPTIONS_PER_IMAGE} an image; complete the file")
+    if not captions:
+        raise DataError(f"{path} holds no caption; complete the file")
     for at, caption in enumerate(captions, start=1):
         if not caption:
             raise DataError(f"{path}, line {at} is empty; every line is a caption, and its place counts")
@@ -122,20 +129,17 @@ def _check_captions(path: Path, captions: list[str]) -> None:
             raise DataError(f"{path}, line {at} is a printed byte string ({caption[:9]}...); write UTF-8 text")
 
 
-def _ids(path: Path, captions: int) -> list[str] | None:
-    """One id an image, from a file with as many lines or with one for each caption; None where there is no file."""
-    if not path.exists():
-        return None
-    ids = [line.strip() for line in read_lines(path)]
-    images = captions // CAPTIONS_PER_IMAGE
+def _of_images(path: Path, ids: list[str], captions: int, each: int) -> list[str]:
+    """One id an image, from a file with as many lines or with one for each caption."""
+    images = captions // each
     if len(ids) not in (images, captions):
         raise DataError(f"{path} has {len(ids)} lines for {images} images; give one for each image or caption")
     if len(ids) == images:
         return ids
-    for first in range(0, captions, CAPTIONS_PER_IMAGE):
-        if len(set(ids[first : first + CAPTIONS_PER_IMAGE])) > 1:
+    for first in range(0, captions, each):
+        if len(set(ids[first : first + each])) > 1:
             raise DataError(f"{path}, line {first + 1}: the captions of one image differ in ids; mend or remove it")
-    return ids[::CAPTIONS_PER_IMAGE]
+    return ids[::each]
 
 
 def _word_ids(line: str, size: int, where: str) -> list[int]:
@@ -154,22 +158,16 @@ def _word_ids(line: str, size: int, where: str) -> list[int]:
 class PrecomputedImages:
     """The features of a split, mapped into memory and read an image at a time.
 
-    The redundant form of the array has a row for each caption, five equal ones an image.
+    The redundant form of the array has a row for each caption, equal ones for those of an image.
 
     Raises:
-        DataError: the array is missing, cut short or of another kind, or its rows do not fit the captions.
+        DataError: the array is missing, cut short or of another kind.
     """
 
     def __init__(self, split: Precomputed) -> None:
         self.path = split.folder / f"{split.split}_ims.npy"
         self._rows = _mapped(self.path)
-        images = split.total // CAPTIONS_PER_IMAGE
-        if len(self._rows) not in (images, split.total):
-            raise DataError(
-                f"{self.path} has {len(self._rows)} images, but there are {split.total} captions, not "
-                f"{CAPTIONS_PER_IMAGE} times as many; give array and captions of one split"
-            )
-        self._each = len(self._rows) // images
+        self._each = len(self._rows) // (split.total // split.each)
 
     @property
     def regions(self) -> int:
@@ -187,7 +185,7 @@ class PrecomputedImages:
         if not np.array_equal(group, np.broadcast_to(group[:1], group.shape), equal_nan=True):
             raise DataError(
                 f"{self.path}: rows {first} to {first + self._each - 1} are of one image but differ; "
-                f"give an array of one row an image, or {CAPTIONS_PER_IMAGE} equal ones"
+                f"give an array of one row an image, or {self._each} equal ones"
             )
         features: NDArray[Any] = group[0]
         return features

@@ -120,7 +120,7 @@ PAYLOADS: dict[str, Make] = {
     "vocabulary of a script": lambda canary: b"\x80\x02c__main__\nVocabulary\n)\x81}U\x08word2idx" + pickle.dumps(
         Call(canary), 2)[2:-1] + b"sb.",
     "vocabulary that is made": lambda canary: (
-        f"c__main__\nVocabulary\n(cos\nsystem\n(S'touch {canary}'\ntRtR.".encode()),
+        b"\x80\x02" + f"c__main__\nVocabulary\n(cos\nsystem\n(S'touch {canary}'\ntRtR.".encode()),
     "vocabulary that is named": lambda canary: (
         b"\x80\x04\x8c\x08__main__\x8c\nVocabulary\x93\x8c\x02os\x8c\x06system\x93"
         + pickle.dumps(f"touch {canary}", 2)[2:-1] + b"\x85R."),

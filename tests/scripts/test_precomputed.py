@@ -56,6 +56,32 @@ def joined(texts: TextStore, images: ImageStore) -> PairIndex:
 
 
 @pytest.mark.parametrize("redundant", [False, True])
+@pytest.mark.parametrize("each", [1, 3])
+def test_both_programs_find_how_many_captions_an_image_has(tmp_path: Path, each: int, redundant: bool) -> None:
+    write_precomputed(tmp_path / "toy", images=30, redundant=redundant, ids_each=None, each=each)
+    write_words(tmp_path / "vocab.json")
+    index = joined(pack_texts(tmp_path / "toy"), pack_images(tmp_path / "toy"))
+    assert index.owner.tolist() == [position // each for position in range(30 * each)]
+    assert len(index.images) == 30
+
+
+def test_both_programs_ask_where_the_files_leave_it_open(tmp_path: Path) -> None:
+    write_precomputed(tmp_path / "toy", images=6, each=2, redundant=True, ids_each=None)
+    rows = np.load(tmp_path / "toy" / "train_ims.npy", allow_pickle=False)
+    rows[4] = rows[3]  # two pictures alike
+    np.save(tmp_path / "toy" / "train_ims.npy", rows)
+    write_words(tmp_path / "vocab.json")
+    for pack in (pack_texts, pack_images):
+        with pytest.raises(ConfigError, match=r"12 captions, .* an array of 12 rows and no ids, which do not tell"):
+            pack(tmp_path / "toy")
+    assert not (tmp_path / "toy.db").exists()
+    assert not (tmp_path / "img").exists()
+    said = ("--captions_per_image", "1")
+    index = joined(pack_texts(tmp_path / "toy", *said), pack_images(tmp_path / "toy", *said))
+    assert index.owner.tolist() == list(range(12))
+
+
+@pytest.mark.parametrize("redundant", [False, True])
 @pytest.mark.parametrize("naming", ["{stem}.npz", "{id}.npz"])
 def test_positions_are_those_of_the_files(tmp_path: Path, redundant: bool, naming: str) -> None:
     """Also where names sort in another order, as 0, 1, 10 ... do."""
@@ -330,4 +356,4 @@ def test_as_a_program_errors_are_one_line_with_an_exit_code(folder: Path) -> Non
                           check=False)  # fmt: skip
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1
-    assert "train_caps.txt has 7 captions, not 5 an image" in done.stderr
+    assert "train_caps.txt has 7 captions, but there are 12 rows of its array" in done.stderr

@@ -97,6 +97,22 @@ def test_fewer_ids_have_five_captions_each(tmp_path: Path) -> None:
     assert entries[1].captions[0].text == "caption 5"
 
 
+@pytest.mark.parametrize("each", [1, 3])
+def test_ids_may_have_any_number_of_captions_if_it_is_the_same(tmp_path: Path, each: int) -> None:
+    ids = write_lines(tmp_path / "ids.txt", ["4", "9", "5"])
+    captions = write_lines(tmp_path / "caps.txt", [f"caption {number}" for number in range(3 * each)])
+    entries = read_caption_files(ids, captions)
+    assert [(entry.image, len(entry.captions)) for entry in entries] == [("4", each), ("9", each), ("5", each)]
+    assert entries[2].captions[-1].text == f"caption {3 * each - 1}"
+
+
+@pytest.mark.parametrize(("ids", "captions"), [(3, 10), (10, 3), (0, 5), (3, 0)])
+def test_ids_and_captions_that_do_not_fit_are_told_with_both_numbers(tmp_path: Path, ids: int, captions: int) -> None:
+    paths = write_lines(tmp_path / "ids.txt", ["4"] * ids), write_lines(tmp_path / "caps.txt", ["a"] * captions)
+    with pytest.raises(DataError, match=rf"has {captions} lines, .*ids.txt {ids}: give as many captions for each id"):
+        read_caption_files(*paths)
+
+
 def test_ids_without_captions_are_images_once_each(tmp_path: Path) -> None:
     ids = write_lines(tmp_path / "ids.txt.gz", ["9", "9 ", "4", "9"])
     (tmp_path / "names.json").write_text('{"4": "1007129816.jpg", "9": "folder/1009434119.jpg"}')

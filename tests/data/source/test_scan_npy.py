@@ -125,8 +125,8 @@ def lines(change: Callable[[list[str]], list[str]]) -> Callable[[Path], None]:
     ("change", "told"),
     [
         (lambda path: path.unlink(), r"holds no train_caps\.txt, but captions of dev"),
-        (lines(lambda found: found[:-1]), r"has 29 captions, not 5 an image"),
-        (lines(lambda found: []), r"has 0 captions, not 5 an image"),
+        (lines(lambda found: found[:-1]), r"has 29 captions, but there are 6 rows of its array: not as many for each"),
+        (lines(lambda found: []), r"holds no caption; complete the file"),
         (lines(lambda found: [*found[:11], "  ", *found[12:]]), r"train_caps\.txt, line 12 is empty"),
         (lines(lambda found: [f"b'{line}'" for line in found]), r"line 1 is a printed byte string \(b'A Dog r\.\.\.\)"),
         (lines(lambda found: [*found[:4], 'b"it\'s"', *found[5:]]), "line 5 is a printed byte string"),
@@ -192,7 +192,7 @@ def saved(rows: np.ndarray) -> Callable[[Path], None]:
         (saved(np.zeros((6, 4, 6))), "holds float64, not float32 or float16"),
         (saved(np.zeros((6, 24), np.float32)), r"is \[6, 24\], not images x regions x width"),
         (saved(np.zeros((6, 0, 6), np.float32)), r"is \[6, 0, 6\], not images x regions x width"),
-        (saved(np.zeros((7, 4, 6), np.float32)), "has 7 images, but there are 30 captions, not 5 times as many"),
+        (saved(np.zeros((7, 4, 6), np.float32)), "has 30 captions, but there are 7 rows of its array"),
         (lambda path: np.savez(path.open("wb"), rows=np.zeros(3)), "cannot be read as an array"),
     ],
 )
