@@ -24,6 +24,7 @@ from train.clock import Clock
 from train.comm import Comm
 from train.gather import rows_of_all, side_of_all, synchronise_norms
 from train.journal import Journal
+from train.mining.facts import LEFT_OUT
 from train.mining.job import mine
 from train.mining.settings import Settings
 from train.recipe import Recipe
@@ -99,13 +100,13 @@ class BatchRegime(Regime):
         """
         assert self.items.offline is not None
         manifest = self.items.offline.candidates.manifest
-        rules = manifest.get("filters", {})
-        if rules.get("extra_pairs"):
+        if manifest.get("extra_pairs"):
             raise ConfigError("refresh_every: the first candidates leave out extra pairs, of a file that is not known "
                               "here; mine them without --extra_pairs, or set refresh_every to 0")
         return Settings(
-            *self._widths, operands=manifest.get("operands", "float32"), same_words=rules.get("same_words", False),
-            score_margin=rules.get("score_margin"), shortlist=max(Settings.shortlist, self._widths[0]),
+            *self._widths, operands=manifest.get("operands", "float32"),
+            same_words=manifest.get("same_words") == LEFT_OUT, score_margin=manifest.get("score_margin"),
+            shortlist=max(Settings.shortlist, self._widths[0]),
             overwrite=True,  # of this step by other weights: resumed from a checkpoint before it, in another manner
         )  # fmt: skip
 

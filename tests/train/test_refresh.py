@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from config import load
-from config.errors import DataError
+from config.errors import ConfigError, DataError
 from config.schema import Run
-from data.candidates import MANIFEST
+from data.candidates import MANIFEST, ORDER
 from data.pairs import PairIndex
 from tests.items import items_config, random_candidates, write_candidates
 from train.comm import Solo
@@ -57,6 +57,19 @@ def test_candidates_are_mined_after_each_epoch_with_the_weights_of_the_moment(ru
     told = [json.loads((tmp_path / "out" / "offline" / name / MANIFEST).read_text())["checkpoint"] for name in mined]
     assert told == mined
     assert "their order is trusted" in (tmp_path / "out" / "log.txt").read_text()
+
+
+def test_new_candidates_follow_the_rules_of_the_first(run: Run, index: PairIndex, tmp_path: Path) -> None:
+    """As the manifest of the first ones tells them."""
+    first = Path(run.negatives.offline) / MANIFEST
+    told = {"operands": "float16", "same_words": "left out", "score_margin": 0.25, "extra_pairs": None}
+    first.write_text(json.dumps({ORDER: index.order_hash} | told))
+    regime = BatchRegime(build_recipe(run, Solo()))
+    mined = regime._mining
+    assert (mined.operands, mined.same_words, mined.score_margin) == ("float16", True, 0.25)
+    first.write_text(json.dumps({ORDER: index.order_hash} | told | {"extra_pairs": "a checksum"}))
+    with pytest.raises(ConfigError, match="refresh_every: the first candidates leave out extra pairs"):
+        BatchRegime(build_recipe(run, Solo()))
 
 
 def test_a_run_resumed_between_two_minings_ends_to_the_bit_the_same(run: Run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from train.mining.settings import Settings
 from train.scorer import Scorer, shared_fingerprint
 
 TIES = "score descending, then index ascending"
+LEFT_OUT = "left out"
 READ_AT_ONCE = 64 << 20
 Facts = dict[str, Any]
 
@@ -55,8 +56,8 @@ def facts_of(
         "dtype": "int32",
         "operands": settings.operands,
         "ties": TIES,
-        "own_captions": "left out",
-        "same_words": "left out" if settings.same_words else "kept",
+        "own_captions": LEFT_OUT,
+        "same_words": LEFT_OUT if settings.same_words else "kept",
         "extra_pairs": extra,
         "score_margin": settings.score_margin,
         "head": "late" if late else "dot",
