@@ -126,6 +126,8 @@ class Negatives(Section):
     """one draw for the ranks of both candidates, as published, or one each"""
     refresh_every: Natural = 0
     """epochs after which candidates are mined anew with the weights of the moment; 0 = never"""
+    mask_same_words: bool = False
+    """an image and a caption of the very words of one of its own are no negative; false = they are, as published"""
     separate_passes: bool = True
     """encode matching pairs and offline negatives in passes of their own, as published: it decides batch statistics"""
 

@@ -12,6 +12,7 @@ from data.batch import Direction
 from data.draws import generator
 from data.pairs import Array, PairIndex
 from data.plan import PoolPlan
+from data.spared import Spared
 
 DIRECTIONS: tuple[Direction, Direction] = ("i", "t")
 
@@ -20,12 +21,16 @@ class HardPools:
     """The endless sequence of pools that hard-negative training walks through.
 
     An anchor is a caption. Direction "t" sets it against images of its source, "i" sets its image against captions of
-    its source; neither ever draws a true match (equal in distribution to redrawing, which may never end).
+    its source; neither ever draws a true match, nor a pair of `spared` (equal in distribution to redrawing, which may
+    never end).
     """
 
-    def __init__(self, index: PairIndex, negative_size: int, max_txt_len: int, seed: int) -> None:
+    def __init__(
+        self, index: PairIndex, negative_size: int, max_txt_len: int, seed: int, spared: Spared | None = None
+    ) -> None:
         """Raises ConfigError where a source has too few candidates for a pool."""
         self.index, self.negative_size, self.seed = index, negative_size, seed
+        self.spared = spared or Spared.none(index.owner, len(index.images))
         self.anchors = index.anchors(max_txt_len)
         if not len(self.anchors):
             raise ConfigError(f"max_txt_len={max_txt_len}: no caption is that short; raise it")
@@ -36,8 +41,10 @@ class HardPools:
         self._check_sizes()
 
     def _check_sizes(self) -> None:
-        most = np.bincount(self.index.owner[self.anchors]).max()
-        for kind, bounds, own in (("images", self._images, 1), ("captions", self._captions, most)):
+        own_images = 1 + self.spared.per_text()[self.anchors].max()
+        own_captions = (np.bincount(self.index.owner[self.anchors], minlength=len(self.index.images))
+                        + self.spared.per_image()).max()
+        for kind, bounds, own in (("images", self._images, own_images), ("captions", self._captions, own_captions)):
             fewest = max(int(np.diff(bounds).min()) - int(own), 0)
             if fewest < self.negative_size:
                 raise ConfigError(
@@ -60,13 +67,16 @@ class HardPools:
         source, image = self.index.text_source[caption], self.index.owner[caption]
         if direction == "t":
             lowest, end = self._images[source : source + 2]
-            drawn = lowest + draw_without(rng, end - lowest, self.negative_size, np.array([image - lowest]))
+            banned = np.union1d(self.spared.images_of(caption), [image]) - lowest
+            banned = banned[(banned >= 0) & (banned < end - lowest)]
+            drawn = lowest + draw_without(rng, end - lowest, self.negative_size, banned)
             images = np.concatenate([[image], drawn])
             return images, np.full_like(images, caption)
         lowest, end = self._captions[source : source + 2]
         candidates = self.anchors[lowest:end]
-        own = np.flatnonzero(np.isin(candidates, self.index.captions(int(image)), assume_unique=True))
-        drawn = candidates[draw_without(rng, end - lowest, self.negative_size, own)]
+        own = np.concatenate([self.index.captions(int(image)), self.spared.texts_of(int(image))])
+        banned = np.flatnonzero(np.isin(candidates, own, assume_unique=True))
+        drawn = candidates[draw_without(rng, end - lowest, self.negative_size, banned)]
         texts = np.concatenate([[caption], drawn])
         return np.full_like(texts, image), texts
 

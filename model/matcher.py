@@ -62,7 +62,8 @@ class OfflineScores:
         text, image: the item's image with its wrong text, the wrong image with the item's text.
         both: the wrong image with the wrong text.
         kin: the image that the wrong text belongs to, with a text of the wrong image.
-        related: bool; the wrong text belongs to the wrong image, so that `both` and `kin` score true matches.
+        related: bool; `both` and `kin` are no negatives: the wrong text belongs to the wrong image, so that they score
+            true matches, or one of them is spared (see `MatchOut`).
     """
 
     text: Tensor
@@ -79,7 +80,7 @@ class MatchOut:
     `scores[head]` is `[anchors, candidates]` with the matching pair in column 0 where the batch has pools, else
     `[images, texts]`, of which `positive` (bool) says who belongs to whom; items match on its diagonal, and `keys
     [items]` (int64, host) are what random draws for them are keyed by. `attention` is that of the matching pairs, one
-    for each anchor, where it was asked for.
+    for each anchor, where it was asked for. `spared` (bool, like `positive`) are neither matches nor negatives.
     """
 
     scores: dict[str, Tensor]
@@ -90,6 +91,11 @@ class MatchOut:
     positive: Tensor | None = None
     offline: OfflineScores | None = None
     keys: Tensor | None = None
+    spared: Tensor | None = None
+
+    def with_spared(self, pairs: Tensor) -> Tensor:
+        """`pairs [images, texts]` (bool), and those that are spared as negatives."""
+        return pairs if self.spared is None else pairs | self.spared
 
 
 class Matcher(nn.Module, ABC):

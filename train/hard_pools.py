@@ -16,6 +16,7 @@ from data.slot import Capacity
 from train.clock import Clock
 from train.recipe import Recipe
 from train.regime import Pass, Regime
+from train.sparing import spared_pairs
 from train.step import drawn, forward, mine
 
 
@@ -31,7 +32,8 @@ class PoolRegime(Regime):
         if negatives.offline:
             raise ConfigError(f"offline={negatives.offline}: pools draw their own; leave it out, or train with itm.py")
         index = recipe.train.index
-        self.pools = HardPools(index, negatives.negative_size, run.data.max_txt_len, run.seed)
+        spared = spared_pairs(index, run)
+        self.pools = HardPools(index, negatives.negative_size, run.data.max_txt_len, run.seed, spared)
         self.anchors = self.pools.anchors
         self.parts = self.anchors_per_update // negatives.mining_batch
         self.passes = 2 * len(range(self.comm.rank, self.parts, self.comm.size))

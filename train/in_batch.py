@@ -29,6 +29,7 @@ from train.mining.job import mine
 from train.mining.settings import Settings
 from train.recipe import Recipe
 from train.regime import Pass, Regime
+from train.sparing import spared_pairs, sparing
 from train.step import Autocast
 
 Sides = tuple[Side, Side]
@@ -43,6 +44,7 @@ class BatchRegime(Regime):
         """Raises ConfigError or DataError where the run does not fit its stores or its candidates."""
         super().__init__(recipe)
         run, index = self.run, recipe.train.index
+        self.spared = spared_pairs(index, run)
         self.items = Items(index, run.data.max_txt_len, run.seed, self._offline(run.negatives.offline))
         self.anchors = self.items.anchors
         self.parts, self.passes = self.anchors_per_update, 1
@@ -63,7 +65,7 @@ class BatchRegime(Regime):
         wanted, index = self.run.negatives, self.recipe.train.index
         candidates = open_candidates(Path(folder), index, *self._widths)
         drawn_from = wanted.offline_range, wanted.offline_rank_ratio, wanted.rank_coupling
-        return Offline(index, candidates, *drawn_from, self.run.seed)
+        return Offline(index, candidates, *drawn_from, self.run.seed, self.spared)
 
     def warning(self, values: dict[str, float]) -> str:
         if values.get("negative_weights", 0) > 0:
@@ -120,6 +122,7 @@ class BatchRegime(Regime):
         return self.items.plans(first_slot, self.anchors_per_update, self.comm.rank, self.comm.size)
 
     def losses(self, plan: Plan, batch: Batch, step: int, clock: Clock) -> Pass:
+        assert isinstance(plan, ItemPlan)
         recipe, size, anchors = self.recipe, self.comm.size, len(batch.images) // batch.sets
         with clock("train"):
             # For dropout that is not keyed by the items: a resume draws the same.
@@ -127,6 +130,7 @@ class BatchRegime(Regime):
             out = outcome(
                 recipe.matcher, batch, self.comm, recipe.precision.autocast, self.run.negatives.separate_passes
             )
+            out = sparing(out, plan, self.spared, self.comm)
             terms = recipe.objective(out, batch, step / self.run.optim.num_train_steps)
             # A mean over this rank's items weighs as much as there are of them.
             own = {name: value * (anchors / self.anchors_each) for name, value in out.aux.items()}
@@ -135,7 +139,7 @@ class BatchRegime(Regime):
         logged |= {name: value.detach() for name, value in own.items()}
         logged["loss"] = total_loss(terms, own, 1).detach()
         assert out.positive is not None
-        logged |= batch_recall(next(iter(out.scores.values())).detach(), out.positive)
+        logged |= batch_recall(next(iter(out.scores.values())).detach(), out.with_spared(out.positive))
         return Pass(total, logged, anchors, anchors * len(out.scores[next(iter(out.scores))]))
 
     def headline(self, values: dict[str, float]) -> dict[str, float]:
@@ -215,8 +219,12 @@ def total_loss(terms: dict[str, Term], own: dict[str, Tensor], size: int) -> Ten
     return torch.stack(parts).sum()
 
 
-def batch_recall(scores: Tensor, positive: Tensor) -> dict[str, Tensor]:
-    """How often an item's match is ahead of all negatives of the batch, from images and from texts."""
+def batch_recall(scores: Tensor, barred: Tensor) -> dict[str, Tensor]:
+    """How often an item's match is ahead of all negatives of the batch, from images and from texts.
+
+    Args:
+        barred: `[n, n]` bool, the pairs that are no negatives.
+    """
     match = scores.diagonal()
-    rivals = scores.masked_fill(positive, -torch.inf)
+    rivals = scores.masked_fill(barred, -torch.inf)
     return {f"batch_r1_{way}": (match > rivals.amax(dim)).float().mean() for way, dim in (("i", 1), ("t", 0))}

@@ -36,7 +36,7 @@ class Config(Ramped):
     """of the space over whose sphere distances are taken to be spread"""
 
 
-def chances(scores: Tensor, positive: Tensor, config: Config) -> Tensor:
+def chances(scores: Tensor, barred: Tensor, config: Config) -> Tensor:
     """How likely the anchor of each row is to draw each column: `[n, n]`, a row sums to 1, or to 0 without any.
 
     A weight is the inverse of how often a distance occurs between points of a sphere. What is not finite and what is no
@@ -44,13 +44,13 @@ def chances(scores: Tensor, positive: Tensor, config: Config) -> Tensor:
 
     Args:
         scores: `[n, n]`, float32 or wider; no gradient flows through.
-        positive: `[n, n]` bool.
+        barred: `[n, n]` bool, the pairs that are no negatives.
     """
     scores, d = scores.detach(), config.dimension
     distance = (2 - 2 * scores).sqrt().clamp(min=config.cut_off)
     log_weight = (2 - d) * distance.log() - (d - 3) / 2 * (1 - distance**2 / 4).log()
-    log_weight = log_weight.masked_fill(~log_weight.isfinite() | positive, 0)
-    drawable = ~positive & (distance < config.farthest)
+    log_weight = log_weight.masked_fill(~log_weight.isfinite() | barred, 0)
+    drawable = ~barred & (distance < config.farthest)
     weight = (log_weight - log_weight.amax(1, keepdim=True)).exp() * drawable
     return weight / (weight.sum(1, keepdim=True) + 1e-20)
 
@@ -114,10 +114,11 @@ class DistanceWeighted(Objective):
             raise ValueError("this objective draws negatives by the keys of items; the batch has none")
         assert out.positive is not None
         keys, config = out.keys.to(scores.device, non_blocking=True), self.config
-        sides: dict[Direction, tuple[Tensor, Tensor]] = {"i": (scores, out.positive), "t": (scores.T, out.positive.T)}
+        true, barred = out.positive, out.with_spared(out.positive)
+        sides: dict[Direction, tuple[Tensor, ...]] = {"i": (scores, true, barred), "t": (scores.T, true.T, barred.T)}
         sums, missed = {}, []
-        for way, (rows, true) in sides.items():
-            chance, pairs = chances(rows, true, config), true.nonzero()
+        for way, (rows, matching, no_negative) in sides.items():
+            chance, pairs = chances(rows, no_negative, config), matching.nonzero()
             negative = drawn(chance, pairs, keys, way)
             none = chance[pairs[:, 0], negative] == 0
             sums[f"drawn_{way}"] = costs(rows, pairs, negative, config.margin).masked_fill(none, 0).sum()

@@ -29,11 +29,18 @@ def plus(x: float) -> float:
     return max(0.0, x)
 
 
+def counts(out: MatchOut, image: int, text: int) -> bool:
+    """Whether an image and a text are a negative."""
+    spared = out.spared is not None and bool(out.spared[image, text])
+    return image != text and {image, text} != set(TWINS) and not spared
+
+
 def hardest(out: MatchOut, item: int) -> tuple[float, float]:
     """The best wrong text of the item's image, the best wrong image of its text."""
     scores = out.scores["match"].tolist()
-    others = [j for j in range(ITEMS) if j != item and {j, item} != set(TWINS)]
-    return max(scores[item][j] for j in others), max(scores[j][item] for j in others)
+    texts = [j for j in range(ITEMS) if counts(out, item, j)]
+    images = [j for j in range(ITEMS) if counts(out, j, item)]
+    return max(scores[item][j] for j in texts), max(scores[j][item] for j in images)
 
 
 def triplet(out: MatchOut) -> float:
@@ -68,8 +75,8 @@ def distance_weighted(out: MatchOut) -> float:
     total, scores, image = 0.0, out.scores["match"], [min(TWINS) if item in TWINS else item for item in range(ITEMS)]
     assert out.keys is not None
     for way, rows in (("i", scores.tolist()), ("t", scores.T.tolist())):
-        weights = [[weight_at(x) if image[j] != image[i] else 0.0 for j, x in enumerate(row)]
-                   for i, row in enumerate(rows)]
+        weights = [[weight_at(x) if counts(out, *((i, j) if way == "i" else (j, i))) else 0.0
+                    for j, x in enumerate(row)] for i, row in enumerate(rows)]
         pairs = [(i, j) for i in range(ITEMS) for j in range(ITEMS) if image[i] == image[j]]
         chance = torch.tensor([[weight / sum(row) for weight in row] for row in weights])
         for (i, j), wrong in zip(pairs, drawn(chance, torch.tensor(pairs), out.keys, way), strict=True):  # type: ignore[arg-type]
@@ -138,10 +145,33 @@ def test_terms_are_named_scalars_that_are_summed_over_items(objective: Objective
     assert not any(term.value.requires_grad for term in terms.values() if not term.counted)
 
 
+SPARED = ((0, 3), (5, 6), (6, 5), (2, 1))
+"""Images with others' captions of the words of their own."""
+
+
+def with_spared(out: MatchOut) -> MatchOut:
+    spared = torch.zeros(ITEMS, ITEMS, dtype=torch.bool)
+    spared[tuple(zip(*SPARED, strict=True))] = True
+    return replace(out, spared=spared)
+
+
+@pytest.mark.parametrize("spare", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_it_agrees_with_a_plain_loop(seed: int, name: str, objective: Objective) -> None:
-    out = outcome(seed)
+def test_it_agrees_with_a_plain_loop(seed: int, spare: bool, name: str, objective: Objective) -> None:
+    out = with_spared(outcome(seed)) if spare else outcome(seed)
     assert total(objective, out).item() == pytest.approx(LOOPS[name](out), rel=1e-9)
+
+
+def test_a_spared_pair_is_neither_negative_nor_match(objective: Objective) -> None:
+    """Whatever it scores costs the same; the gradient, too, does not know it."""
+    out = with_spared(outcome())
+    for score in (-0.9, 0.4, 1.0):
+        other = out.scores["match"].clone()
+        other[tuple(zip(*SPARED, strict=True))] = score
+        assert total(objective, with_scores(out, other)) == total(objective, out)
+    scores = out.scores["match"].clone().requires_grad_()
+    (grad,) = torch.autograd.grad(total(objective, with_scores(out, scores)), scores)
+    assert not grad[tuple(zip(*SPARED, strict=True))].any()
 
 
 def test_it_is_nothing_when_matches_are_far_ahead(objective: Objective) -> None:

@@ -14,6 +14,7 @@ from config.errors import ConfigError
 from data.negatives import DIRECTIONS, HardPools, draw_without, following, token_buckets
 from data.pairs import PairIndex
 from data.plan import PoolPlan
+from data.spared import Spared
 from tests.support import open_index, write_stores
 
 
@@ -90,6 +91,33 @@ def test_a_pool_larger_than_the_data_is_refused(index: PairIndex) -> None:
 def test_no_caption_short_enough_is_refused(index: PairIndex) -> None:
     with pytest.raises(ConfigError, match="max_txt_len=0"):
         HardPools(index, 3, 0, 0)
+
+
+def spared(index: PairIndex, pairs: int = 40) -> Spared:
+    image, text = np.random.default_rng(0).integers(0, (len(index.images), len(index.texts)), (pairs, 2)).T
+    return Spared(image, text, index.owner, len(index.images))
+
+
+def test_what_is_spared_is_never_drawn(index: PairIndex) -> None:
+    pairs = spared(index)
+    usual, sparing = HardPools(index, 15, -1, 0), HardPools(index, 15, -1, 0, pairs)
+    met = 0
+    for direction in DIRECTIONS:
+        for slot in range(4 * len(index.texts)):
+            before, after = usual.pool(direction, slot), sparing.pool(direction, slot)
+            assert not pairs.hold(*after).any()
+            met += pairs.hold(*before).any()
+            assert len(set(zip(*after, strict=True))) == 16
+            assert pairs.hold(*before).any() or all(map(np.array_equal, before, after)) or any(
+                len(of) for of in (pairs.images_of(after[1][0]), pairs.texts_of(after[0][0])))
+    assert met, "the usual pools hold some"
+
+
+def test_a_pool_larger_than_what_is_left_is_refused(index: PairIndex) -> None:
+    text = np.zeros(10, np.int64)
+    pairs = Spared(np.arange(10), text, index.owner, len(index.images))
+    with pytest.raises(ConfigError, match=rf"has only {23 - len(pairs)} wrong images for an anchor"):
+        HardPools(index, 23, -1, 0, pairs)
 
 
 @given(st.integers(1, 30), st.data())

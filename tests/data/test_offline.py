@@ -15,6 +15,7 @@ from config.errors import DataError
 from data.offline import Coupling, Drawn, Offline, quintuplets
 from data.owners import Owners
 from data.pairs import Array, PairIndex
+from data.spared import Spared
 from tests.items import random_candidates
 from tests.support import open_index, write_stores
 
@@ -108,6 +109,33 @@ def test_off2_are_the_partners_of_off_however_many_texts_an_image_has(counts: li
     assert found.image_off.tolist() == owner[found.text_off2].tolist()
     assert not (found.image_off == found.image).any()
     assert not (found.image_off2 == found.image).any()
+
+
+def test_what_is_spared_gives_way_to_the_next_of_its_list(index: PairIndex) -> None:
+    usual = offline(index)
+    image = np.repeat(np.arange(24), 3)
+    text = usual.candidates.i2t[:, [0, 9, 4]].ravel()
+    pairs = Spared(image, text, index.owner, 24)
+    sparing = Offline(index, usual.candidates, 10, 5, "shared", 3, pairs)
+    for epoch in range(5):
+        before, after = drawn(usual, epoch), drawn(sparing, epoch)
+        i2t, t2i = usual.candidates.i2t.tolist(), usual.candidates.t2i.tolist()
+        for at, (own, caption) in enumerate(zip(before.image, before.text, strict=True)):
+            texts = [one for one in i2t[own][:10] * 2 if not pairs.hold(own, np.array(one))]
+            left = i2t[own].index(before.text_off[at])
+            expected = next(one for one in i2t[own][left:10] + i2t[own][:left] if one in texts)
+            assert after.text_off[at] == expected
+            left = t2i[caption].index(before.image_off[at])
+            images = t2i[caption][left:2] + t2i[caption][:left]
+            assert after.image_off[at] == next(one for one in images if not pairs.hold(np.array(one), caption))
+
+
+def test_lists_of_nothing_but_what_is_spared_are_refused_before_the_first_draw(index: PairIndex) -> None:
+    lists = random_candidates(index)
+    pairs = Spared(np.full(3, 7), lists.i2t[7, :3], index.owner, 24)
+    with pytest.raises(DataError, match=rf"the 3 best candidates of {index.images[7]} are all spared \(mask_same_wo"):
+        Offline(index, lists, 3, 3, "shared", 3, pairs)
+    Offline(index, lists, 4, 4, "shared", 3, pairs)
 
 
 def test_an_image_without_captions_is_refused_by_its_name(tmp_path: Path) -> None:
