@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from config.errors import ConfigError
+from config.habits import answer
 from config.hints import did_you_mean
 from config.leaves import Leaves
 from config.legacy import MEANING
@@ -54,6 +55,9 @@ def _hint(path: list[str], types: Types) -> str:
     if len(path) == 1 and path[0] in MEANING:
         return f"a published key; in sections it is {' and '.join(MEANING[path[0]].keys)}"
     fields = [f"{name}.{field}" for name, kind in types.items() for field in kind.model_fields]
+    told = answer(path[-1], {field.rpartition(".")[2]: field for field in reversed(fields)})
+    if told:
+        return told
     top = [*Run.model_fields, "extends"] if len(path) == 1 else []
     known = top or [field for field in fields if field.startswith(f"{path[0]}.")]
     return did_you_mean(".".join(path), [*top, *fields], f"known are {', '.join(known)}")

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from config.errors import ConfigError
+from config.habits import answer
 from config.hints import did_you_mean
 from config.kinds import Kinds, comes_with
 from config.leaves import DEFAULT_KINDS, IMPLIED, Given, flatten
@@ -44,9 +45,9 @@ class Parser(ArgumentParser):
         """Return what a command line says; ConfigError for a flag that is unknown or lacks its value."""
         known = self._options()
         for word in argv:
-            if word.startswith("--") and _canonical(word) not in known:
+            if _is_flag(word) and _canonical(word) not in known:
                 flag = word.partition("=")[0]
-                raise ConfigError(self._elsewhere.get(_canonical(flag)[2:]) or _unknown(flag, known))
+                raise ConfigError(self._elsewhere.get(_name(flag)) or _unknown(flag, known))
         return self.parse_args(self._spelled(argv), Namespace(given={}))
 
     def read_known(self, argv: Sequence[str]) -> Namespace:
@@ -186,12 +187,21 @@ def _shown(value: Any) -> str:
     return (str(value).lower() if isinstance(value, bool) else str(value)) or "''"
 
 
+def _is_flag(word: str) -> bool:
+    """Whether a word is a flag, of one dash or two; a negative number is a value."""
+    return word.startswith("-") and word.lstrip("-")[:1].isalpha() and word.lstrip("-").lower() not in ("inf", "nan")
+
+
 def _canonical(word: str) -> str:
     return word.partition("=")[0].replace("-", "_")
 
 
+def _name(flag: str) -> str:
+    return _canonical(flag).lstrip("_")
+
+
 def _unknown(flag: str, known: Mapping[str, str]) -> str:
-    name = _canonical(flag)[2:]
+    name = _name(flag)
     published = MEANING.get(name)
     here = [f"--{key.rpartition('.')[2]}" for key in published.keys] if published else []
     if here and all(option in known.values() for option in here):
@@ -200,4 +210,7 @@ def _unknown(flag: str, known: Mapping[str, str]) -> str:
         return f"{flag} is a published flag; leave it out: {WITHOUT_EFFECT[name]}"
     if name in ONLY:
         return f"{flag} is a published flag that cannot be honoured: {ONLY[name].otherwise}"
+    told = answer(name, {_name(option): option for option in known.values()})
+    if told:
+        return f"{flag} is {told}"
     return f"{flag} is not a flag: {did_you_mean(flag, known.values(), '--help lists all flags')}"

@@ -20,6 +20,8 @@ Write = Callable[..., Path]
             {"optim": {"lerning_rate": 1}},
             "optim.lerning_rate (FILE) is not a known key: did you mean optim.learning_rate?",
         ),
+        ({"optim": {"lr": 1}}, "a known key: a name of other trainers: here it is optim.learning_rate"),
+        ({"epochs": 1}, "epochs (FILE) is not a known key: a name of other trainers: there are no epochs"),
         ({"learning_rat": 1}, "learning_rat (FILE) is not a known key: did you mean optim.learning_rate?"),
         ({"data": {"learning_rate": 1}}, "did you mean optim.learning_rate?"),
         ({"optin": {"learning_rate": 1}}, "optin (FILE) is not a known key: did you mean optim?"),

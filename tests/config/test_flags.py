@@ -93,7 +93,11 @@ def test_the_flags_of_a_matcher_are_those_of_the_chosen_one(kinds: Kinds) -> Non
         ("--set learning_rate", "should be KEY=VALUE"),
         ("--set =3", "should be KEY=VALUE"),
         ("stray", "unrecognized arguments: stray"),
-        ("--learning 1", "--learning is not a flag"),
+        ("--learning 1", r"--learning is not a flag: did you mean --learning_rate\?"),
+        ("--lr 1", "--lr is a name of other trainers: here it is --learning_rate"),
+        ("--batch-size=8", "--batch-size is a name of other trainers: train_batch_size is the batch of each rank"),
+        ("-b 8", "-b is a name of other trainers: train_batch_size"),
+        ("-np 2 --seed 1", "-np is a name of other trainers: the launcher starts one rank for each GPU"),
     ],
 )
 def test_wrong_flags_are_refused(line: str, message: str, kinds: Kinds) -> None:
