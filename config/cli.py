@@ -31,6 +31,7 @@ def parse(
     answer on stdout and leave with 0; a wrong flag, key or value leaves with 2 and one line on stderr.
     """
     with leaving(program):
+        argv = with_config_named(argv)
         first = choosing(program, description, kinds).read_known(argv)
         reader = Reader()
         in_files = reader.read(first.config) if first.config else {}
@@ -51,6 +52,19 @@ def parse(
     args.said = frozenset(args.given)
     del args.given, args.print_config
     return resolved.run, args
+
+
+def with_config_named(argv: Sequence[str]) -> list[str]:
+    """The words of a command line, its first one after `--config` where it is no flag: `evaluate.py RUN --split val`.
+
+    Raises ConfigError where `--config` is given too.
+    """
+    first, *others = argv or [""]
+    if not first or first.startswith("-"):
+        return list(argv)
+    if any(word.partition("=")[0] == "--config" for word in others):
+        raise ConfigError(f"{first} and --config name two configs; leave one of them out")
+    return ["--config", *argv]
 
 
 @contextmanager

@@ -10,9 +10,11 @@ from config import legacy
 from config.errors import ConfigError
 from config.hints import did_you_mean
 from config.leaves import Given, Leaves, expand_text, merge
+from config.paths import CONFIG, Kind, look
 
 NOTE = "_note"
 EXTENDS = "extends"
+OUTPUT = "output.output_dir"
 
 
 class Reader:
@@ -29,9 +31,11 @@ class Reader:
     def read(self, path: str | Path, prefix: str = "", trail: tuple[Path, ...] = ()) -> Leaves:
         """Return the leaves of a file.
 
+        A run's output folder stands for the config in it, and for itself as the output folder.
+
         Raises ConfigError where a file is missing, is no JSON object, repeats a key, or extends itself.
         """
-        path = Path(path)
+        path, run = _file_of(Path(path)) if not trail else (Path(path), None)
         place = path.resolve()
         if place in trail:
             chain = " -> ".join(step.name for step in (*trail[trail.index(place) :], place))
@@ -40,7 +44,10 @@ class Reader:
         if not prefix and legacy.is_flat(tree):
             tree, notes = legacy.translate(tree, path)
             self.notes += notes
-        return self._layer(tree, path, prefix, (*trail, place))
+        leaves = self._layer(tree, path, prefix, (*trail, place))
+        if run:  # it may have been moved since it was trained
+            leaves[OUTPUT] = Given(str(run), str(run))
+        return leaves
 
     def _layer(self, tree: dict[str, Any], path: Path, prefix: str, trail: tuple[Path, ...]) -> Leaves:
         leaves: Leaves = {}
@@ -62,6 +69,19 @@ class Reader:
         return merge(leaves, own)
 
 
+def _file_of(path: Path) -> tuple[Path, Path | None]:
+    """The config file that a path stands for, and the run that it is of where a folder was named."""
+    if not path.is_dir():
+        return path, None
+    kind, words, remedy = look(path)
+    if kind is Kind.RUN:
+        return path / CONFIG, path
+    if kind is Kind.CHECKPOINT:
+        remedy = ("name the run's folder or a config file here, and the checkpoint with --which (evaluate.py, mine.py) "
+                  "or --resume (training)")
+    raise ConfigError(f"{path}: is {words}; {remedy or 'name a config file or the output folder of a run'}")
+
+
 def _parse(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
@@ -71,7 +91,8 @@ def _parse(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: the file cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: the config file is not UTF-8 text; save it as UTF-8") from None
+        other = "" if path.suffix == ".json" else f"is {look(path).words}; name a config file"
+        raise ConfigError(f"{path}: {other or 'the config file is not UTF-8 text; save it as UTF-8'}") from None
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}:{error.colno}"
         raise ConfigError(f"{place}: not valid JSON ({error.msg}); mend that line") from None

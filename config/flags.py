@@ -33,7 +33,7 @@ class Parser(ArgumentParser):
     def __init__(self, program: str, description: str = "", elsewhere: Mapping[str, str] | None = None) -> None:
         super().__init__(
             prog=program,
-            usage="%(prog)s [--config FILE] [--FLAG VALUE ...]",
+            usage="%(prog)s [CONFIG or RUN] [--FLAG VALUE ...]",
             description=description,
             add_help=False,
             allow_abbrev=False,
@@ -56,7 +56,9 @@ class Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse has to say as the user's error."""
-        raise ConfigError(f"{message}; --help lists all flags")
+        stray = message.startswith("unrecognized")
+        first = "a config or a run's folder is the first word or comes after --config; " if stray else ""
+        raise ConfigError(f"{message}; {first}--help lists all flags")
 
     def _options(self) -> dict[str, str]:
         return {_canonical(option): option for option in self._option_string_actions}
@@ -71,7 +73,9 @@ def choosing(program: str, description: str, kinds: Kinds) -> Parser:
     """Return a parser of the flags that decide which fields there are: the file and the kinds' names."""
     parser = Parser(program, description, comes_with(kinds))
     parser.add_argument(
-        "--config", metavar="FILE", help="JSON settings, in sections or in the published flat form"
+        "--config", metavar="FILE",
+        help="JSON settings, in sections or in the published flat form, or a run's output folder; the first word may "
+        "be it without the flag",
     )
     text = "any setting by its dotted key, as matcher.depth=4"
     parser.add_argument("--set", metavar="KEY=VALUE", action=_Set, default=SUPPRESS, help=text)

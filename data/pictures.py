@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from config.errors import DataError
+from config.paths import Kind, look, told
 from data.codec import DamagedRecord, StoredPicture, decode_picture
 from data.codec import encode_picture as encode_record
 from data.draws import generator
@@ -76,11 +77,10 @@ class PictureStore:
         self.folder = Path(folder)
         self.path = self.folder / PICTURES
         if not (self.path / "data.mdb").is_file():
-            there = ", ".join(store_variants(self.folder)) or "no image store"
-            raise DataError(
-                f"{self.folder} holds no {PICTURES}, but {there}; check img_db or pack them with "
-                "scripts/build_imgdb.py pictures"
-            )
+            remedy = "check img_db or pack them with scripts/build_imgdb.py pictures"
+            there = store_variants(self.folder) if look(self.folder).kind is Kind.IMAGES else ()
+            what = f", but {', '.join(there)}; {remedy}" if there else f": {told(self.folder, Kind.IMAGES, remedy)}"
+            raise DataError(f"{self.folder} holds no {PICTURES}{what}")
         self.dim = view.side
         self.row_shape = (3, view.side, view.side)
         self._store = LmdbStore(self.path)

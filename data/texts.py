@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
+from config.paths import Kind, look, told
 from data.codec import DamagedRecord, decode_text, encode_text
 from data.files import write_json
 from data.phrases import pack_objects
@@ -45,8 +46,9 @@ class TextStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not self.folder.is_dir():
-            raise DataError(f"there is no text store {self.folder}; check txt_db or pack it")
+        if look(self.folder).kind is not Kind.TEXTS:
+            what = told(self.folder, Kind.TEXTS, "check txt_db or pack it")
+            raise DataError(f"there is no text store {self.folder}: {what}")
         self.meta: dict[str, Any] = sealed_json(self.folder / "meta.json")
         self.special = self._special()
         self.vocab_hash: str | None = self.meta.get("vocab_hash")

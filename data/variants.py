@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.errors import DataError
+from config.paths import Kind, look, store_folders, told
 from data.regions import Codec, RegionRule
 
 PICTURES = "pictures"
@@ -31,8 +32,9 @@ def find_variant(folder: Path, rule: RegionRule, codec: Codec | None) -> tuple[C
         if _is_store(path):
             return layout, path, counts
     there = store_variants(folder)
-    if not there:
-        raise DataError(f"{folder} holds no image store; check img_db or pack one with scripts/build_imgdb.py")
+    if look(folder).kind is not Kind.IMAGES:
+        what = told(folder, Kind.IMAGES, "check img_db or pack one with scripts/build_imgdb.py")
+        raise DataError(f"{folder} holds no image store: {what}")
     if there == [PICTURES]:
         raise DataError(
             f"{folder} holds no regions, but {PICTURES}; choose a matcher that takes pictures, or pack regions with "
@@ -59,5 +61,4 @@ def _is_store(path: Path) -> bool:
 
 def store_variants(folder: str | Path) -> list[str]:
     """The LMDB folders that an image folder holds, in order of name."""
-    folders = (path.parent for path in Path(folder).glob("*/data.mdb"))
-    return sorted(path.name for path in folders if path.suffix != ".partial")
+    return store_folders(Path(folder))

@@ -121,3 +121,22 @@ def test_errors_told_in_one_line_have_their_exit_codes(
 def test_other_errors_are_not_hidden() -> None:
     with pytest.raises(RuntimeError), leaving("mine"):
         raise RuntimeError
+
+
+def test_the_first_word_may_be_the_config(kinds: Kinds, write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(write("run.json", {"optim": {"learning_rate": 1e-3}}))
+    run, args = parse([path, "--max_bb", "50"], "x", kinds, "")
+    assert (run.optim.learning_rate, run.data.max_bb, args.config) == (1e-3, 50, path)
+    for line, message in (([path, "--config", path], "name two configs"), (["--seed", "1", path], "is the first word")):
+        with pytest.raises(SystemExit):
+            parse(line, "x", kinds, "")
+        assert message in capsys.readouterr().err
+
+
+def test_a_run_s_folder_stands_for_its_config_wherever_it_was_moved(kinds: Kinds, write: Write) -> None:
+    config = write("moved/config.json", {"matcher": {"name": "uniter"}, "output": {"output_dir": "/gone", "keep": 7}})
+    for words in ([str(config.parent)], ["--config", str(config.parent)]):
+        run, _ = parse(words, "evaluate", kinds, "")
+        assert (run.output.output_dir, run.output.keep) == (str(config.parent), 7)
+    assert parse([str(config)], "evaluate", kinds, "")[0].output.output_dir == "/gone"
+    assert parse([str(config.parent), "--output_dir", "new"], "x", kinds, "")[0].output.output_dir == "new"

@@ -204,8 +204,30 @@ def test_files_that_cannot_be_read_are_named(
 
 
 def test_a_folder_and_bytes_are_no_config(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="is an empty folder; name a config file or the output folder of a run"):
         Reader().read(tmp_path)
     (tmp_path / "run.json").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ConfigError, match="not UTF-8"):
         Reader().read(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("data.mdb", "txt2img.json"), "is a text store; name a config file or the output folder of a run"),
+        (("native_all/data.mdb",), r"is an image store of region features \(native_all\); name a config file"),
+        (("config.json", "model.safetensors"), r"is a checkpoint; name the run's folder .* with --which .* --resume"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_told_as_what_it_is(names: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"matcher": {}}')
+    with pytest.raises(ConfigError, match=told):
+        Reader().read(tmp_path)
+
+
+def test_a_file_of_weights_is_no_config(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"\x80\x02\xff")
+    with pytest.raises(ConfigError, match=r"w\.pt: is a file of weights; name a config file"):
+        Reader().read(tmp_path / "w.pt")

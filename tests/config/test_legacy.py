@@ -133,7 +133,7 @@ def test_a_schedule_that_is_none_is_refused(value: Any, write: Write, kinds: Kin
 def test_an_unknown_key_is_refused_with_the_nearest(write: Write) -> None:
     with pytest.raises(ConfigError, match="hard_neg_sise is not a published key: did you mean hard_neg_size"):
         Reader().read(write("run.json", {"learning_rate": 1e-5, "hard_neg_sise": 31}))
-    with pytest.raises(ConfigError, match="lr is not a published key: .* here it is learning_rate"):
+    with pytest.raises(ConfigError, match=r"lr is not a published key: .* here it is learning_rate"):
         Reader().read(write("run.json", {"margin": 0.2, "lr": 1e-5}))
 
 

@@ -187,7 +187,7 @@ def test_others_records_need_no_checksum(folder: Path) -> None:
 
 
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no pictures, but no image store; check .*build_imgdb\.py pictures$"):
+    with pytest.raises(DataError, match=r"holds no pictures: it is an empty folder; check .*build_imgdb\.py pictures$"):
         PictureView(SIDE).open(tmp_path)
     with ImageWriter(tmp_path) as writer:
         writer.add("a.npz", **extracted(0))
