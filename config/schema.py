@@ -217,6 +217,8 @@ class Output(Section):
     """folder of this run's checkpoints, metrics and results"""
     resume: Annotated[str, PASSING] = "auto"
     """auto = go on from the output folder's newest checkpoint, never = start anew, else a checkpoint to begin with"""
+    extend: Annotated[bool, PASSING] = False
+    """let the run in the output folder go on to a larger num_train_steps, by whose schedule it goes from there on"""
     keep: Annotated[Count, PASSING] = 2
     """newest checkpoints kept besides the best"""
     save_steps: Annotated[Natural, PASSING] = 0
@@ -281,9 +283,13 @@ class Run(Section):
         """Return the run as plain JSON values; `config.load` makes the same run of them."""
         return self.model_dump(mode="json")
 
+    def identity(self) -> dict[str, Any]:
+        """Return the part of `dump` that decides the result."""
+        return _identity(self)
+
     def hash(self) -> str:
         """Return 12 hex digits over everything that decides the result, stores and weights by their paths."""
-        text = json.dumps(_identity(self), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

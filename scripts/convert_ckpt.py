@@ -29,12 +29,13 @@ import torch
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
+from config.paths import CONFIG, WEIGHTS
 from data.files import replacing, sync
 from model import adapt
 from model.loading import SHOWN, load_to_score, takes_no_part
 from model.names import TABLES
 from scripts._program import run
-from train.checkpoint import CONFIG, WEIGHTS, read_run, read_weights
+from train.checkpoint import read_run, read_weights
 from train.export import matcher_with, published_content, write_published
 from train.published import Plain, guesses, matcher_of, read_published
 from train.sealing import Unsealed

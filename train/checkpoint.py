@@ -14,14 +14,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from config.errors import DataError, Failure
+from config.paths import CONFIG, WEIGHTS
 from data.files import read_json, sync
+from train.checkpoint_path import STATE, checkpoint_at
 from train.order import BEFORE, Found, Said, found_in, looks_whole, newest_whole, place_of
 from train.published import is_parts, is_state, joined, unpickled
 from train.sealing import Unsealed, verified
 from train.snapshot import Snapshot
 from train.tensors import write_tensors
 
-WEIGHTS, CONFIG, STATE = "model.safetensors", "config.json", "state.pt"
 LATEST, BEST = "latest", "best"
 
 
@@ -203,12 +204,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         DataError: missing, truncated, or it holds more than tensors.
     """
-    if path.is_dir():
+    if checkpoint_at(path).is_dir():
         path = path / WEIGHTS
     if path.name == WEIGHTS:
         verified(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such checkpoint; name a checkpoint folder, a .safetensors, .pt or .pth.tar file")
     state: Any = _read_safely(path) if path.suffix == ".safetensors" else unpickled(path)
     parts = state.get("model") if isinstance(state, dict) else None
     if is_parts(parts):

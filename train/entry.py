@@ -11,11 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from config import load
 from config.cli import Extra, parse
 from config.errors import FAILED, ConfigError, DataError, Failure
 from config.schema import Run
-from data.files import write_json
 from data.worker import kill_all
 from model.matcher import find
 from model.objective import find_objective
@@ -141,33 +139,3 @@ def leave(code: int) -> NoReturn:
     sys.stderr.flush()
     kill_all()
     os._exit(code)
-
-
-def claim(run: Run, comm: Comm) -> Path:
-    """The output folder, made and marked as this run's before anything else is written to it.
-
-    Raises:
-        ConfigError: no folder is named, it cannot be made, it holds another run, or it may not be resumed.
-        DataError: the checkpoint to resume from does not exist.
-    """
-    if not run.output.output_dir:
-        raise ConfigError("output_dir is not set; give --output_dir FOLDER")
-    folder = Path(run.output.output_dir)
-    config = folder / "config.json"
-    if config.exists():
-        theirs = load(config, {}, KINDS).hash()
-        if theirs != run.hash():
-            raise ConfigError(f"output_dir={folder}: holds run {theirs}, this is run {run.hash()}; name another folder")
-        if run.output.resume == "never" and (folder / "ckpt").exists():
-            raise ConfigError(f"output_dir={folder}: holds this run's checkpoints; use --resume auto or another folder")
-    if run.output.resume not in ("auto", "never") and not Path(run.output.resume).exists():
-        raise DataError(f"resume={run.output.resume}: no such checkpoint; name a folder such as ckpt/latest, or auto")
-    if comm.rank == 0 and not config.exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # How this run lives with its ranks is no part of what it is, and not that of an evaluation of it.
-            write_json(config, {name: part for name, part in run.dump().items() if name != "cluster"}, indent=1)
-        except OSError as error:
-            raise ConfigError(f"output_dir={folder}: cannot be made ({error.strerror}); name another folder") from error
-    comm.barrier("claimed")
-    return folder

@@ -12,6 +12,7 @@ from typing import Any
 from config.errors import ConfigError, DataError
 from config.schema import Run
 from train.checkpoint import Checkpoints
+from train.checkpoint_path import checkpoint_at
 from train.comm import Comm
 from train.entry import leave, main
 from train.isda import check_offers_attention, measure_isda, one_line
@@ -94,15 +95,15 @@ def chosen(which: str, folder: Path, start: str) -> Path:
     Damaged ones that are passed over are told on stderr: there is no log before the stores are open.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or what is named is none.
     """
     if which not in ("best", "latest"):
-        return Path(which)
+        return checkpoint_at(Path(which), "which")
     checkpoints, passed_over = Checkpoints(folder, keep=1), list[str]()
     found = (checkpoints.best() if which == "best" else None) or checkpoints.newest(passed_over.append)
     sys.stderr.writelines(f"{line}\n" for line in passed_over)
     if found is None and start:
-        return Path(start)
+        return checkpoint_at(Path(start), "checkpoint")
     if found is None:
         raise DataError(f"{folder}: holds no checkpoint; name one with --which PATH, or its folder with --output_dir")
     return found

@@ -249,14 +249,14 @@ class Trainer:
 
     def _validate_again(self, validation: Validation) -> None:
         """Make up for the validation of the step that the run goes on from, if it ended before that was done."""
-        if self.step == 0 or not validation.due(self.step):
+        if self.step == 0:
             return
-        known = validation.known(self.step)
-        if known is None:
+        known = validation.known(self.step)  # also where only a run of fewer updates, its last one, was to measure it
+        if known is not None:
+            self.best = max(self.best, known)
+        elif validation.due(self.step):
             self._save()  # it may lie in the folder of another run, and can be the best of this one
             self._validate(validation)
-        else:
-            self.best = max(self.best, known)
 
     def _validate(self, validation: Validation) -> None:
         """Measure this step, whose checkpoint is written meanwhile, and point at that where it is the best."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from config.errors import DataError
 from config.schema import Run
 from train.checkpoint import Checkpoints
+from train.checkpoint_path import checkpoint_at
+from train.claim import claim, extension_of
 from train.comm import Comm
-from train.entry import claim
 from train.handover import newest
 from train.journal import Journal
 from train.measure import measure
@@ -40,19 +41,25 @@ class Training:
         start, notes = resumed_from(run, comm)
         recipe = build_recipe(run, comm, start)
         regime = self._build(recipe)
+        extension = extension_of(recipe.run)
         if args.dry_run:
             return dry_run(regime)
         test, own = recipe.split("test"), recipe.split("val")
         folder = claim(recipe.run, comm)
         with Journal(folder, comm.rank, run.output.tensorboard, run.output.log_steps) as journal:
-            for note in [*args.notes, *recipe.notes, *notes]:
+            for note in [*args.notes, *recipe.notes, *notes, *([str(extension)] if extension else [])]:
                 journal.say(note)
+            if extension:
+                journal.event("extended", **extension.facts)
             if run.eval.select_on_test:
                 journal.say("the best checkpoint is chosen by its recalls of the test set, which are too high then")
             if comm.rank == 0:
                 write_quarantine([split for split in (recipe.train, own, test) if split], folder)
             trainer = Trainer(regime, journal, folder, self._hold if run.cluster.elastic else None)
             self._begin(trainer, start)
+            if trainer.step >= run.optim.num_train_steps:
+                done = run.optim.num_train_steps
+                journal.say(f"all {done} updates are done; --extend with a larger --num_train_steps goes on from here")
             try:
                 code = trainer.fit(test if run.eval.select_on_test else own)
             finally:
@@ -110,15 +117,16 @@ def resumed_from(run: Run, comm: Comm) -> tuple[Path | None, list[str]]:
     One of another folder is where the run begins: started again, it goes on from its own.
 
     Raises:
-        DataError: there are checkpoints, and none is whole.
+        DataError: there are checkpoints, and none is whole; or what is named as one is none.
     """
-    named = None if run.output.resume in ("auto", "never") else Path(run.output.resume)
+    other = None if run.output.resume in ("auto", "never") else Path(run.output.resume)
     checkpoints = Checkpoints(Path(run.output.output_dir), run.output.keep)
-    if run.output.resume == "never" or (named and named.resolve().parent == checkpoints.folder.resolve()):
-        return named, []
     said: list[str] = []
-    own = comm.from_first(lambda: str(checkpoints.newest(said.append) or ""))
-    return Path(own) if own else named, said
+    if run.output.resume != "never" and not (other and other.resolve().parent == checkpoints.folder.resolve()):
+        own = comm.from_first(lambda: str(checkpoints.newest(said.append) or ""))
+        if own:
+            return Path(own), said
+    return other and checkpoint_at(other, "resume", whole=True), said
 
 
 def dry_run(regime: Regime) -> int:

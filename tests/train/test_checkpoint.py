@@ -308,7 +308,7 @@ def test_damaged_facts_without_a_mark_are_refused(place: Checkpoints) -> None:
 def test_a_missing_checkpoint_says_what_may_be_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such checkpoint; name a checkpoint folder"):
         read_weights(tmp_path / "nothing.pt")
-    with pytest.raises(DataError, match="no such checkpoint"):
+    with pytest.raises(DataError, match="is an empty folder, no checkpoint; name a checkpoint folder"):
         read_weights(tmp_path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import signal
@@ -20,7 +19,7 @@ from tests.support import config_of, write_config
 from tests.train.conftest import MakeRun, Pretended
 from train import entry
 from train.comm import Comm, Solo
-from train.entry import claim, main, tell
+from train.entry import main, tell
 from train.launched import Dismissed
 from train.stop import SIGNALS
 
@@ -236,54 +235,6 @@ def test_rank_0_leaves_first_and_the_others_with_it(rank: int, monkeypatch: pyte
     os.kill(os.getpid(), signal.SIGUSR1)
     first = ("wait_for_goodbye", entry.GOODBYE_S) if rank else ("settle",)
     assert watch.asked == [("tell_all", signal.SIGUSR1), first, ("goodbye", 75), ("leave", 75)]
-
-
-def test_a_folder_is_claimed_before_anything_else_is_written(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run(output={"output_dir": str(tmp_path / "a" / "out")})
-    folder = claim(run, Solo())
-    assert [path.name for path in folder.iterdir()] == ["config.json"]
-    kept = {name: part for name, part in run.dump().items() if name != "cluster"}
-    assert json.loads((folder / "config.json").read_text()) == kept, "how it lives with its ranks is not what it is"
-    assert claim(run, Solo()) == folder
-
-
-def test_another_runs_folder_is_refused_and_left_alone(make_run: MakeRun, tmp_path: Path) -> None:
-    output = {"output_dir": str(tmp_path / "out")}
-    folder = claim(make_run(output=output), Solo())
-    before = (folder / "config.json").read_bytes()
-    with pytest.raises(ConfigError, match=r"holds run [0-9a-f]{12}, this is run [0-9a-f]{12}; name another folder"):
-        claim(make_run(output=output, optim={"learning_rate": 0.5}), Solo())
-    assert (folder / "config.json").read_bytes() == before
-
-
-def test_settings_that_do_not_decide_the_result_may_change(make_run: MakeRun, tmp_path: Path) -> None:
-    output = {"output_dir": str(tmp_path / "out")}
-    claim(make_run(output=output), Solo())
-    claim(make_run(output=output | {"log_steps": 3, "keep": 5}, data={"n_workers": 2}), Solo())
-
-
-def test_resume_never_refuses_checkpoints_of_the_same_run(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run(output={"output_dir": str(tmp_path / "out"), "resume": "never"})
-    folder = claim(run, Solo())
-    assert claim(run, Solo()) == folder
-    (folder / "ckpt").mkdir()
-    with pytest.raises(ConfigError, match="holds this run's checkpoints"):
-        claim(run, Solo())
-
-
-def test_a_checkpoint_to_resume_from_must_exist(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run(output={"output_dir": str(tmp_path / "out"), "resume": "/nowhere/step-1"})
-    with pytest.raises(DataError, match="resume=/nowhere/step-1: no such checkpoint"):
-        claim(run, Solo())
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_must_be_named_and_possible(make_run: MakeRun, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="output_dir is not set"):
-        claim(make_run(), Solo())
-    (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"file/out: cannot be made \(Not a directory\)"):
-        claim(make_run(output={"output_dir": str(tmp_path / "file" / "out")}), Solo())
 
 
 def test_a_line_is_told_and_its_code_returned(capsys: pytest.CaptureFixture[str]) -> None:

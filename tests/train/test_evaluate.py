@@ -218,8 +218,14 @@ def test_the_best_is_measured_or_else_the_newest_whole_one(tmp_path: Path, capsy
 
 
 def test_without_a_whole_one_nothing_is_measured(tmp_path: Path) -> None:
-    assert chosen("best", tmp_path, "start.pt") == Path("start.pt")
-    assert chosen("elsewhere", tmp_path, "start.pt") == Path("elsewhere")
+    for name in ("start.pt", "elsewhere.pt"):
+        (tmp_path / name).touch()
+    start = str(tmp_path / "start.pt")
+    assert chosen("best", tmp_path, start) == Path(start)
+    assert chosen(str(tmp_path / "elsewhere.pt"), tmp_path, start) == tmp_path / "elsewhere.pt"
+    for name in ("which", "checkpoint"):
+        with pytest.raises(DataError, match=rf"{name}=gone\.pt: no such checkpoint; name a checkpoint folder"):
+            chosen("gone.pt" if name == "which" else "best", tmp_path, "gone.pt")
     with pytest.raises(DataError, match="holds no checkpoint; name one with --which PATH"):
         chosen("best", tmp_path, "")
     saved(tmp_path, 10)

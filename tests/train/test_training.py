@@ -99,7 +99,7 @@ def test_a_run_without_a_validation_split_may_choose_by_the_test_split_too(
 
 def test_a_run_that_begins_with_anothers_checkpoint_goes_on_from_its_own(make_run: MakeRun, tmp_path: Path) -> None:
     """Or a job that is started again and again would begin again and again."""
-    theirs, out = tmp_path / "theirs" / "ckpt" / "step-00000002", tmp_path / "out"
+    theirs, out = Checkpoints(tmp_path / "theirs", 2).write(Snapshot(2, {}, {}, make_run().dump())), tmp_path / "out"
     run = make_run(output={"output_dir": str(out), "resume": str(theirs)})
     assert training.resumed_from(run, Solo()) == (theirs, [])
     own = Checkpoints(out, 2).write(Snapshot(4, {}, {}, {}))
