@@ -38,6 +38,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.errors import FAILED, INTERRUPTED, REQUEUE, ConfigError
+from scripts._launch_flags import check, is_local_only, told_in_one_line
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SRUN = "srun --overlap --nodes=1 --ntasks=1 --cpu-bind=none --input=none --quiet"
@@ -184,6 +185,7 @@ def run(args: Any, ranks: Ranks) -> int:
         raise ConfigError("--mpi and --jsrun start ranks in their own ways; leave them out, or use horovodrun itself")
     if not args.command:
         raise ConfigError("no program is named; give it after the flags: -np 2 python train/itm_hn.py --config ...")
+    check(args, is_local_only(args))
     args.use_gloo = True
     args.disable_cache = True  # what it keeps in the home folder may be of another allocation
     gloo_run.safe_shell_exec = SimpleNamespace(execute=ranks.execute)
@@ -208,7 +210,9 @@ def main() -> int:
     from horovod.runner.launch import parse_args
 
     try:
-        return run(parse_args(), ranks)
+        with told_in_one_line():
+            args = parse_args()
+        return run(args, ranks)
     except ConfigError as error:
         sys.stderr.write(f"launch: {error}\n")
         return error.exit_code

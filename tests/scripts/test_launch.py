@@ -130,6 +130,8 @@ def test_elastic_ranks_that_leave_with_75_are_not_replaced(folder: Path) -> None
     (("-np", "2", "--mpi", "true"), "--mpi and --jsrun start ranks in their own ways"),
     (("-np", "2"), "no program is named; give it after the flags"),
     (("-np", "4", "-H", "localhost:2", "true"), "Requested more processes (4) than"),
+    (("-np", "x", "true"), "argument -np/--num-proc: invalid int value: 'x'; horovodrun --help lists the flags"),
+    (("-np", "2", "--network-interface", "none0", "true"), "--network-interface none0: there is no such interface"),
 ])
 def test_what_cannot_be_started_is_told_in_one_line(flags: tuple[str, ...], told: str) -> None:
     done = called([sys.executable, str(ROOT / "scripts/launch.py"), *flags])

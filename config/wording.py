@@ -1,0 +1,8 @@
+"""Words of messages that depend on a number."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: "1 rank", "3 ranks"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
