@@ -15,6 +15,7 @@ from config.files import NOTE, Reader
 from config.flags import add_commands, add_leaves, choosing
 from config.kinds import Kinds
 from config.leaves import merge
+from config.obeyed import Reads, anything, refuse_unread
 from config.schema import Run
 
 Extra = Callable[[ArgumentParser], object]
@@ -22,13 +23,15 @@ Extra = Callable[[ArgumentParser], object]
 
 
 def parse(
-    argv: Sequence[str], program: str, kinds: Kinds, description: str, extra: Extra | None = None
+    argv: Sequence[str], program: str, kinds: Kinds, description: str, extra: Extra | None = None,
+    reads: Reads = anything,
 ) -> tuple[Run, Namespace]:
     """Return the run that a command line describes, and the entry's own flags.
 
     The Namespace holds `dry_run`, `config` (a path or None), `notes` (lines to say about the config files), `said`
     (the dotted keys that the command line gives) and what `extra` defined. `--help`, `--version` and `--print-config`
-    answer on stdout and leave with 0; a wrong flag, key or value leaves with 2 and one line on stderr.
+    answer on stdout and leave with 0; a wrong flag, key or value, or a flag of a setting that the program does not
+    read (`reads` tells), leaves with 2 and one line on stderr.
     """
     with leaving(program):
         argv = with_config_named(argv)
@@ -43,13 +46,14 @@ def parse(
         add_leaves(parser, section_types(merge(in_files, first.given), kinds))
         args = parser.read(argv)
         resolved = resolve(merge(in_files, args.given), kinds)
+        args.said = frozenset(args.given)
+        refuse_unread(resolved.run, args.said, reads(args), program)
 
     if args.print_config:
         sys.stderr.writelines(f"{note}\n" for note in reader.notes)
         sys.stdout.write(printed(resolved))
         raise SystemExit(0)
     args.notes = tuple(reader.notes)
-    args.said = frozenset(args.given)
     del args.given, args.print_config
     return resolved.run, args
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from config.obeyed import Reads, training_on_batches, training_on_pools
 from config.schema import Run
 from model.objective import build_objective
 
 PROGRAMS = {"pools": "train/itm_hn.py", "items": "train/itm.py"}
+READS: dict[str, Reads] = {"train/itm_hn.py": training_on_pools, "train/itm.py": training_on_batches}
+"""The settings that each of them reads."""
 
 
 def training_program(run: Run) -> str:

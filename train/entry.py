@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from config.cli import Extra, parse
 from config.errors import FAILED, ConfigError, DataError, Failure
+from config.obeyed import Reads
 from config.schema import Run
 from data.worker import kill_all
 from model.matcher import find
@@ -33,9 +34,9 @@ ORDERS = set(SIGNALS) - {signal.SIGINT}
 Work = Callable[[Run, Namespace, Comm], int]
 
 
-def main(program: str, description: str, work: Work, extra: Extra | None = None) -> int:
+def main(program: str, description: str, work: Work, reads: Reads, extra: Extra | None = None) -> int:
     """Run an entry; returns its exit code and prints at most one line for a failure that a user can mend."""
-    run, args = parse(sys.argv[1:], program, KINDS, description, extra)
+    run, args = parse(sys.argv[1:], program, KINDS, description, extra, reads)
     signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # until there is somebody to answer them
     comm = met(program, detect)
     share_cores(comm.local_size)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from config.errors import ConfigError, DataError
+from config.obeyed import measuring
 from config.schema import Run
 from train.checkpoint import Checkpoints
 from train.checkpoint_path import checkpoint_at
@@ -151,4 +152,4 @@ def scores_in(place: Path, split: str) -> Path:
 
 
 if __name__ == "__main__":
-    leave(main("evaluate", __doc__ or "", work, flags))
+    leave(main("evaluate", __doc__ or "", work, measuring, flags))

@@ -10,6 +10,7 @@ from argparse import ArgumentParser, Namespace
 import numpy as np
 
 from config.errors import ConfigError, DataError
+from config.obeyed import mining
 from config.schema import Run
 from data.pairs import Array, PairIndex
 from data.pictures import PictureView
@@ -152,4 +153,4 @@ def owners(index: PairIndex | None, captions_per_image: int, images: int, texts:
 
 
 if __name__ == "__main__":
-    leave(main("mine", __doc__ or "", work, flags))
+    leave(main("mine", __doc__ or "", work, mining, flags))

@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import re
 import shlex
-from argparse import ArgumentParser
-from collections.abc import Callable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from config import load
-from config.cli import parse
+from config.cli import Extra, parse
 from config.errors import ConfigError
+from config.obeyed import measuring, refuse_unread
 from config.schema import Run
 from data.files import read_json
-from scripts._training import training_program
+from scripts._training import READS, training_program
 from scripts.ablation.rows import PLUS, Row
 from scripts.compare_runs import flattened
 from train.entry import KINDS
@@ -108,7 +109,10 @@ def make_cell(column: Column, seed: int, output: Path, flags: Sequence[str]) -> 
     folder = output / f"{column.name}-seed{seed}"
     words = ("--config", str(column.config), "--seed", str(seed), "--output_dir", str(folder), *flags, *column.flags)
     given_by = f"--flags or --vary {column.variant}" if column.variant else "--flags"
-    return Cell(column, seed, folder, words, _understood(given_by, words))
+    run, args = _understood(given_by, words)
+    program = training_program(run)
+    refuse_unread(run, args.said, READS[program](args), program)
+    return Cell(column, seed, folder, words, run)
 
 
 def check_evaluations(cells: Sequence[Cell], evaluations: Sequence[Sequence[str]]) -> None:
@@ -122,11 +126,13 @@ def check_evaluations(cells: Sequence[Cell], evaluations: Sequence[Sequence[str]
         if not evaluations and not cell.run.data.test_txt_db:
             raise ConfigError(f"{cell.column.config}: test_txt_db is not set, nothing would be measured; name a test "
                               "set, or another split with --evaluate \"--split val\"")
+        _, trained = _understood("--flags", cell.words)
         for flags in evaluations:
-            _understood("--evaluate", (*cell.words, *flags), evaluate_flags)
+            run, args = _understood("--evaluate", (*cell.words, *flags), evaluate_flags)
+            refuse_unread(run, args.said - trained.said, measuring(args), "--evaluate: train/evaluate.py")
 
 
-def _understood(given_by: str, words: Sequence[str], extra: Callable[[ArgumentParser], object] | None = None) -> Run:
+def _understood(given_by: str, words: Sequence[str], extra: Extra | None = None) -> tuple[Run, Namespace]:
     """The run that an entry would make of its words, the first six of which are the grid's own."""
     run, args = parse(words, "ablate.py", KINDS, "", extra)
     kept = {"config": args.config == words[1], "seed": str(run.seed) == words[3],
@@ -134,7 +140,7 @@ def _understood(given_by: str, words: Sequence[str], extra: Callable[[ArgumentPa
     for name, is_kept in kept.items():
         if not is_kept:
             raise ConfigError(f"{given_by}: --{name} is for the grid to say; leave it out")
-    return run
+    return run, args
 
 
 def split_words(flag: str, text: str) -> list[str]:

@@ -8,16 +8,22 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from config import load
+from config import obeyed
 from config.cli import Extra, parse
 from config.errors import ConfigError, DataError
+from config.obeyed import Reads
 from config.schema import Run
 from train import evaluate, mine
+from train.claim import extension_of
 from train.entry import KINDS
 
-ENTRIES: dict[str, Extra | None] = {
-    "train/itm_hn.py": None, "train/itm.py": None, "train/evaluate.py": evaluate.flags, "train/mine.py": mine.flags,
-}  # fmt: skip
+ENTRIES: dict[str, tuple[Extra | None, Reads]] = {
+    "train/itm_hn.py": (None, obeyed.training_on_pools),
+    "train/itm.py": (None, obeyed.training_on_batches),
+    "train/evaluate.py": (evaluate.flags, obeyed.measuring),
+    "train/mine.py": (mine.flags, obeyed.mining),
+}
+"""The entries, the flags that each has besides the settings, and which of those it reads."""
 OWN_ENTRY = {"evaluate": "train/evaluate.py", "mine": "train/mine.py"}
 
 
@@ -67,22 +73,15 @@ def checked(command: Sequence[str]) -> Run:
         DataError: a store is not there.
     """
     entry, *words = command
-    run, args = parse(words, Path(entry).stem, KINDS, "", ENTRIES[entry])
+    run, args = parse(words, Path(entry).stem, KINDS, "", *ENTRIES[entry])
     if not run.output.output_dir and not getattr(args, "lists", None):
         raise ConfigError(f"{entry}: output_dir is not set; give --output_dir FOLDER")
     if entry not in OWN_ENTRY.values():
-        refuse_mixture(run)
+        extension_of(run)
     for store in stores_of(run, entry, args):
         if not Path(store).exists():
             raise DataError(f"{entry}: {store} does not exist on this host; name stores that all nodes see")
     return run
-
-
-def refuse_mixture(run: Run) -> None:
-    """Refuse an output folder that holds another run: the job would, when its turn has come."""
-    config = Path(run.output.output_dir) / "config.json"
-    if config.exists() and load(config, {}, KINDS).hash() != run.hash():
-        raise ConfigError(f"output_dir={run.output.output_dir}: holds another run; name another folder")
 
 
 def stores_of(run: Run, entry: str, args: Namespace) -> list[str]:

@@ -169,7 +169,7 @@ def test_a_folder_of_another_run_is_refused(call: Call, config: Path, tmp_path: 
     assert call(*words)[0] == 0
     code, _, told = call(*words, "--margin", "0.7")
     assert code == 2
-    assert f"output_dir={out}: holds another run; name another folder" in told
+    assert f"output_dir={out}: holds a run with other settings (objective.margin was 0.2, now 0.7); name" in told
 
 
 def test_without_sbatch_and_where_slurm_refuses(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from config.errors import ConfigError, DataError, Failure
+from config.obeyed import anything
 from config.schema import Run
 from tests.support import config_of, write_config
 from tests.train.conftest import MakeRun, Pretended
@@ -42,7 +43,7 @@ def argv(stores: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def outcome(work: Any, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code and standard error."""
-    code = main("itm_hn", "A test.", work)
+    code = main("itm_hn", "A test.", work, anything)
     out = capsys.readouterr()
     assert out.out == ""
     return code, out.err
@@ -77,7 +78,7 @@ def test_our_own_mistakes_keep_their_trace(argv: list[str]) -> None:
         raise KeyError("a bug")
 
     with pytest.raises(KeyError, match="a bug"):
-        main("itm_hn", "", work)
+        main("itm_hn", "", work, anything)
 
 
 def test_work_gets_the_run_its_flags_and_the_group(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +169,7 @@ def test_a_rank_without_a_group_leaves_in_a_line_and_waits_for_nobody(
     monkeypatch.setattr(entry, "detect", fails)
     monkeypatch.setattr(entry, "leave", leave)
     with pytest.raises(Left) as left:
-        main("itm_hn", "", lambda *_: 0)
+        main("itm_hn", "", lambda *_: 0, anything)
     assert left.value.args == (code,)
     assert capsys.readouterr().err == f"itm_hn: {told}\n"
 
@@ -191,7 +192,7 @@ def test_other_errors_of_files_keep_their_trace(argv: list[str]) -> None:
         raise OSError(errno.EBADF, "a bug")
 
     with pytest.raises(OSError, match="a bug"):
-        main("itm_hn", "", work)
+        main("itm_hn", "", work, anything)
 
 
 @pytest.mark.usefixtures("unwatched")
