@@ -130,8 +130,12 @@ def _of_lengths(run: Run) -> Iterator[Clash]:
     region_key = "num_bb" if data.conf_th == -1 else "max_bb"
     regions = getattr(data, region_key)
     if data.max_txt_len + 2 + regions > limit:
+        rooms = {"max_txt_len": limit - 2 - regions, region_key: limit - 2 - data.max_txt_len}
+        ways = [f"{key} to at most {room}" for key, room in rooms.items() if room >= 1]
+        if region_key == "max_bb" and 1 <= rooms["max_bb"] < data.min_bb:
+            ways[-1] += ", and min_bb with it"
         yield Clash(
             ["data.max_txt_len", f"data.{region_key}", "matcher.max_position_embeddings"],
             f"{data.max_txt_len} words, 2 marks and {regions} regions do not fit into the "
-            f"{limit} positions of the matcher: lower max_txt_len or {region_key}",
+            f"{limit} positions of the matcher: lower {' or '.join(ways) or f'both max_txt_len and {region_key}'}",
         )

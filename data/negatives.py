@@ -47,9 +47,10 @@ class HardPools:
         for kind, bounds, own in (("images", self._images, own_images), ("captions", self._captions, own_captions)):
             fewest = max(int(np.diff(bounds).min()) - int(own), 0)
             if fewest < self.negative_size:
+                remedy = f"lower it to {fewest} or less, hard_neg_size with it" if fewest else "name larger stores"
                 raise ConfigError(
                     f"negative_size={self.negative_size}: a store has only {fewest} wrong {kind} for an anchor; "
-                    f"lower it to at most {fewest}"
+                    f"{remedy}"
                 )
 
     def _order(self, direction: Direction, epoch: int) -> Array:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from config.errors import ConfigError
 from config.schema import Data, Run
+from config.wording import counted
 from data.batch import Batch
 from data.loader import Loader
 from data.pairs import Array
@@ -147,7 +148,7 @@ def check_anchors(run: Run, anchors: int, parts: int, size: int) -> None:
     if not whole and each * size > anchors:
         raise ConfigError(
             f"train_batch_size={each} on {size} ranks wants {each * size} anchors an update, but there are only "
-            f"{anchors}; lower train_batch_size or -np"
+            f"{anchors}; lower {f'train_batch_size to {anchors // size} or ' if size <= anchors else ''}-np"
         )
     if whole > anchors:
         raise ConfigError(
@@ -155,6 +156,6 @@ def check_anchors(run: Run, anchors: int, parts: int, size: int) -> None:
         )
     if parts < size:
         raise ConfigError(
-            f"global_batch_size={whole} makes {parts} parts, too few for {size} ranks; raise it, or lower mining_batch "
-            "or the number of ranks"
+            f"global_batch_size={whole} makes {counted(parts, 'part')}, too few for {size} ranks; raise it to {size} "
+            f"times mining_batch, or lower -np to {parts}"
         )

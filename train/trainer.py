@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from config.errors import DataError
+from config.wording import counted
 from data.batch import Batch
 from data.plan import Plan
 from model.loading import load
@@ -78,10 +79,21 @@ class Trainer:
         self.step, self.slot, self.best = snapshot.step, state["slot"], state["best"]
         self.tally.load_state_dict(state["tally"])
         self.skips.load_state_dict(state["skips"])
-        trained_with = snapshot.facts.get("_note", {}).get("vocab_hash")
+        note = snapshot.facts.get("_note", {})
+        trained_with = note.get("vocab_hash")
         if trained_with and self.recipe.train.vocab_hash not in (None, trained_with):
             raise DataError(f"{name}: trained with another vocabulary than the training store's; use the same store")
         self.journal.say(f"going on from {name} at step {self.step}")
+        self._compare_updates(note)
+
+    def _compare_updates(self, note: dict[str, Any]) -> None:
+        """Say it where updates are of another size than those before: ranks have come or gone."""
+        before, now = note.get("anchors_per_update"), self.regime.anchors_per_update
+        if before not in (None, now):
+            self.journal.say(
+                f"an update takes {now} anchors now, on {counted(self.comm.size, 'rank')}; before it took {before}, on "
+                f"{counted(note['ranks'], 'rank')}; --global_batch_size {before} keeps that"
+            )
 
     def fit(self, val: Split | None) -> int:
         """Train to the last step, or until told to stop; returns the exit code."""
@@ -277,6 +289,8 @@ class Trainer:
             "tally": self.tally.state_dict(), "skips": self.skips.state_dict(),
             "step": self.step, "slot": self.slot, "best": self.best,
         }  # fmt: skip
-        note = {"hash": self.run.hash(), "step": self.step, "vocab_hash": recipe.vocab_hash}
+        note = {"hash": self.run.hash(), "step": self.step, "vocab_hash": recipe.vocab_hash,
+                "epoch": self.slot // len(self.regime.anchors), "ranks": self.comm.size,
+                "anchors_per_update": self.regime.anchors_per_update}  # fmt: skip
         return Snapshot.of(self.step, self.matcher.state_dict(), state, self.run.dump() | {"_note": note})
 

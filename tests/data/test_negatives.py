@@ -84,7 +84,7 @@ def test_plans_go_on_from_any_slot(pools: HardPools) -> None:
 
 
 def test_a_pool_larger_than_the_data_is_refused(index: PairIndex) -> None:
-    with pytest.raises(ConfigError, match=r"negative_size=24.*at most 23"):
+    with pytest.raises(ConfigError, match=r"negative_size=24.*lower it to 23 or less"):
         HardPools(index, 24, -1, 0)
 
 

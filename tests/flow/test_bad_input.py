@@ -62,8 +62,8 @@ def refused(config: Path, folder: Path, code: int, *flags: str | Path) -> str:
     (("--learning_rate", "-1"), 2, r"optim\.learning_rate = -1\.0 .*greater than 0"),
     (("--mining_batch", "3"), 2, r"train_batch_size 4 is not a multiple of mining_batch 3"),
     (("--matcher", "unitre"), 2, r"no (?i:matcher) 'unitre'"),
-    (("--negative_size", "24"), 2, r"negative_size=24: .*at most 23"),
-    (("--train_batch_size", "50"), 2, r"50 anchors an update, but there are only 48; lower train_batch_size or -np"),
+    (("--negative_size", "24"), 2, r"negative_size=24: .*lower it to 23 or less"),
+    (("--train_batch_size", "50"), 2, r"but there are only 48; lower train_batch_size to 48 or -np"),
     (("--img_dim", "12"), 3, r"features are 16 wide but the model takes 12; set matcher\.img_dim=16"),
     (("--vocab_size", "20"), 3, r"vocabulary has 60 entries but the model knows 20"),
     (("--train_img_dbs", "/nowhere/images"), 3, r"/nowhere/images holds no image store"),
@@ -188,10 +188,26 @@ def test_a_checkpoint_of_another_shape(trained: Path, config: Path, tmp_path: Pa
     assert re.search(r"encoder\.layers\.0\.(expand|contract)\.\w+ is \[.*32.*\] but the model wants \[.*24.*\]", line)
 
 
+def test_a_checkpoint_of_another_matcher_is_not_measured(trained: Path, stores: Stores, tmp_path: Path) -> None:
+    """Nor mined with, nor gone on from: names of both happen to fit in part."""
+    vsrn = {"name": "vsrn", "vocab_size": 60, "img_dim": 16, "embed_size": 16, "word_dim": 8,
+            "caption_weight": 0.0}  # fmt: skip
+    other = config_of(stores) | {"matcher": vsrn, "objective": {"name": "triplet"}}
+    path, best = write_config(tmp_path / "c.json", other), trained / "ckpt/best"
+    for program, flags in (("train/evaluate.py", ("--which", best)), ("train/mine.py", ("--which", best)),
+                           ("train/itm.py", ("--resume", best)), ("train/itm.py", ("--checkpoint", best))):
+        done = warm.run(program, path, "--output_dir", tmp_path / "out", *flags)
+        assert done.returncode == 3, done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert "these are weights of matcher uniter, and this run's is vsrn" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_output_folder_of_another_run(trained: Path, config: Path) -> None:
     before = sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*"))
     line = refused(config, trained, 2, "--learning_rate", "2e-3")
-    assert re.search(r"holds run [0-9a-f]{12}, this is run [0-9a-f]{12}; name another folder", line)
+    assert "holds a run with other settings (optim.learning_rate was 0.001, now 0.002); name another folder" in line
+    assert re.search(r"with --resume \S+/ckpt/step-00000006 to go on from its last checkpoint", line)
     assert sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*")) == before
 
 
@@ -241,7 +257,7 @@ def test_a_damaged_record_is_left_out(policy: str, ranks: int, damaged: Stores, 
 def test_more_ranks_than_anchors(config: Path, tmp_path: Path) -> None:
     done = run(TRAIN, "--config", config, "--output_dir", tmp_path / "out", "--train_batch_size", "30", ranks=2)
     assert done.returncode == 1
-    assert "on 2 ranks wants 60 anchors an update, but there are only 48; lower train_batch_size or -np" in done.stderr
+    assert "wants 60 anchors an update, but there are only 48; lower train_batch_size to 24 or -np" in done.stderr
     assert "Exit code: 2" in done.stderr
     assert not (tmp_path / "out").exists()
 

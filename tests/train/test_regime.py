@@ -80,7 +80,7 @@ def test_a_global_batch_is_the_same_on_any_number_of_ranks(make_run: MakeRun) ->
 
 @pytest.mark.parametrize(("batch", "size", "said"), [
     (50, 1, "global_batch_size=50: there are only 48 anchors, and an update takes each once; lower it"),
-    (4, 3, "global_batch_size=4 makes 2 parts, too few for 3 ranks; raise it, or lower mining_batch or the number"),
+    (4, 3, "makes 2 parts, too few for 3 ranks; raise it to 3 times mining_batch, or lower -np to 2"),
 ])
 def test_a_global_batch_that_cannot_be_shared_out_is_refused(
     batch: int, size: int, said: str, make_run: MakeRun

@@ -166,6 +166,18 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(make_run: MakeRun, tmp_pa
         trainer_of(other, tmp_path / "other").resume(tmp_path / "out" / "ckpt" / "latest")
 
 
+def test_updates_of_another_size_than_before_are_told_once(make_run: MakeRun, tmp_path: Path) -> None:
+    """As on half the ranks, without global_batch_size."""
+    fitted(make_run(optim={"train_batch_size": 8}), tmp_path / "out")
+    for size, told in ((8, 0), (4, 1)):
+        folder = tmp_path / str(size)
+        trainer = trainer_of(make_run(optim={"train_batch_size": size}), folder)
+        trainer.resume(tmp_path / "out" / "ckpt" / "latest")
+        assert (folder / "log.txt").read_text().count(
+            "an update takes 4 anchors now, on 1 rank; before it took 8, on 1 rank; --global_batch_size 8 keeps that"
+        ) == told
+
+
 def tell_in_update(trainer: Trainer, step: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Send a signal to this process in the middle of an update, after the ranks were asked about stopping."""
     update = trainer.recipe.precision.step

@@ -132,5 +132,5 @@ def check_enough(allowed: Array, wanted: int, what: str, of: str, flag: str) -> 
         at, least = int(allowed.argmin()), int(allowed.min())
         raise DataError(
             f"{what} {at} (counted from 0) has only {least} {of} left as candidates, {wanted} are wanted; "
-            f"lower {flag} to {least} or exclude fewer"
+            f"{f'lower {flag} to {least} or ' if least else ''}exclude fewer"
         )

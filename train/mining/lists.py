@@ -142,7 +142,8 @@ def check_found(there: Array, queries: Array, direction: Direction) -> None:
         at = int(there.argmin())
         raise DataError(
             f"{direction.what} {queries[at]} (counted from 0) has only {there[at]} candidates that score far enough "
-            f"below its positive, {direction.most} are wanted; lower --score_margin or {direction.flag}"
+            f"below its positive, {direction.most} are wanted; lower --score_margin"
+            f"{f' or {direction.flag} to {there[at]}' if there[at] else ''}"
         )
 
 
