@@ -10,10 +10,11 @@ from torch import Tensor
 from config.errors import ConfigError
 from data.batch import Batch
 from data.draws import key
-from data.negatives import HardPools
+from data.negatives import DIRECTIONS, HardPools
 from data.plan import Plan, PoolPlan
 from data.slot import Capacity
 from train.clock import Clock
+from train.collapse import CollapseWatch, gentler
 from train.recipe import Recipe
 from train.regime import Pass, Regime
 from train.sparing import spared_pairs
@@ -37,6 +38,9 @@ class PoolRegime(Regime):
         self.anchors = self.pools.anchors
         self.parts = self.anchors_per_update // negatives.mining_batch
         self.passes = 2 * len(range(self.comm.rank, self.parts, self.comm.size))
+        self.collapse = CollapseWatch(run, 1 / (1 + negatives.negative_size), gentler(
+            run.objective, "a loss that does not come to rest there (--objective infonce), negatives that are drawn at "
+            f"first (--mine_after {max(1, run.optim.num_train_steps // 10)})"))  # fmt: skip
         most = negatives.mining_batch * (1 + negatives.negative_size)
         self.capacity = Capacity.of(index, most, most)
         self.check(self.anchors)
@@ -65,6 +69,11 @@ class PoolRegime(Regime):
         ahead = scores[:, 0] > scores[:, 1:].amax(1)
         logged[f"pool_r1_{direction}"] = ahead.float().mean() * share
         return Pass(losses.total, logged, len(scores), scores.numel())
+
+    def warning(self, step: int, values: dict[str, float]) -> str:
+        plateaus = {f"{name}_{way}": cost for name, cost in self.plateaus(step).items() for way in DIRECTIONS}
+        paid = {name: values[name] for name in plateaus}
+        return self.collapse.warning(step, paid, plateaus, (values["pool_r1_i"] + values["pool_r1_t"]) / 2)
 
     def headline(self, values: dict[str, float]) -> dict[str, float]:
         return {"pool R@1": (values["pool_r1_i"] + values["pool_r1_t"]) / 2}

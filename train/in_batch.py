@@ -21,6 +21,7 @@ from model.layers import full
 from model.matcher import Matcher, MatchOut, OfflineScores, Side
 from model.objective import Term
 from train.clock import Clock
+from train.collapse import CollapseWatch, gentler
 from train.comm import Comm
 from train.gather import rows_of_all, side_of_all, synchronise_norms
 from train.journal import Journal
@@ -48,6 +49,7 @@ class BatchRegime(Regime):
         self.items = Items(index, run.data.max_txt_len, run.seed, self._offline(run.negatives.offline))
         self.anchors = self.items.anchors
         self.parts, self.passes = self.anchors_per_update, 1
+        self.collapse = CollapseWatch(run, 1 / self.anchors_per_update, gentler(run.objective, ""))
         self.capacity = Capacity.of_items(index, self.items.sets * -(-self.anchors_per_update // self.comm.size))
         if self.items.offline is not None:
             self.offers = self.offers | {"offline"}
@@ -67,10 +69,13 @@ class BatchRegime(Regime):
         drawn_from = wanted.offline_range, wanted.offline_rank_ratio, wanted.rank_coupling
         return Offline(index, candidates, *drawn_from, self.run.seed, self.spared)
 
-    def warning(self, values: dict[str, float]) -> str:
+    def warning(self, step: int, values: dict[str, float]) -> str:
         if values.get("negative_weights", 0) > 0:
             return "some adaptive weights are negative and reward violations (see clamp_weights, detach_weights)"
-        return ""
+        plateaus = self.plateaus(step)
+        paid = {name: values[name] / self.anchors_per_update for name in plateaus}
+        recall = (values["batch_r1_i"] + values["batch_r1_t"]) / 2
+        return self.collapse.warning(step, paid, plateaus, recall)
 
     def prepare(self, step: int, folder: Path, journal: Journal) -> int:
         """Mine candidates anew, with the weights of the moment, where `refresh_every` epochs have gone by."""

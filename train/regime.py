@@ -79,9 +79,13 @@ class Regime(ABC):
     def headline(self, values: dict[str, float]) -> dict[str, float]:
         """Of the logged values, the one that says most while the run goes on."""
 
-    def warning(self, values: dict[str, float]) -> str:  # noqa: ARG002
-        """What the logged values should make people look at; '' for nothing."""
-        return ""
+    @abstractmethod
+    def warning(self, step: int, values: dict[str, float]) -> str:
+        """What the values logged after `step` updates should make people look at; '' for nothing."""
+
+    def plateaus(self, step: int) -> dict[str, float]:
+        """What each term of the objective costs an anchor of this update while all scores are alike."""
+        return self.recipe.objective.plateaus(step / self.run.optim.num_train_steps)
 
     def prepare(self, step: int, folder: Path, journal: Journal) -> int:  # noqa: ARG002
         """Make ready for the updates from `step` on; returns the step at which to be asked again."""

@@ -214,7 +214,7 @@ class Trainer:
         rates = of_all_ranks(self.clock, self.comm)
         self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values,
                            **self.skips.read(), samples=samples, **rates)
-        self._warn(self.regime.warning(values))
+        self._warn(self.regime.warning(self.step, values) if values else "")
         # Where all updates since the last line were left out, there is no value to show.
         shown = {"loss": values["loss"]} | self.regime.headline(values) if values else {}
         self.journal.progress(self.step, total, shown | {"pairs/s": rates["pairs_per_s"]}, summary(rates))

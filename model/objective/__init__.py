@@ -43,6 +43,13 @@ class Objective(ABC):
         """What it looks at besides scores; a matcher hands it over only to those who ask (see `Matcher.offers`)."""
         return frozenset()
 
+    def plateaus(self, progress: float) -> dict[str, float]:  # noqa: ARG002
+        """What each of its terms costs an anchor while all scores are alike, where a loss can come to rest.
+
+        {} where there is no such rest, or at a `progress` at which it cannot be told.
+        """
+        return {}
+
     @abstractmethod
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """Named parts of the loss; `progress` in 0..1 carries every warm-up and annealing."""

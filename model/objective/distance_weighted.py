@@ -106,6 +106,11 @@ class DistanceWeighted(Objective):
     def needs(self) -> frozenset[str]:
         return frozenset({"items"})
 
+    def plateaus(self, progress: float) -> dict[str, float]:
+        """The margin, once it counts with its full weight."""
+        told = self.config.risen(progress) in (None, 1.0)
+        return dict.fromkeys(("drawn_i", "drawn_t"), self.config.margin) if told else {}
+
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """`drawn_i` of images, `drawn_t` of texts, and in the log the share of pairs that were left out."""
         del batch

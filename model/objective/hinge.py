@@ -55,6 +55,11 @@ class Hinge(Objective):
     def needs(self) -> frozenset[str]:
         return frozenset({"pools"})
 
+    def plateaus(self, progress: float) -> dict[str, float]:
+        """The margin."""
+        del progress
+        return {"hinge": self.margin}
+
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """`hinge`; `progress` changes nothing here."""
         del progress

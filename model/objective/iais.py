@@ -100,6 +100,11 @@ class Iais(Objective):
     def needs(self) -> frozenset[str]:
         return frozenset({"attention", "pools"})
 
+    def plateaus(self, progress: float) -> dict[str, float]:
+        """The margin of the hinge."""
+        del progress
+        return {"hinge": self.config.margin}
+
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """`hinge`, and `iais` as the mean over anchors.
 

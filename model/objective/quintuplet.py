@@ -109,6 +109,12 @@ class Quintuplet(Objective):
     def needs(self) -> frozenset[str]:
         return frozenset({"items", "offline"})
 
+    def plateaus(self, progress: float) -> dict[str, float]:
+        """The online margin, at the weight that it has where both negatives are equally hard."""
+        config = self.config
+        cost = config.margin_online * (config.beta if config.adaptive else 1.0)
+        return dict.fromkeys(("online_i", "online_t"), cost) if config.hardest(progress) else {}
+
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """The terms by the names of `Costs`, and what is worth watching of them; `progress` as in the triplet loss."""
         del batch

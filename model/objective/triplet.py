@@ -117,6 +117,11 @@ class Triplet(Objective):
     def needs(self) -> frozenset[str]:
         return frozenset({"items"})
 
+    def plateaus(self, progress: float) -> dict[str, float]:
+        """The margin, once the hardest count alone and with their full weight."""
+        told = self.config.hardest(progress) and self.config.risen(progress) in (None, 1.0)
+        return dict.fromkeys(("online_i", "online_t"), self.config.margin) if told else {}
+
     def __call__(self, out: MatchOut, batch: Batch, progress: float) -> dict[str, Term]:
         """`online_i` of images, `online_t` of texts.
 

@@ -134,6 +134,20 @@ def test_there_are_objectives() -> None:
     assert set(OBJECTIVES) == set(LOOPS), "write the formula of each as a loop"
 
 
+def test_it_comes_to_rest_where_it_says(objective: Objective) -> None:
+    """Where all scores are alike, a term costs each item what `plateaus` tells; the twins are a draw more."""
+    out = outcome()
+    assert out.offline is not None
+    alike = torch.zeros_like(out.offline.text)
+    flat = replace(out, scores={"match": torch.zeros(ITEMS, ITEMS, dtype=torch.float64)}, offline=OfflineScores(
+        alike, alike, alike, alike, out.offline.related))  # fmt: skip
+    terms, plateaus = objective(flat, batch(), 1.0), objective.plateaus(1.0)
+    assert plateaus
+    for name, cost in plateaus.items():
+        pairs = ITEMS + 2 if name.startswith("drawn") else ITEMS
+        assert terms[name].value.item() == pytest.approx(cost * pairs, rel=1e-9), name
+
+
 def test_it_is_built_from_its_own_settings(name: str, objective: Objective) -> None:
     assert objective.settings.model_fields["name"].default == name
 

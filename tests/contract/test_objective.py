@@ -97,6 +97,15 @@ def test_it_is_built_from_its_own_settings(name: str, objective: Objective) -> N
     assert objective.settings.model_fields["name"].default == name
 
 
+def test_it_comes_to_rest_where_it_says(objective: Objective, out: MatchOut) -> None:
+    """Where all scores are alike, a term costs what `plateaus` tells; one whose gradient moves on tells nothing."""
+    flat = torch.zeros(ANCHORS, SIZE, requires_grad=True)
+    terms = objective(replace(out, scores=dict.fromkeys(out.scores, flat)), batch(), 1.0)
+    plateaus = objective.plateaus(1.0)
+    assert {key: terms[key].value.item() for key in plateaus} == pytest.approx(plateaus)
+    assert bool(plateaus) == any("hinge" in key for key in terms)
+
+
 def test_terms_are_named_scalars(objective: Objective, out: MatchOut) -> None:
     terms = objective(out, batch(), 0.0)
     assert terms
