@@ -19,9 +19,10 @@ READING = ("data.n_workers", "data.pin_mem", "data.prefetch_batches", "data.pict
 SCORING = (*REGIONS, *READING, "seed", "matcher.", "weights.", "optim.precision", "eval.tokens_per_block",
            "output.output_dir", "cluster.stall_timeout", "cluster.stop_after")  # fmt: skip
 """What every program reads that has a trained matcher encode a split."""
-COUNTING = ("eval.ties", "eval.ir_count", "eval.folds")
+COUNTING = ("eval.ties", "eval.ir_count", "eval.median_rank", "eval.folds")
 ALL = ("seed", "data.", "negatives.", "optim.", "eval.", "output.", "cluster.", "weights.", "matcher.", "objective.")
-OF_POOLS = ("negatives.negative_size", "negatives.hard_neg_size", "negatives.mine_after", "negatives.mining_batch")
+OF_POOLS = ("negatives.negative_size", "negatives.hard_neg_size", "negatives.mine_after", "negatives.mining_batch",
+            "negatives.mask_same_words")  # fmt: skip
 OF_BATCHES = ("negatives.offline", "negatives.refresh_every", "negatives.separate_passes", "negatives.mask_same_words")
 """Settings of one of the two ways of training."""
 

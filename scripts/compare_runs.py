@@ -60,8 +60,8 @@ def unlike(names: Sequence[str], entries: Sequence[dict[str, Any]]) -> list[str]
     """In words, for each way of judging that differs: who was judged how."""
     ways: dict[str, Callable[[dict[str, Any]], Any]] = {
         "images": lambda entry: entry.get("images"), "texts": lambda entry: entry.get("texts"),
-        "ties": lambda entry: counting(entry)[0], "image retrieval count": lambda entry: counting(entry)[1],
-        "folds": lambda entry: counting(entry)[2]}
+        "ties": lambda entry: counting(entry).ties, "image retrieval count": lambda entry: counting(entry).ir_count,
+        "folds": lambda entry: counting(entry).folds, "median rank": lambda entry: counting(entry).median_rank}
     told = []
     for title, look in ways.items():
         values = [str(look(entry)) for entry in entries]

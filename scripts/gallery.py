@@ -138,7 +138,7 @@ def spread(size: int, wanted: int) -> Ints:
 def make_gallery(outcome: Outcome, split: str, scores: Scores, pictures: Path | None, captions: Path | None,
                  examples: int) -> Gallery:
     """The gallery of one split; ties are broken as its recalls were counted."""
-    ties = counting(outcome.results.get(split, {}))[0]
+    ties = counting(outcome.results.get(split, {})).ties
     words = Captions.find(outcome, split, scores, captions)
     return Maker(scores, ties, words, Pictures(pictures)).gallery(split, examples)
 

@@ -60,7 +60,7 @@ class Split:
 def tell_split(outcome: Outcome, name: str, args: argparse.Namespace) -> Split:
     """The recalls of a split, and what its score matrix shows where one was kept."""
     entry, scores = outcome.results[name], outcome.scores(name)
-    ties, ir_count, folds = counting(entry)
+    ties, ir_count, folds, median_rank = counting(entry)
     by_chance = chance(scores.owner, len(scores.images), folds) if scores else {}
     charts, gallery = [], None
     if scores is not None:
@@ -69,6 +69,7 @@ def tell_split(outcome: Outcome, name: str, args: argparse.Namespace) -> Split:
     facts = [f"{entry[key]:,} {key}" for key in ("images", "texts") if key in entry]
     facts += [f"{ties} ties", *([f"mean of {folds} folds"] if folds > 1 else [])]
     facts += ["legacy count of image retrieval"] if ir_count == "legacy" else []
+    facts += ["median ranks rounded down"] if median_rank == "floor" else []
     facts += _origin(entry)
     facts += [stages(entry["two_stage"]).strip()] if "two_stage" in entry else []
     if "whole" in entry:

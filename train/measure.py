@@ -92,15 +92,17 @@ def judged(options: Eval, matrix: Array, owner: Array) -> dict[str, Any]:
 
     With folds, "recalls" are the mean of "each_fold", and "whole" are those among all images at once.
     """
-    each = fold_recalls(matrix, owner, options.ties, options.ir_count, options.folds)
-    whole = recalls(matrix, owner, options.ties, options.ir_count) if options.folds > 1 else None
+    ties, ir_count, median_rank = options.ties, options.ir_count, options.median_rank
+    each = fold_recalls(matrix, owner, ties, ir_count, options.folds, median_rank)
+    whole = recalls(matrix, owner, ties, ir_count, median_rank=median_rank) if options.folds > 1 else None
     return {
         "recalls": mean(each),
         "images": matrix.shape[0],
         "texts": matrix.shape[1],
         "folds": options.folds,
-        "ties": options.ties,
-        "ir_count": options.ir_count,
+        "ties": ties,
+        "ir_count": ir_count,
+        "median_rank": median_rank,
     } | ({"each_fold": each, "whole": whole} if whole else {})
 
 

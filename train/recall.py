@@ -21,6 +21,7 @@ from config.errors import ConfigError, DataError
 
 Ties = Literal["pessimistic", "optimistic", "mean", "index"]
 IrCount = Literal["correct", "legacy"]
+MedianRank = Literal["exact", "floor"]
 Array = NDArray[Any]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -114,30 +115,34 @@ def in_order(scores: Array, right: NDArray[np.bool_], ties: Ties = "pessimistic"
 
 
 def recalls(scores: Array, owner: Array, ties: Ties = "pessimistic", ir_count: IrCount = "correct",
-            folds: int = 1) -> dict[str, float]:
+            folds: int = 1, median_rank: MedianRank = "exact") -> dict[str, float]:
     """The mean over folds of what `fold_recalls` finds in each; with one fold, what it finds among all images."""
-    return mean(fold_recalls(scores, owner, ties, ir_count, folds))
+    return mean(fold_recalls(scores, owner, ties, ir_count, folds, median_rank))
 
 
 def fold_recalls(scores: Array, owner: Array, ties: Ties = "pessimistic", ir_count: IrCount = "correct",
-                 folds: int = 1) -> list[dict[str, float]]:
+                 folds: int = 1, median_rank: MedianRank = "exact") -> list[dict[str, float]]:
     """Recalls of both directions, their means, median and mean ranks, and how many queries have a tie in the top 10.
 
     Keys: txt_r1/5/10 and txt_r_mean (image query, text answers), img_* (text query, image answers), r_mean
     of all six, ties_in_top10 (share of all queries): fractions; rsum: the six in percent, added up; r1r5: the
-    four of R@1 and R@5, likewise; *_medr and *_meanr: median and mean ranks from 1. Where ties is "index", a
-    median between two ranks is the lower one, as the published code that ranks so has it. With folds, the images are
-    cut into that many runs in their given order, each judged among its own texts. ir_count "legacy" counts a query's
+    four of R@1 and R@5, likewise; *_medr and *_meanr: median and mean ranks from 1. A median between two ranks is
+    their middle, or with median_rank "floor", and where ties is "index", the lower one, as published programs print
+    it. With folds, the images are cut into that many runs in their given order, each judged among its own texts.
+    ir_count "legacy" counts a query's
     own number as a hit where it is below k, as the published UNITER tables do; it is for comparison with them only.
     Raises ConfigError for an unknown option, DataError as `count` does or if folds do not divide the
     images.
     """
     if ir_count not in get_args(IrCount):
         raise ConfigError(f"ir_count: {ir_count!r} is not known; give one of {', '.join(get_args(IrCount))}")
+    if median_rank not in get_args(MedianRank):
+        raise ConfigError(f"median_rank: {median_rank!r} is not known; give one of {', '.join(get_args(MedianRank))}")
+    floor = median_rank == "floor" or ties == "index"
     owner = _checked(scores, owner)
     if folds == 1:
-        return [_one_fold(scores, owner, ties, ir_count)]  # without a copy of what may be a large matrix
-    return [_one_fold(scores[rows][:, texts], owner[texts] - rows.start, ties, ir_count)
+        return [_one_fold(scores, owner, ties, ir_count, floor)]  # without a copy of what may be a large matrix
+    return [_one_fold(scores[rows][:, texts], owner[texts] - rows.start, ties, ir_count, floor)
             for rows, texts in _folds(owner, len(scores), folds)]
 
 
@@ -162,7 +167,7 @@ def mean(parts: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
 
 
-def _one_fold(scores: Array, owner: Array, ties: Ties, ir_count: IrCount) -> dict[str, float]:
+def _one_fold(scores: Array, owner: Array, ties: Ties, ir_count: IrCount, floor: bool) -> dict[str, float]:
     of_images, of_texts = count(scores, owner)
     values: dict[str, float] = {}
     for name, counts in (("txt", of_images), ("img", of_texts)):
@@ -172,7 +177,7 @@ def _one_fold(scores: Array, owner: Array, ties: Ties, ir_count: IrCount) -> dic
             values[f"{name}_r{top}"] = (_hits(ranks, top) + _legacy_hits(extra, top)) / len(ranks)
         values[f"{name}_r_mean"] = float(np.mean([values[f"{name}_r{top}"] for top in TOP]))
         median = float(np.median(ranks))
-        values[f"{name}_medr"] = (math.floor(median) if ties == "index" else median) + 1
+        values[f"{name}_medr"] = (math.floor(median) if floor else median) + 1
         values[f"{name}_meanr"] = float(ranks.mean()) + 1
     values["r_mean"] = (values["txt_r_mean"] + values["img_r_mean"]) / 2
     values["rsum"] = 100 * sum(values[f"{name}_r{top}"] for name in ("txt", "img") for top in TOP)

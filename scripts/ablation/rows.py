@@ -16,7 +16,7 @@ Value = float | str
 
 FACTS = ("config", "seed", "hash", "num_train_steps", "ranks", "train_s", "evaluate")
 """The columns before the measured ones."""
-JUDGED = ("images", "texts", "folds", "ties", "ir_count")
+JUDGED = ("images", "texts", "folds", "ties", "ir_count", "median_rank")
 """How the recalls of an entry were counted: numbers that differ in one of these do not compare."""
 BETWEEN = " | "
 PLUS = "+"
@@ -105,7 +105,7 @@ def _row(cells: Mapping[str, str], where: str) -> Row:
 
 
 def _value(name: str, text: str) -> Value:
-    return text if name.rpartition("/")[2] in ("ties", "ir_count") else float(text)
+    return text if name.rpartition("/")[2] in ("ties", "ir_count", "median_rank") else float(text)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

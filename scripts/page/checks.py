@@ -46,8 +46,10 @@ def check_run(outcome: Outcome) -> list[Check]:
 
 def check_split(name: str, entry: dict[str, Any], scores: Scores | None) -> list[Check]:
     """Checks of one split: counting as stated, recalls counted again from the scores."""
-    ties, ir_count, _ = counting(entry)
+    ties, ir_count, _, median_rank = counting(entry)
     checks = []
+    if median_rank == "floor":
+        checks.append(Check("open", "A median between two ranks is told as the lower one, as published."))
     if ir_count == "legacy":
         checks.append(Check("bad", "Image retrieval is counted with the error of the published code: it is "
                                    "too high, and comparable with tables counted so only."))
@@ -81,7 +83,7 @@ def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
                                    f"{one} is {ours[one]:.4f}, not {told[one]:.4f}."))
     else:
         checks.append(Check("good", f"All {len(shared)} values of results.json follow from the scores."))
-    checks += _above_chance(ours, chance(scores.owner, images, counting(entry)[2]))
+    checks += _above_chance(ours, chance(scores.owner, images, counting(entry).folds))
     left_out = entry.get("left_out")
     if left_out:
         checks.append(Check("open", f"{len(left_out):,} damaged records were left out of the evaluation."))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from config.errors import DataError
 from train.isda import SHOWN
 from train.journal import METRICS, read_events
-from train.recall import IrCount, Ties
+from train.recall import IrCount, MedianRank, Ties
 from train.scores import CANDIDATES, MATRIX, Scores, open_scores
 
 RECALLS = (*(f"{way}_{name}" for way in ("txt", "img") for name in ("r1", "r5", "r10", "r_mean", "medr")),
@@ -82,9 +82,18 @@ def open_outcome(folder: str | Path) -> Outcome:
     return outcome
 
 
-def counting(entry: dict[str, Any]) -> tuple[Ties, IrCount, int]:
-    """(ties, ir_count, folds) by which the recalls of a results.json entry were counted."""
-    return entry.get("ties", "pessimistic"), entry.get("ir_count", "correct"), int(entry.get("folds", 1))
+class Counting(NamedTuple):
+    """The options by which recalls were counted, in the order of `train.recall.recalls`."""
+
+    ties: Ties = "pessimistic"
+    ir_count: IrCount = "correct"
+    folds: int = 1
+    median_rank: MedianRank = "exact"
+
+
+def counting(entry: dict[str, Any]) -> Counting:
+    """How the recalls of a results.json entry were counted."""
+    return Counting(**{name: entry[name] for name in Counting._fields if name in entry})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Places:
         if not (kept_origin(place) or "").startswith(fingerprint(parts.matcher, index)):
             return cls(None, "pessimistic", f"{place} was made with other weights or stores")
         outcome = open_outcome(folder)
-        return cls(outcome.scores(split), counting(outcome.results.get(split, {}))[0], "")
+        return cls(outcome.scores(split), counting(outcome.results.get(split, {})).ties, "")
 
     def of(self, index: PairIndex, text: int) -> str:
         """In words: the place of a text's own image."""

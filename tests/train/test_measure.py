@@ -60,7 +60,7 @@ def test_a_measurement_keeps_its_scores_and_says_what_it_counted(make_run: MakeR
         "images": split.index.images, "texts": split.index.texts, "owner": split.index.owner.tolist(),
         "origin": kept_origin(place)}
     assert found == {"recalls": recalls(matrix, split.index.owner, "mean", "correct", 1), "images": 24, "texts": 48,
-                     "folds": 1, "ties": "mean", "ir_count": "correct", "left_out": []}
+                     "folds": 1, "ties": "mean", "ir_count": "correct", "median_rank": "exact", "left_out": []}
 
 
 def test_scores_of_the_same_weights_are_counted_again_not_computed_again(
@@ -227,12 +227,13 @@ def test_other_ranks_find_nothing_and_write_no_result(make_run: MakeRun, tmp_pat
 def test_a_matrix_is_judged_by_the_runs_options() -> None:
     rng = np.random.default_rng(0)
     matrix, owner = rng.random((20, 40)), np.arange(40) % 20
-    options = Eval(ties="optimistic", ir_count="legacy", folds=2)
+    options = Eval(ties="optimistic", ir_count="legacy", folds=2, median_rank="floor")
     found = judged(options, matrix, owner)
-    assert found.pop("recalls") == recalls(matrix, owner, "optimistic", "legacy", 2)
-    assert found.pop("each_fold") == fold_recalls(matrix, owner, "optimistic", "legacy", 2)
-    assert found.pop("whole") == recalls(matrix, owner, "optimistic", "legacy")
-    assert found == {"images": 20, "texts": 40, "folds": 2, "ties": "optimistic", "ir_count": "legacy"}
+    assert found.pop("recalls") == recalls(matrix, owner, "optimistic", "legacy", 2, "floor")
+    assert found.pop("each_fold") == fold_recalls(matrix, owner, "optimistic", "legacy", 2, "floor")
+    assert found.pop("whole") == recalls(matrix, owner, "optimistic", "legacy", 1, "floor")
+    assert found == {"images": 20, "texts": 40, "folds": 2, "ties": "optimistic", "ir_count": "legacy",
+                     "median_rank": "floor"}
 
 
 def test_what_a_run_may_choose_is_what_recalls_know() -> None:

@@ -129,6 +129,8 @@ def test_a_median_between_two_ranks_is_the_lower_one_only_with_ties_by_index():
     owner = np.array([0, 1])
     assert recalls(scores, owner, "index")["img_medr"] == 1
     assert recalls(scores, owner)["img_medr"] == 1.5
+    floored = recalls(scores, owner, median_rank="floor")
+    assert floored == recalls(scores, owner) | {"img_medr": 1, "txt_medr": floored["txt_medr"]}
     places = np.array([0, 1, 3, 6])  # a whole middle stays: (1 + 3) / 2 = 2
     scores = (np.arange(10)[:, None] < places).astype(float)
     scores[9] = 0.5
@@ -284,6 +286,8 @@ def test_unknown_options_are_refused():
     scores, owner = np.eye(2), np.arange(2)
     with pytest.raises(ConfigError, match="pessimistic, optimistic, mean, index"):
         recalls(scores, owner, ties="lucky")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="exact, floor"):
+        recalls(scores, owner, median_rank="mean")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="correct, legacy"):
         recalls(scores, owner, ir_count="wrong")  # type: ignore[arg-type]
 
