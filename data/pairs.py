@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import numpy as np
 from config.errors import DataError
 from data.image_source import ImageSource
 from data.owners import Owners
+from data.picture_files import other_files
 from data.texts import TextStore
 
 Array = np.ndarray
+SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,16 @@ class Source:
 
     texts: TextStore
     images: ImageSource
+
+
+def check_files(source: Source) -> None:
+    """Raise DataError where captions and pictures say of an image that it is another picture."""
+    texts, images = source.texts, source.images
+    wrong = list(islice(other_files(texts.meta, images.meta, texts.image_order), SHOWN + 1))
+    if wrong:
+        more = "; and more" if len(wrong) > SHOWN else ""
+        raise DataError(f"{texts.folder} and {images.path} were packed of other pictures: {'; '.join(wrong[:SHOWN])}"
+                        f"{more}; pack both from one captions file")  # fmt: skip
 
 
 class PairIndex:
@@ -51,6 +64,7 @@ class PairIndex:
         image_source, text_source = [], []
         for number, source in enumerate(self.sources):
             source.texts.open()
+            check_files(source)
             names = [name for name in source.texts.image_order if name not in leave_out]
             place = {name: len(self.images) + at for at, name in enumerate(names)}
             everything = enumerate(zip(source.texts.ids, source.texts.images, strict=True))

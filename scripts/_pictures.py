@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError, DataError
+from data.picture_files import FILES
 from data.pictures import PictureWriter, encode_picture
-from data.source.captions import Entry, read_captions, read_image_ids, select
+from data.source.captions import read_captions, read_image_ids
 from data.source.entities import read_entities
-from data.source.wanted import Picture, choose, every_picture, read_wanted
+from data.source.entries import Entry, select
+from data.source.wanted import Picture, choose, every_picture, files_of, read_wanted
 from scripts._packing import Packed, leave_out, nothing_packed, usable
 from scripts._program import cores, in_order
 
@@ -80,18 +83,17 @@ def pack_originals(options: argparse.Namespace) -> tuple[int, list[str]]:
         DataError: none of the pictures can be packed, or two would have one name.
     """
     short_side, quality = size_and_quality(options)
-    wanted = choose(listed(options), options.image_naming, annotated=False)[0]
-    if len({name for name, _ in wanted.values()}) < len(wanted):
-        raise ConfigError(f"image_naming {options.image_naming!r} gives two pictures one name; use {{stem}}")
+    entries = listed(options)
+    wanted = choose(entries, options.image_naming, annotated=False)[0]
     broken: list[str] = []
-    with PictureWriter(options.output, description(options, short_side, quality)) as writer:
+    with PictureWriter(options.output, description(options, entries, short_side, quality)) as writer:
         done = writer.done()
         found = read_wanted(options.input, wanted, by_number(options))
         encode = partial(encode_one, short_side=short_side, quality=quality)
         packed = in_order(encode, (picture for picture in found if picture.name not in done), options.workers)
         for picture in usable(packed, len(wanted) - len(done), broken, " pictures"):
             writer.put(picture.name, picture.record)
-        absent = sorted({name for name, _ in wanted.values()} - writer.done() - set(broken))
+        absent = sorted({one.name for one in wanted} - writer.done() - set(broken))
         for name in absent:
             leave_out(name, f"{options.input} holds no such picture")
         if not writer.done():
@@ -109,11 +111,14 @@ def size_and_quality(options: argparse.Namespace) -> tuple[int | None, int]:
     return options.short_side, quality
 
 
-def description(options: argparse.Namespace, short_side: int | None, quality: int) -> dict[str, Any]:
+def description(
+    options: argparse.Namespace, entries: Sequence[Entry], short_side: int | None, quality: int
+) -> dict[str, Any]:
     """What the store's meta.json says of where its pictures come from."""
     files = [getattr(options, name) for name in (*LISTS, "images", "id_names")]
     meta = {"source": options.input.name, "listed_in": [path.name for path in files if path], "split": options.split}
     meta |= {"image_naming": options.image_naming, "short_side": short_side}
+    meta |= {FILES: files_of(entries, options.image_naming)}
     return meta | ({} if short_side is None else {"quality": quality})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config.errors import ConfigError
 from data.image_writer import DTYPES, ImageWriter
-from data.source.captions import Entry
+from data.source.entries import Entry
 from data.source.scan_npy import DEV_LIMIT, Precomputed, PrecomputedImages, read_precomputed
 from scripts._program import progress
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,13 +32,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
+from config.wording import counted
 from data.image_writer import ImageWriter, encode_image
+from data.picture_files import FILES
 from data.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
-from data.source.captions import Entry
+from data.source.entries import Entry
 from data.source.jpeg import Whitener, describe, propose, read_picture
 from data.source.region_features import EDGE_SIDE
-from data.source.wanted import Picture, Wanted, choose, read_wanted
+from data.source.wanted import Picture, Wanted, choose, files_of, read_wanted
 from scripts import _pictures, _precomputed
 from scripts._packing import Packed, leave_out, nothing_packed, usable
 from scripts._pictures import add_choice, by_number, listed
@@ -81,12 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.source == "pictures":
         count, broken = _pictures.pack_originals(options)
-        print(f"{count} pictures in {options.output}, {len(broken)} left out")
+        print(f"{counted(count, 'picture')} in {options.output}, {len(broken)} left out")
         return 0
     rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb)
     pack = pack_npz if options.source == "npz" else pack_pictures
     count, broken = pack(options, rule)
-    print(f"{count} images in {options.output}, {len(broken)} left out")
+    print(f"{counted(count, 'image')} in {options.output}, {len(broken)} left out")
     return 0
 
 
@@ -130,13 +132,14 @@ def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool) 
 
 def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
     """Describe pictures on a grid of boxes, or in annotated ones, whiten, pack; the whitener is kept in the store."""
-    wanted, boxless = choose(described(options), options.image_naming, options.annotated_boxes)
+    entries = described(options)
+    wanted, boxless = choose(entries, options.image_naming, options.annotated_boxes)
     if boxless and not wanted:
         raise DataError(
             f"{options.captions or options.entities}: no caption has a phrase with a box; give annotated captions, "
             "or leave --annotated_boxes out"
         )
-    with ImageWriter(options.output, options.codec, rule, options.keep_all, description(options)) as writer:
+    with ImageWriter(options.output, options.codec, rule, options.keep_all, description(options, entries)) as writer:
         kept = writer.partial / "whitener.npz"
         if not kept.exists():
             whitener(options, wanted).save(kept)
@@ -149,7 +152,7 @@ def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, l
         )  # fmt: skip
         packed = in_order(encode, waiting, options.workers)
         count, broken = store(writer, packed, len(wanted) - len(done))
-        absent = sorted({name for name, _ in wanted.values()} - writer.done() - set(broken))
+        absent = sorted({one.name for one in wanted} - writer.done() - set(broken))
     for name in absent:
         leave_out(name, f"{options.input} holds no such picture")
     for name in boxless:
@@ -157,10 +160,11 @@ def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, l
     return count, broken + absent + boxless
 
 
-def description(options: argparse.Namespace) -> dict[str, Any]:
+def description(options: argparse.Namespace, entries: Sequence[Entry]) -> dict[str, Any]:
     """What the store's meta.json says of its regions."""
     meta = {"features": "histogram-pca", "source": options.input.name, "whitener": whitener_hash(options)}
     meta |= {name: getattr(options, name) for name in ("split", "image_naming", "max_regions", "img_dim")}
+    meta |= {FILES: files_of(entries, options.image_naming)}
     if options.annotated_boxes:
         files = (options.captions, options.entities, options.images)
         meta |= {"boxes": "annotated", "annotations": [path.name for path in files if path]}
@@ -184,14 +188,14 @@ def whitener_hash(options: argparse.Namespace) -> str:
     return hashlib.sha256(options.whitener.read_bytes()).hexdigest()
 
 
-def whitener(options: argparse.Namespace, wanted: Mapping[str, Wanted]) -> Whitener:
+def whitener(options: argparse.Namespace, wanted: Sequence[Wanted]) -> Whitener:
     """The given whitener, or one fitted on pictures spread evenly over the wanted ones."""
     if options.whitener:
         return Whitener.load(options.whitener)
-    stems = list(wanted)[:: -(-len(wanted) // options.fit_on)]
-    chosen = read_wanted(options.input, {stem: wanted[stem] for stem in stems}, by_number(options))
+    some = wanted[:: -(-len(wanted) // options.fit_on)]
+    chosen = read_wanted(options.input, some, by_number(options))
     found = in_order(partial(describe_or_none, max_regions=options.max_regions), chosen, options.workers)
-    described = progress(found, len(stems), " pictures looked at")
+    described = progress(found, len(some), " pictures looked at")
     return Whitener.fit(stacked(raw for raw in described if raw is not None), options.img_dim)
 
 

@@ -31,8 +31,12 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError, DataError
-from data.source.captions import Caption, Entry, read_caption_files, read_captions, select
+from config.wording import counted
+from data.picture_files import FILES
+from data.source.captions import read_caption_files, read_captions
 from data.source.entities import read_entities
+from data.source.entries import Caption, Entry, name_images, select
+from data.source.wanted import files_of
 from data.texts import TextWriter, caption_record
 from data.vocabulary import Vocabulary
 from data.word_list import CaptionWords, WordList
@@ -104,8 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source = [path.name for path in files if path]
         meta = {"annotations": source, "split": options.split, "image_naming": options.image_naming}
         meta |= {"word_ids": "precaps"} if options.precaps else {}
-        packed, empty = pack(entries, words, options.output, options.image_naming, meta, options.workers)
-    print(f"{packed} captions of {len(entries)} images in {options.output}, {len(empty)} left out")
+        if any(entry.file for entry in entries):
+            meta[FILES] = files_of(entries, options.image_naming)
+        packed, images, empty = pack(entries, words, options.output, options.image_naming, meta, options.workers)
+    print(f"{counted(packed, 'caption')} of {counted(images, 'image')} in {options.output}, {len(empty)} left out")
     return 0
 
 
@@ -152,8 +158,8 @@ def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -
         if options.words:
             return WordList(options.words, options.punkt)
         return WordPiece(options.vocab, **how)
-    counted = read(options, options.words_splits) if options.words_splits else entries
-    texts = (caption.text for entry in counted for caption in entry.captions)
+    others = read(options, options.words_splits) if options.words_splits else entries
+    texts = (caption.text for entry in others for caption in entry.captions)
     if options.make_words is not None:
         Vocabulary.of_words(map(CaptionWords(options.punkt), texts), options.make_words).save(folder / "vocab.json")
         return WordList(folder / "vocab.json", options.punkt)
@@ -169,10 +175,10 @@ def pack(
     naming: str,
     meta: dict[str, Any],
     workers: int = 1,
-) -> tuple[int, list[str]]:
-    """Write the store; returns the number of captions packed and the ids of those left out for want of words."""
-    named = [(entry.image_name(naming), entry) for entry in entries]
-    empty: list[str] = []
+) -> tuple[int, int, list[str]]:
+    """Write the store; returns the numbers of captions and images in it, and the ids left out for want of words."""
+    named = name_images(entries, naming)
+    images, empty = set[str](), list[str]()
     with TextWriter(output, {**meta, **words.meta}) as writer:
         words.keep_in(writer.partial)
         parts = in_order(partial(records, words), batches(named, BATCH), workers)
@@ -180,12 +186,13 @@ def pack(
             for caption, record in part:
                 if record["input_ids"]:
                     writer.add(caption, record)
+                    images.add(record["img_fname"])
                     continue
                 empty.append(caption)
                 print(f"caption {caption} of {record['img_fname']} has no word, left out", file=sys.stderr)
         if not len(writer):
             raise DataError("there is no caption to pack; check the source and --split")
-    return len(writer), empty
+    return len(writer), len(images), empty
 
 
 def records(words: Words, named: list[tuple[str, Entry]]) -> list[tuple[str, dict[str, Any]]]:

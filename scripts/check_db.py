@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from data.images import ImageStore, RegionRule, store_variants
+from data.picture_files import FILES, other_files
 from data.pictures import PICTURES, PictureStore, PictureView
 from data.texts import TextStore
 from scripts._program import batches, cores, in_order, progress, run
@@ -99,7 +100,7 @@ def about_images(store: Images) -> dict[str, Any]:
             "count": len(store.names),
             "megabytes": megabytes(store.path),
             "first_picture": f"{store.names[0]}, {first.width} x {first.height}, {len(first.data)} bytes",
-            "meta": store.meta,
+            "meta": without_files(store.meta),
             "variants": store_variants(store.folder),
         }
     return {
@@ -109,9 +110,14 @@ def about_images(store: Images) -> dict[str, Any]:
         "feature_width": store.dim,
         "megabytes": megabytes(store.path),
         "noted_regions": spread(store.index_counts(store.names)),
-        "meta": store.meta,
+        "meta": without_files(store.meta),
         "variants": store_variants(store.folder),
     }
+
+
+def without_files(meta: dict[str, Any]) -> dict[str, Any]:
+    """A store's description for people, with the number of its odd files in place of them all."""
+    return {key: len(value) if key == FILES else value for key, value in meta.items()}
 
 
 def about_texts(store: TextStore) -> dict[str, Any]:
@@ -168,6 +174,7 @@ def cross_check(texts: TextStore, images: Images) -> dict[str, Any]:
         joint = texts.lengths + np.array([regions[name] for name in texts.images]) + 2
         about["words_and_regions"] = spread(joint)
     about["faults"] = [(name, "has captions but is not in the image store") for name in absent]
+    about["faults"] += [("files", told) for told in other_files(texts.meta, images.meta, texts.image_order)]
     return about
 
 

@@ -31,7 +31,8 @@ from config.errors import ConfigError, DataError
 from data.files import write_text
 from data.image_writer import ImageWriter
 from data.pictures import PICTURES, PictureWriter, encode_picture
-from data.source.captions import read_captions, select
+from data.source.captions import read_captions
+from data.source.entries import select
 from data.source.jpeg import RAW_DIM, Whitener
 from data.words import WordPiece
 from scripts._program import cores, in_order, progress, run

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from config.errors import DataError
 from data.phrases import phrase_boxes
 from data.regions import normalise_boxes
-from data.source.captions import Entry
+from data.source.entries import Entry
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, NoReturn
 from xml.parsers import expat
 
 from config.errors import DataError
-from data.source.captions import Caption, Entry, read_lines
+from data.source.entries import Caption, Entry
+from data.source.lines import read_lines
 
 MARK = "[/EN#"
 OPENING = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+)")

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
+from data.picture_files import ENDINGS
 from data.pixels import decode
 from data.source.region_features import RAW_DIM, describe
 from data.source.whitener import Whitener
 
 __all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "propose", "read_picture"]
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 # Columns, rows and the share of the picture's width and height that one box of this grid covers.
 GRIDS = (
@@ -82,7 +81,7 @@ def iterate_pictures(source: str | Path) -> Iterator[tuple[str, bytes]]:
         empty = False
         yield picture
     if empty:
-        raise DataError(f"no pictures in {source}: looked for {' '.join(sorted(SUFFIXES))}")
+        raise DataError(f"no pictures in {source}: looked for {' '.join(sorted(ENDINGS))}")
 
 
 def _from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
@@ -108,4 +107,4 @@ def _from_tar(path: Path) -> Iterator[tuple[str, bytes]]:
 def _is_picture(name: str) -> bool:
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") and part != "." for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+    return path.suffix.lower() in ENDINGS and not hidden

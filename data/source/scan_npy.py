@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from data.files import open_array
-from data.source.captions import Caption, Entry, read_lines
 from data.source.captions_each import captions_each
+from data.source.entries import Caption, Entry
+from data.source.lines import read_lines
 from data.vocabulary import END, START, Vocabulary
 
 DEV_LIMIT = 5000

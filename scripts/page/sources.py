@@ -12,7 +12,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from config.errors import DataError
-from data.source.captions import Entry, read_captions
+from data.source.captions import read_captions
+from data.source.entries import Entry
 from data.texts import TextStore
 from scripts.page.outcome import Outcome
 from train.scores import ENSEMBLE, TWO_STAGE, Scores

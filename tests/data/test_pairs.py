@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ def test_reading_gives_what_the_stores_hold(index: PairIndex, stores: tuple[Path
 class Keyed:
     """A source that writes down what it is asked for; its images are two rows of 3 x 2 bytes."""
 
+    meta: ClassVar[dict[str, str]] = {}
     dim, row_shape, dtype = 2, (3, 2), np.dtype(np.uint8)
 
     def __init__(self) -> None:

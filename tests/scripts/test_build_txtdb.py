@@ -56,7 +56,7 @@ def test_packs_a_split_and_names_captions_without_words(
     flags = ["--annotations", str(captions), "--split", "train", "--make_vocab", "400", "--workers", "1"]
     assert main([*flags, "--output", str(output)]) == 0
     said = capsys.readouterr()
-    assert said.out.startswith(f"2 captions of 2 images in {output}, 1 left out")
+    assert said.out.startswith(f"2 captions of 1 image in {output}, 1 left out")
     assert "caption 1 of a_1.npz has no word, left out" in said.err
     store = TextStore(output)
     assert store.ids == ["0", "2"]

@@ -7,7 +7,7 @@ import pytest
 
 from config.errors import DataError
 from data.source.annotated import AnnotatedBoxes, annotated_boxes
-from data.source.captions import Caption, Entry
+from data.source.entries import Caption, Entry
 
 SIZE = [400, 100]
 A, B, C = [0, 0, 100, 50], [200, 50, 400, 100], [0, 0, 400, 100]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from config.errors import ConfigError, DataError
-from data.source.captions import Entry, read_caption_files, read_captions, read_image_ids, select
+from data.source.captions import read_caption_files, read_captions, read_image_ids
+from data.source.entries import Entry, select
 
 CAPTIONS = Path(__file__).parents[4] / "shared/data/captions"
 
@@ -142,12 +143,35 @@ def test_ids_without_a_name_are_named(tmp_path: Path) -> None:
         ("a.json", "[", r"a\.json is not JSON"),
         ("a.json", "3", "neither a list of images"),
         ("a.json", '[{"filename": "x.jpg"}]', r"a\.json, image 0 lacks 'sentences'"),
-        ("a.json", '[{"filename": "x.jpg", "sentences": [{"raw": "x"}]}]', "image 0 lacks 'sentid'"),
+        ("a.json", '[{"filename": "x.jpg", "sentences": [{"raw": "x"}]}]', "image 0, sentence 0 lacks 'sentid'"),
         ("a.jsonl", '{"image_id": 1, "captions": []}\n{', r"a\.jsonl, line 2 is not JSON"),
         ("a.jsonl", '{"captions": []}', "line 1 lacks 'image_id'"),
         ("a.jsonl", '{"image_id": 1, "captions": ["x"], "phrases": []}', "0 lists of phrases for 1 captions"),
-        ("a.jsonl", '{"image_id": 1, "captions": ["x"], "phrases": [null]}', "line 1: 'phrases' is not a list"),
-        ("a.jsonl", '{"image_id": 1, "captions": ["x"], "phrases": "a"}', "line 1: 'phrases' is not a list"),
+        ("a.jsonl", '{"image_id": 1, "captions": ["x"], "phrases": [null]}', "line 1 has 'phrases' that are not a"),
+        ("a.jsonl", '{"image_id": 1, "captions": ["x"], "phrases": "a"}', "line 1 has 'phrases' that are not a"),
+        ("a.jsonl", '{"image_id": 1, "captions": "a black circle"}', "line 1 has a text as 'captions'; give a list"),
+        ("a.jsonl", '{"image_id": 1, "captions": {"0": "a circle"}}', "line 1 has an object as 'captions'"),
+        ("a.jsonl", '{"image_id": 1, "captions": null}', "line 1 has null as 'captions'"),
+        ("a.jsonl", '{"image_id": 1, "captions": [null]}', "line 1 has null as caption 0 of 'captions'; give a text"),
+        ("a.jsonl", '{"image_id": 1, "captions": ["a", 3]}', "line 1 has 3 as caption 1 of 'captions'"),
+        ("a.jsonl", '{"image_id": null, "captions": []}', "line 1 has null as 'image_id'; give a name or"),
+        ("a.jsonl", '{"image_id": true, "captions": []}', "line 1 has true or false as 'image_id'"),
+        ("a.jsonl", '{"image_id": 1, "file": 3, "captions": []}', "line 1 has 3 as 'file'; give a text"),
+        ("a.jsonl", '{"image_id": 1, "split": null, "captions": []}', "line 1 has null as 'split'"),
+        ("a.jsonl", '[1]\n3\n"x"', "line 1 is a list, not an object with fields; line 2 is 3, .*; line 3 is"),
+        ("a.jsonl", '{"image_id": 1, "captions": ["a \\ud800 b"]}', r"caption 0 of 'captions' that holds U\+D800"),
+        ("a.jsonl", '{"image_id": "a\\u0000", "captions": []}', r"has 'image_id' that holds U\+0000, which is no text"),
+        ("a.jsonl", "[" * 9000, "line 1 is not JSON"),
+        ("a.jsonl", '{"image_id": 1, "captions": []}\n' + '{"image_id": 1}\n' * 7, "line 6 lacks .*; and 2 more$"),
+        ("a.jsonl", "".join(f'{{"image_id": 1, "file": "{n}.png", "captions": []}}\n' for n in (1, 2)),
+         r"line 2 says that image 1 is 2\.png, line 1 says 1\.png; an image has one picture"),
+        ("a.json", '[{"filename": "x.jpg", "sentences": [{"raw": null, "sentid": 1}]}]', "0 has null as 'raw'"),
+        ("a.json", '[{"filename": "x.jpg", "sentences": "ab"}]', "image 0 has a text as 'sentences'; give a list"),
+        ("a.json", '[{"filename": "x.jpg", "sentences": [{"raw": "a", "sentid": 1}]}, '
+         '{"filename": "y.jpg", "sentences": [{"raw": "b", "sentid": 1}]}]', "image 1 has a caption of id 1, as image 0 has; give each its own"),
+        ("a.json", '[{"filename": "1.jpg", "filepath": "cats", "sentences": []}, '
+         '{"filename": "1.jpg", "filepath": "dogs", "sentences": []}]', r"image 1 says that image 1 is dogs/1\.jpg, image 0 says cats/1\.jpg"),
+        ("a.json", '[null, {"filename": "", "sentences": []}]', "image 0 is null, .*; image 1 has an empty 'filename'"),
         ("a.csv", "", "ends in neither"),
         ("a.json.gz", "no gzip", "cannot be read"),
     ],
@@ -156,6 +180,55 @@ def test_what_is_wrong_is_named(tmp_path: Path, name: str, content: str, message
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         read_captions(tmp_path / name)
+
+
+ENTRY = '{"image_id": 1, "captions": ["x"]}'
+
+
+@pytest.mark.parametrize("content", [
+    f"{ENTRY}\n\n\n", f"\n{ENTRY}\n  \n", f"{ENTRY}\r\n\r\n", f"\ufeff{ENTRY}",
+])  # fmt: skip
+def test_blank_lines_marks_and_line_ends_are_none_of_the_captions(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content.encode())
+    (entry,) = read_captions(tmp_path / "a.jsonl")
+    assert (entry.image, [caption.text for caption in entry.captions]) == ("1", ["x"])
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (ENTRY.encode("utf-16"), r"a\.jsonl cannot be read as text \(it is UTF-16\); save it as UTF-8"),
+    (b"{}\n\xe9", r"line 2 holds the byte 0xe9, which is not UTF-8\); save it as UTF-8"),
+])  # fmt: skip
+def test_other_encodings_are_told(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_captions(tmp_path / "a.jsonl")
+
+
+def test_lines_that_hold_no_text_are_told_of_every_kind_of_file(tmp_path: Path) -> None:
+    ids = write_lines(tmp_path / "ids.txt", ["4", "9"])
+    captions = write_lines(tmp_path / "caps.txt", ["a", "b\0c"])
+    with pytest.raises(DataError, match=r"caps\.txt, line 2 holds U\+0000, which is no text; remove it"):
+        read_caption_files(ids, captions)
+
+
+def test_maps_of_names_are_checked(tmp_path: Path) -> None:
+    ids = write_lines(tmp_path / "ids.txt", ["4", "9"])
+    for content, message in (("[]", "is no map from ids"), ('{"4": 3, "9": "x"}', "is no map from ids"),
+                             ('{"4": "a/1.jpg", "9": "b/1.jpg"}', r"ids 4 and 9 would both be image 1 \(a/1\.jpg, b")):
+        (tmp_path / "names.json").write_text(content)
+        with pytest.raises(DataError, match=message):
+            read_image_ids(ids, tmp_path / "names.json")
+
+
+def test_the_file_of_a_picture_is_read_from_every_source(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"image_id": 1, "file": "d/2.png", "captions": []}')
+    (tmp_path / "a.json").write_text('[{"filename": "x.jpg", "filepath": "val2014", "sentences": []}]')
+    ids = write_lines(tmp_path / "ids.txt", ["4"])
+    (tmp_path / "names.json").write_text('{"4": "f/7.jpg"}')
+    found = [*read_captions(tmp_path / "a.jsonl"), *read_captions(tmp_path / "a.json"),
+             *read_image_ids(ids, tmp_path / "names.json")]
+    assert [(entry.image, entry.file) for entry in found] == [("1", "d/2.png"), ("x", "val2014/x.jpg"),
+                                                               ("7", "f/7.jpg")]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
