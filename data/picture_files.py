@@ -48,7 +48,7 @@ def other_files(texts: Mapping[str, Any], images: Mapping[str, Any], names: Iter
     for name in names:
         meant, packed = there.get(name), here.get(name)
         if meant != packed and not _same(meant, packed, name):
-            yield f"{name} is {meant or OWN} for the captions, {packed or OWN} in the pictures"
+            yield f"{name} is {meant or OWN} for the captions, {packed or OWN} in the store"
 
 
 def _same(meant: str | None, packed: str | None, name: str) -> bool:

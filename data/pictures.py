@@ -23,7 +23,7 @@ from data.draws import generator
 from data.files import write_json
 from data.image_source import stored_meta, stored_names
 from data.image_writer import KEYS, note_options
-from data.pixels import cropped, decode, draw_crop, reduced, whole
+from data.pixels import MOST_PIXELS, cropped, decode, draw_crop, reduced, whole
 from data.store import LmdbStore, missing
 from data.store_writer import LmdbWriter
 from data.variants import PICTURES, store_variants
@@ -194,17 +194,20 @@ class PictureStore:
         self._pixels.clear()
 
 
-def encode_picture(data: bytes, short_side: int | None = None, quality: int = 90) -> bytes:
+def encode_picture(
+    data: bytes, short_side: int | None = None, quality: int = 90, max_pixels: int = MOST_PIXELS
+) -> bytes:
     """A picture's file as a record; pure, so any process may run it. It is decoded once to see that it can be.
 
     Args:
         data: kept as it is, whatever its format.
         short_side: a picture whose shorter side has more pixels is kept as a smaller JPEG of `quality` instead.
+        max_pixels: a larger picture is refused.
 
     Raises:
         DataError: it cannot be decoded; says why, not which picture it is.
     """
-    picture = decode(data)
+    picture = decode(data, max_pixels=max_pixels)
     if short_side is not None and min(picture.size) > short_side:
         data = reduced(picture, short_side, quality)
         picture = decode(data)

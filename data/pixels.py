@@ -18,9 +18,11 @@ from config.errors import DataError
 
 TRIES = 10
 LARGEST_ASPECT = 4 / 3  # width to height, or height to width
-UNREADABLE = (  # what Pillow raises for bytes that are no picture, or only the beginning of one
-    OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError,
-)  # fmt: skip
+MOST_PIXELS = 200_000_000
+"""Of a picture that is packed or shown, where nothing else is said; in RGB they take 600 MB."""
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+"""What Pillow raises for bytes that are no picture, or only the beginning of one."""
+Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, which it tells; Pillow's speaks of an attack
 
 
 class Crop(NamedTuple):
@@ -33,40 +35,78 @@ class Crop(NamedTuple):
     flip: bool
 
 
-def decode(data: bytes, max_side: int | None = None) -> Image.Image:
+def decode(data: bytes, max_side: int | None = None, max_pixels: int | None = None) -> Image.Image:
     """A picture in RGB as a viewer would show it: turned by its EXIF mark, transparency on white.
 
     Args:
         data: the bytes of its file.
         max_side: if given, a JPEG may be decoded at a half, quarter or eighth of its size, as long as its longer side
             keeps this many pixels; several times faster for photographs.
+        max_pixels: of a picture as its file says, before anything of it is decoded; None takes any.
 
     Raises:
-        DataError: the bytes are empty, cut off, or no picture; says which, not whose they are.
+        DataError: the bytes are empty, cut off, no picture, too large, or hold numbers of unknown range; says which,
+            not whose they are.
     """
     if not data:
-        raise DataError("is empty (0 bytes)")
+        raise DataError("is empty (0 bytes); fetch it again or leave it out")
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise DataError(f"has {image.width} x {image.height} pixels, more than {max_pixels}; reduce it, or "
+                                "raise --max_pixels")
             if max_side is not None:
                 longer = max(image.size)
                 image.draft(None, (image.width * max_side // longer, image.height * max_side // longer))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _as_rgb(image)
+    except DataError:
+        raise
     except UNREADABLE as error:
-        raise DataError(f"cannot be read as a picture ({error})") from error
+        raise DataError(f"cannot be read as a picture ({error}); fetch it again or leave it out") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: convert() would clip, not scale
         values = np.asarray(image, np.float64)
+        if image.mode == "F":
+            _check_range(values)
         values = values / (65535 if values.max(initial=0) > 255 else 255)
         return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _check_range(values: NDArray[np.float64]) -> None:
+    """Raise DataError for floating numbers that are no shades from 0 to 255 or 65535, of which nothing tells."""
+    lowest, highest = float(values.min(initial=0)), float(values.max(initial=0))
+    if not (lowest >= 0 and 1 < highest <= 65535):
+        raise DataError(f"holds floating numbers from {lowest:g} to {highest:g}, not shades from 0 to 255 or 65535; "
+                        "give --float_range with its black and white, such as 0 1")  # fmt: skip
+
+
+def shaded(data: bytes, black: float, white: float) -> bytes:
+    """The file of a picture; of one of floating numbers as a PNG, in which `black` is 0 and `white` 255.
+
+    Raises:
+        DataError: it is no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.mode != "F":
+                return data
+            values = (np.asarray(image, np.float64) - black) / (white - black)
+    except UNREADABLE as error:
+        raise DataError(f"cannot be read as a picture ({error}); fetch it again or leave it out") from error
+    if not np.isfinite(values).all():
+        raise DataError("holds numbers that are not finite; mend it or leave it out")
+    shades = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
+    buffer = io.BytesIO()
+    shades.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def whole(picture: Image.Image, side: int) -> NDArray[np.uint8]:

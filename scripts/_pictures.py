@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from config.errors import ConfigError, DataError
 from data.picture_files import FILES
 from data.pictures import PictureWriter, encode_picture
+from data.pixels import MOST_PIXELS, shaded
 from data.source.captions import read_captions, read_image_ids
 from data.source.entities import read_entities
 from data.source.entries import Entry, select
@@ -34,6 +36,10 @@ def add_choice(flags: argparse.ArgumentParser) -> None:
         "--id_names", type=Path, help="... whose picture files this JSON map names; else a file's last number is its id"
     )
     flags.add_argument("--image_naming", default="{stem}.npz", help="as in build_txtdb.py")
+    flags.add_argument("--max_pixels", type=int, default=MOST_PIXELS, metavar="N",
+                       help="leave out pictures of more pixels (default: %(default)s)")
+    flags.add_argument("--float_range", type=float, nargs=2, metavar=("BLACK", "WHITE"),
+                       help="what is black and white in pictures of floating numbers, such as 0 1")
 
 
 def add_program(sources: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -70,6 +76,15 @@ def listed(options: argparse.Namespace) -> list[Entry]:
     return read_image_ids(options.ids, options.id_names) if options.ids else every_picture(options.input)
 
 
+def check_limits(options: argparse.Namespace) -> None:
+    """Raise ConfigError for limits that no picture keeps."""
+    if options.max_pixels < 1:
+        raise ConfigError(f"--max_pixels {options.max_pixels}: give 1 or more")
+    if options.float_range and not options.float_range[0] < options.float_range[1] < math.inf:
+        black, white = options.float_range
+        raise ConfigError(f"--float_range {black:g} {white:g}: give black, then white, such as 0 1")
+
+
 def by_number(options: argparse.Namespace) -> bool:
     """Whether pictures are found by the number that ends their file's name: ids are all that is known of them."""
     return bool(options.ids) and not options.id_names
@@ -83,13 +98,15 @@ def pack_originals(options: argparse.Namespace) -> tuple[int, list[str]]:
         DataError: none of the pictures can be packed, or two would have one name.
     """
     short_side, quality = size_and_quality(options)
+    check_limits(options)
     entries = listed(options)
     wanted = choose(entries, options.image_naming, annotated=False)[0]
     broken: list[str] = []
     with PictureWriter(options.output, description(options, entries, short_side, quality)) as writer:
         done = writer.done()
         found = read_wanted(options.input, wanted, by_number(options))
-        encode = partial(encode_one, short_side=short_side, quality=quality)
+        encode = partial(encode_one, short_side=short_side, quality=quality, max_pixels=options.max_pixels,
+                         float_range=options.float_range)  # fmt: skip
         packed = in_order(encode, (picture for picture in found if picture.name not in done), options.workers)
         for picture in usable(packed, len(wanted) - len(done), broken, " pictures"):
             writer.put(picture.name, picture.record)
@@ -119,12 +136,16 @@ def description(
     meta = {"source": options.input.name, "listed_in": [path.name for path in files if path], "split": options.split}
     meta |= {"image_naming": options.image_naming, "short_side": short_side}
     meta |= {FILES: files_of(entries, options.image_naming)}
+    meta |= {"float_range": options.float_range} if options.float_range else {}
     return meta | ({} if short_side is None else {"quality": quality})
 
 
-def encode_one(picture: Picture, short_side: int | None, quality: int) -> Packed:
+def encode_one(
+    picture: Picture, short_side: int | None, quality: int, max_pixels: int, float_range: Sequence[float] | None
+) -> Packed:
     """One picture as a record."""
     try:
-        return Packed(picture.name, encode_picture(picture.data, short_side, quality))
+        data = shaded(picture.data, *float_range) if float_range else picture.data
+        return Packed(picture.name, encode_picture(data, short_side, quality, max_pixels))
     except DataError as error:
         return Packed(picture.name, error=str(error))

@@ -35,7 +35,7 @@ from scripts.page.attention import ATTENTION
 from scripts.page.pairs import WIDTH, Drawing, Picture, Places, Subject, words_of
 from scripts.page.patches import PATCHES
 from scripts.page.render import write_page
-from scripts.page.sources import Captions, Pictures, bare
+from scripts.page.sources import Captions, Pictures, bare, files_for
 from train.checkpoint import Checkpoints
 from train.comm import Solo
 from train.entry import KINDS
@@ -135,12 +135,27 @@ def draw_pairs(count: int, seed: int, index: PairIndex) -> list[Pair]:
     return [(int(index.owner[text]), text) for text in sorted(texts.tolist())]
 
 
-def picture_of(pictures: Pictures, image: str, number: int) -> Picture:
-    """The picture of an image; DataError where it is missing or damaged."""
+def pictures_of(pictures: Pictures, pairs: Sequence[Pair], index: PairIndex) -> dict[int, Picture]:
+    """The pictures of the pairs' images, by number; those that cannot be read are told and left out.
+
+    Raises:
+        DataError: none can be read.
+    """
+    found = {image: picture_of(pictures, index.images[image], image) for image, _ in pairs}
+    shown = {image: picture for image, picture in found.items() if picture is not None}
+    if not shown:
+        raise DataError(f"{pictures.place}: holds no readable picture of {pictures.failed[0]}; name its folder or tar "
+                        "with --pictures")
+    if pictures.failed:
+        warn(f"pairs left out, for their pictures are not to be read: {', '.join(pictures.failed)}")
+    return shown
+
+
+def picture_of(pictures: Pictures, image: str, number: int) -> Picture | None:
+    """The picture of an image; None where it is missing or damaged."""
     source = pictures.thumbnail(image)
     if source is None:
-        raise DataError(f"{pictures.place}: holds no readable picture of {bare(image)}; name its folder or tar with "
-                        "--pictures")
+        return None
     with Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))) as opened:
         width, height = opened.size
     return Picture(f"picture-{number}", source, round(WIDTH * height / width, 1))
@@ -165,19 +180,21 @@ def write_attention(args: argparse.Namespace) -> Path:
     if not output.resolve().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or name another")
     run_of_folder, checkpoint = open_run(args)
-    pictures = Pictures(args.pictures, SIDE)
     parts, split = open_parts(run_of_folder, checkpoint, args.split)
     drawing = drawing_of(parts.matcher)
     index = split.index
+    pictures = Pictures(args.pictures, SIDE, files_for(index.sources[0].texts.folder, args.captions, index.images))
     pairs = find_pairs(args.pairs, index) if args.pairs else draw_pairs(args.count, args.seed, index)
-    shown = {image: picture_of(pictures, index.images[image], image) for image, _ in pairs}
+    shown = pictures_of(pictures, pairs, index)
     places = Places.find(args.run_dir, args.split, parts, index)
     scores = Scores(np.empty((0, 0)), index.images, index.texts, index.owner)
     captions = Captions.from_file(args.captions, scores) if args.captions else None
-    subjects = [subject_of(index, pair, shown[pair[0]], captions, places) for pair in pairs]
+    subjects = [subject_of(index, pair, shown[pair[0]], captions, places) for pair in pairs
+                if pair[0] in shown]
     source = index.sources[0]
     facts = [f"{args.split} split", f"checkpoint {checkpoint.name}", f"texts {source.texts.folder}",
-             f"images {source.images.path}"]
+             f"images {source.images.path}",
+             *([f"without pairs of {', '.join(pictures.failed)}: no readable picture"] if pictures.failed else [])]
     return write_page(output, drawing.template, name=args.run_dir.resolve().name, facts=facts, why=places.why,
                       pictures=list(shown.values()), views=drawing.views(parts.scorer, index, subjects))
 
@@ -195,7 +212,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--txt_db", metavar="STORE", help="another text store than the run's")
     parser.add_argument("--img_db", metavar="STORE", help="another image store than the run's")
     parser.add_argument("--pictures", type=Path, required=True, metavar="PLACE",
-                        help="folder, searched with those in it, or tar of IMAGE.jpg, .jpeg or .png")
+                        help="folder, searched with those in it, or tar of the pictures: IMAGE.jpg, or as the captions "
+                        "file names them")
     parser.add_argument("--captions", type=Path, metavar="FILE",
                         help="captions .jsonl or Karpathy .json; else those of the text store are shown")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN_DIR/attention.html)")

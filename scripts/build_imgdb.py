@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ from config.errors import ConfigError, DataError
 from config.wording import counted
 from data.image_writer import ImageWriter, encode_image
 from data.picture_files import FILES
+from data.pixels import shaded
 from data.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
 from data.source.entries import Entry
@@ -43,7 +44,7 @@ from data.source.region_features import EDGE_SIDE
 from data.source.wanted import Picture, Wanted, choose, files_of, read_wanted
 from scripts import _pictures, _precomputed
 from scripts._packing import Packed, leave_out, nothing_packed, usable
-from scripts._pictures import add_choice, by_number, listed
+from scripts._pictures import add_choice, by_number, check_limits, listed
 from scripts._program import cores, in_order, progress, run
 
 
@@ -132,6 +133,7 @@ def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool) 
 
 def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
     """Describe pictures on a grid of boxes, or in annotated ones, whiten, pack; the whitener is kept in the store."""
+    check_limits(options)
     entries = described(options)
     wanted, boxless = choose(entries, options.image_naming, options.annotated_boxes)
     if boxless and not wanted:
@@ -148,7 +150,7 @@ def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, l
         waiting = (picture for picture in found if picture.name not in done)
         encode = partial(
             encode_picture, whitener=Whitener.load(kept), rule=rule, codec=options.codec,
-            keep_all=options.keep_all, max_regions=options.max_regions,
+            keep_all=options.keep_all, how=Looking.of(options),
         )  # fmt: skip
         packed = in_order(encode, waiting, options.workers)
         count, broken = store(writer, packed, len(wanted) - len(done))
@@ -165,6 +167,7 @@ def description(options: argparse.Namespace, entries: Sequence[Entry]) -> dict[s
     meta = {"features": "histogram-pca", "source": options.input.name, "whitener": whitener_hash(options)}
     meta |= {name: getattr(options, name) for name in ("split", "image_naming", "max_regions", "img_dim")}
     meta |= {FILES: files_of(entries, options.image_naming)}
+    meta |= {"float_range": options.float_range} if options.float_range else {}
     if options.annotated_boxes:
         files = (options.captions, options.entities, options.images)
         meta |= {"boxes": "annotated", "annotations": [path.name for path in files if path]}
@@ -194,7 +197,8 @@ def whitener(options: argparse.Namespace, wanted: Sequence[Wanted]) -> Whitener:
         return Whitener.load(options.whitener)
     some = wanted[:: -(-len(wanted) // options.fit_on)]
     chosen = read_wanted(options.input, some, by_number(options))
-    found = in_order(partial(describe_or_none, max_regions=options.max_regions), chosen, options.workers)
+    look = partial(describe_or_none, how=Looking.of(options))
+    found = in_order(look, chosen, options.workers)
     described = progress(found, len(some), " pictures looked at")
     return Whitener.fit(stacked(raw for raw in described if raw is not None), options.img_dim)
 
@@ -205,22 +209,35 @@ def stacked(parts: Iterator[NDArray[np.float32]], size: int = 64) -> Iterator[ND
         yield np.concatenate(some)
 
 
-def describe_or_none(picture: Picture, max_regions: int) -> NDArray[np.float32] | None:
+class Looking(NamedTuple):
+    """How pictures are looked at: boxes of one, its largest size, and what is black and white in floating ones."""
+
+    max_regions: int
+    max_pixels: int
+    float_range: Sequence[float] | None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace) -> Looking:
+        return cls(options.max_regions, options.max_pixels, options.float_range)
+
+
+def describe_or_none(picture: Picture, how: Looking) -> NDArray[np.float32] | None:
     """Raw features of a picture's regions; None for a broken picture, which is reported when it is packed."""
     try:
-        return describe_picture(picture, max_regions)[0]
+        return describe_picture(picture, how)[0]
     except DataError:
         return None
 
 
-def describe_picture(picture: Picture, max_regions: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def describe_picture(picture: Picture, how: Looking) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Raw features [n, raw_dim] and norm_bb [n, 6] of a picture's regions."""
-    pixels = read_picture(picture.data, picture.name, max_side=EDGE_SIDE)
+    data = shaded(picture.data, *how.float_range) if how.float_range else picture.data
+    pixels = read_picture(data, picture.name, EDGE_SIDE, how.max_pixels)
     height, width = pixels.shape[:2]
     if picture.annotated is not None:
         boxes = picture.annotated.pixels(width, height, picture.name)
         return describe(pixels, boxes), picture.annotated.norm_bb
-    boxes = propose(width, height, max_regions)
+    boxes = propose(width, height, how.max_regions)
     return describe(pixels, boxes), normalise_boxes(boxes, width, height)
 
 
@@ -230,12 +247,12 @@ def encode_picture(
     rule: RegionRule,
     codec: Codec,
     keep_all: bool,
-    max_regions: int,
+    how: Looking,
 ) -> Packed:
     """One picture as a record."""
     name = picture.name
     try:
-        raw, boxes = describe_picture(picture, max_regions)
+        raw, boxes = describe_picture(picture, how)
         arrays = {
             "norm_bb": boxes,
             "features": whitener.transform(raw),

@@ -24,7 +24,7 @@ from config.errors import DataError
 from scripts._program import run
 from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
-from scripts.page.sources import Captions, Pictures, bare
+from scripts.page.sources import Captions, Pictures, bare, files_for, text_store
 from train.recall import Array, Counts, Floats, Ints, Ties, count, in_order
 from train.scores import Scores
 
@@ -140,14 +140,16 @@ def make_gallery(outcome: Outcome, split: str, scores: Scores, pictures: Path | 
     """The gallery of one split; ties are broken as its recalls were counted."""
     ties = counting(outcome.results.get(split, {})).ties
     words = Captions.find(outcome, split, scores, captions)
-    return Maker(scores, ties, words, Pictures(pictures)).gallery(split, examples)
+    files = files_for(text_store(outcome, split), captions, scores.images) if pictures else {}
+    return Maker(scores, ties, words, Pictures(pictures, files=files)).gallery(split, examples)
 
 
 def add_source_flags(parser: argparse.ArgumentParser, examples: int) -> None:
     """The flags that report.py has in common with this program."""
     parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR", help="output folder of a run")
     parser.add_argument("--pictures", type=Path, metavar="PLACE",
-                        help="folder, searched with those in it, or tar of IMAGE_ID.jpg, .jpeg or .png")
+                        help="folder, searched with those in it, or tar of the pictures: IMAGE_ID.jpg, or as the "
+                        "captions file names them")
     parser.add_argument("--captions", type=Path, metavar="FILE",
                         help="captions .jsonl or Karpathy .json; else config.json's text store is read")
     parser.add_argument("--examples", type=int, default=examples, metavar="N",

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data.picture_files import ENDINGS
-from data.pixels import decode
+from data.pixels import MOST_PIXELS, decode
 from data.source.region_features import RAW_DIM, describe
 from data.source.whitener import Whitener
 
@@ -47,7 +47,9 @@ def propose(width: int, height: int, max_regions: int = 36) -> NDArray[np.float3
     return np.minimum(shares.astype(np.float32) * size, size)
 
 
-def read_picture(data: bytes, name: str = "picture", max_side: int | None = None) -> NDArray[np.uint8]:
+def read_picture(
+    data: bytes, name: str = "picture", max_side: int | None = None, max_pixels: int = MOST_PIXELS
+) -> NDArray[np.uint8]:
     """Decode to RGB as a viewer would show it: turned by its EXIF mark, transparency on white.
 
     Args:
@@ -55,15 +57,16 @@ def read_picture(data: bytes, name: str = "picture", max_side: int | None = None
         name: what to call it in an error.
         max_side: if given, a JPEG may be decoded at a half, quarter or eighth of its size, as long as its
             longer side keeps this many pixels; several times faster for photographs.
+        max_pixels: a larger picture is refused.
     Returns:
         [h, w, 3] uint8.
     Raises:
         DataError: the bytes are empty, cut off, or no picture.
     """
     try:
-        return np.array(decode(data, max_side))
+        return np.array(decode(data, max_side, max_pixels))
     except DataError as error:
-        raise DataError(f"{name} {error}: fetch it again or leave it out") from error
+        raise DataError(f"{name} {error}") from error
 
 
 def iterate_pictures(source: str | Path) -> Iterator[tuple[str, bytes]]:

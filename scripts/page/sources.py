@@ -6,12 +6,13 @@ import base64
 import io
 import re
 import tarfile
-from collections.abc import Callable
-from pathlib import Path
-
-from PIL import Image, ImageOps
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from config.errors import DataError
+from data.picture_files import ENDINGS, FILES, fits, odd_files, other_files, without_ending
+from data.pixels import MOST_PIXELS, decode
 from data.source.captions import read_captions
 from data.source.entries import Entry
 from data.texts import TextStore
@@ -20,12 +21,20 @@ from train.scores import ENSEMBLE, TWO_STAGE, Scores
 
 Read = Callable[[], bytes]
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
-
 
 def bare(image: str) -> str:
     """The id of a picture: the key of an image store without its `.npz`."""
     return image.removesuffix(".npz")
+
+
+def text_store(outcome: Outcome, split: str) -> Path | None:
+    """The text store that config.json names for a split; None where it names none, or that is not here."""
+    store = outcome.setting("data", _setting(split))
+    return Path(store) if store and Path(store).is_dir() else None
+
+
+def _setting(split: str) -> str:
+    return f"{split.removesuffix(ENSEMBLE).removesuffix(TWO_STAGE)}_txt_db"
 
 
 class Captions:
@@ -43,11 +52,12 @@ class Captions:
         """From `file` if given, else from the text store that config.json names for the split."""
         if file is not None:
             return cls.from_file(file, scores)
-        split = split.removesuffix(ENSEMBLE).removesuffix(TWO_STAGE)
-        store = outcome.setting("data", f"{split}_txt_db")
-        if store and Path(store).is_dir():
-            return cls.from_store(Path(store))
-        why = f"{store} is not here" if store else f"config.json names no {split}_txt_db"
+        store = text_store(outcome, split)
+        if store is not None:
+            return cls.from_store(store)
+        setting = _setting(split)
+        named = outcome.setting("data", setting)
+        why = f"{named} is not here" if named else f"config.json names no {setting}"
         return cls(lambda _: None, f"Texts are shown by their ids: {why}, and --captions gives no file.")
 
     @classmethod
@@ -68,12 +78,22 @@ class Captions:
 
 
 class Pictures:
-    """Thumbnails by image id, as data addresses; what could not be found or read is kept in `failed`."""
+    """Thumbnails by image id, as data addresses; what could not be found or read is kept in `failed`.
 
-    def __init__(self, place: Path | None, size: int = 256) -> None:
+    Args:
+        place: a folder, searched with those in it, or a tar.
+        size: most pixels of a side.
+        files: by image id the picture's file, of those that are not of the id's own name.
+
+    Raises:
+        DataError: `place` is neither a folder nor a tar.
+    """
+
+    def __init__(self, place: Path | None, size: int = 256, files: Mapping[str, str] | None = None) -> None:
         self.place = place
         self.size = size
         self.failed: list[str] = []
+        self._files = {bare(image): file for image, file in (files or {}).items()}
         self._made: dict[str, str | None] = {}
         self._readers = {} if place is None else _readers(place)
 
@@ -95,23 +115,59 @@ class Pictures:
         if not self.failed:
             return f"Pictures are those of {self.place}."
         names = ", ".join(self.failed[:3]) + (", ..." if len(self.failed) > 3 else "")
-        return f"Pictures are those of {self.place}; {len(self.failed)} are missing or damaged ({names})."
+        return (f"Pictures are those of {self.place}; {len(self.failed)} are missing, damaged or not the only ones of "
+                f"their name ({names}).")
 
     def _shrunk(self, name: str) -> str | None:
-        number = re.search(r"0*(\d+)$", name)  # flickr30k_000000012345 is 12345.jpg
-        read = self._readers.get(name.lower()) or (self._readers.get(number[1]) if number else None)
+        read = self._reader(name)
         if read is None:
             return None
         try:
-            with Image.open(io.BytesIO(read())) as picture:
-                picture.draft("RGB", (self.size, self.size))
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-        except OSError:  # kept in `failed`, which the page tells
+            picture = decode(read(), self.size, MOST_PIXELS)
+        except (OSError, DataError):  # kept in `failed`, which the page tells
             return None
-        upright.thumbnail((self.size, self.size))
+        picture.thumbnail((self.size, self.size))
         packed = io.BytesIO()
-        upright.save(packed, "JPEG", quality=80, optimize=True)
+        picture.save(packed, "JPEG", quality=80, optimize=True)
         return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()
+
+    def _reader(self, name: str) -> Read | None:
+        """What reads the one picture of an id; None where there is none, or several that it could be."""
+        place = _lowered(without_ending(self._files[name]) if name in self._files else PurePosixPath(name))
+        found = [(path, read) for path, read in self._readers.get(place.name, ()) if fits(path, place)]
+        exact = [one for one in found if one[0] == place] or found
+        number = re.search(r"0*(\d+)$", name)  # flickr30k_000000012345 is 12345.jpg
+        if not exact and number and name not in self._files:
+            exact = self._readers.get(number[1], [])
+        return exact[0][1] if len(exact) == 1 else None
+
+
+def files_for(texts: Path | None, captions: Path | None, images: Iterable[str]) -> dict[str, str]:
+    """By image id the picture's file, as a text store and a captions file tell of those that have another name.
+
+    Raises:
+        DataError: the two disagree.
+    """
+    noted = TextStore(texts).meta.get(FILES) if texts else None
+    if captions is None:
+        return noted or {}
+    entries = {entry.image: entry for entry in read_captions(captions)}
+    numbers = {entry.number: entry for entry in entries.values()}
+    named = []
+    for image in images:
+        number = re.search(r"\d+$", bare(image))
+        entry = entries.get(bare(image)) or numbers.get(int(number[0]) if number else -1)
+        named.append((image, entry.image if entry else "", entry.file if entry else ""))
+    told = odd_files(named)
+    wrong = list(other_files({FILES: told}, {FILES: noted}, images)) if noted is not None else []
+    if wrong:
+        raise DataError(f"{captions} is of other pictures than {texts}: {wrong[0]}; name the file that it was packed "
+                        "from")
+    return told
+
+
+def _lowered(path: PurePosixPath) -> PurePosixPath:
+    return PurePosixPath(str(path).lower())
 
 
 def _describes(entry: Entry, image: str) -> bool:
@@ -120,18 +176,26 @@ def _describes(entry: Entry, image: str) -> bool:
     return entry.image == image or (number is not None and entry.number == int(number[0]))
 
 
-def _readers(place: Path) -> dict[str, Read]:
-    """By its name in lower case without the ending, what reads each picture of a folder or a tar."""
+def _readers(place: Path) -> dict[str, list[tuple[PurePosixPath, Read]]]:
+    """By its name in lower case without the ending, the paths and readers of the pictures of a folder or a tar."""
+    found: dict[str, list[tuple[PurePosixPath, Read]]] = defaultdict(list)
+    for name, read in _members(place):
+        if PurePosixPath(name).suffix.lower() in ENDINGS:
+            path = _lowered(without_ending(name))
+            found[path.name].append((path, read))
+    return found
+
+
+def _members(place: Path) -> Iterator[tuple[str, Read]]:
     if place.is_dir():
-        paths = sorted(place.rglob("*"), reverse=True)  # of two pictures of one name the first is kept
-        return {path.stem.lower(): path.read_bytes for path in paths if path.suffix.lower() in _SUFFIXES}
+        yield from ((path.relative_to(place).as_posix(), path.read_bytes) for path in sorted(place.rglob("*")))
+        return
     try:
         with tarfile.open(place) as archive:
             members = [member for member in archive.getmembers() if member.isfile()]
     except (OSError, tarfile.TarError) as error:
         raise DataError(f"{place}: neither a folder nor a tar of pictures ({error})") from None
-    return {Path(member.name).stem.lower(): _Member(place, member) for member in reversed(members)
-            if Path(member.name).suffix.lower() in _SUFFIXES}
+    yield from ((member.name, _Member(place, member)) for member in members)
 
 
 class _Member:

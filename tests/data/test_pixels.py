@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from config.errors import DataError
 from data.draws import generator
-from data.pixels import Crop, cropped, decode, draw_crop, reduced, whole
+from data.pixels import Crop, cropped, decode, draw_crop, reduced, shaded, whole
 from tests.drawn import drawn, encoded
 
 
@@ -61,7 +64,8 @@ def test_whatever_is_cut_off_is_refused(progressive: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [(b"", r"^is empty \(0 bytes\)$"), (b"<html>", "^cannot be read as a picture .cannot identify")]
+    ("data", "said"),
+    [(b"", r"^is empty \(0 bytes\); fetch it again"), (b"<html>", "^cannot be read as a picture .cannot identify")],
 )
 def test_what_is_no_picture_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
@@ -155,3 +159,35 @@ def test_reduced_to_the_shorter_side(size: tuple[int, int], expected: tuple[int,
 
 def test_quality_is_a_matter_of_bytes() -> None:
     assert len(reduced(drawn(3, 300, 200), 100, 30)) < len(reduced(drawn(3, 300, 200), 100, 95))
+
+
+def float_tiff(low: float, high: float) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.linspace(low, high, 12, dtype=np.float32).reshape(3, 4)).save(buffer, "TIFF")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0, 0), (0, 1e6)])
+def test_floating_shades_of_unknown_range_are_refused(low: float, high: float) -> None:
+    with pytest.raises(DataError, match=rf"^holds floating numbers from {low:g} to {re.escape(f'{high:g}')}.*; give --float_range with"):
+        decode(float_tiff(low, high))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (3, 700)])
+def test_a_range_makes_shades_of_them(low: float, high: float) -> None:
+    shades = np.asarray(decode(shaded(float_tiff(low, high), low, high)))
+    assert shades[0, 0].tolist() == [0, 0, 0]
+    assert shades[-1, -1].tolist() == [255, 255, 255]
+    other = float_tiff(0, 255)
+    assert np.asarray(decode(other))[-1, -1].tolist() == [255, 255, 255]
+    plain = io.BytesIO()
+    Image.new("RGB", (2, 2)).save(plain, "PNG")
+    assert shaded(plain.getvalue(), low, high) == plain.getvalue(), "others stay as they are"
+
+
+def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
+    data = encoded(Image.new("RGB", (30, 20)), "PNG")
+    with pytest.raises(DataError, match=r"^has 30 x 20 pixels, more than 599; reduce it, or raise --max_pixels"):
+        decode(data[:60], max_pixels=599)
+    assert decode(data, max_pixels=600).size == (30, 20)
+    assert Image.MAX_IMAGE_PIXELS is None, "no alarm of Pillow's"

@@ -168,9 +168,11 @@ def test_ids_without_a_name_are_named(tmp_path: Path) -> None:
         ("a.json", '[{"filename": "x.jpg", "sentences": [{"raw": null, "sentid": 1}]}]', "0 has null as 'raw'"),
         ("a.json", '[{"filename": "x.jpg", "sentences": "ab"}]', "image 0 has a text as 'sentences'; give a list"),
         ("a.json", '[{"filename": "x.jpg", "sentences": [{"raw": "a", "sentid": 1}]}, '
-         '{"filename": "y.jpg", "sentences": [{"raw": "b", "sentid": 1}]}]', "image 1 has a caption of id 1, as image 0 has; give each its own"),
+         '{"filename": "y.jpg", "sentences": [{"raw": "b", "sentid": 1}]}]',
+         "image 1 has a caption of id 1, as image 0 has; give each its own"),
         ("a.json", '[{"filename": "1.jpg", "filepath": "cats", "sentences": []}, '
-         '{"filename": "1.jpg", "filepath": "dogs", "sentences": []}]', r"image 1 says that image 1 is dogs/1\.jpg, image 0 says cats/1\.jpg"),
+         '{"filename": "1.jpg", "filepath": "dogs", "sentences": []}]',
+         r"image 1 says that image 1 is dogs/1\.jpg, image 0 says cats/1\.jpg"),
         ("a.json", '[null, {"filename": "", "sentences": []}]', "image 0 is null, .*; image 1 has an empty 'filename'"),
         ("a.csv", "", "ends in neither"),
         ("a.json.gz", "no gzip", "cannot be read"),

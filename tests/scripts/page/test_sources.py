@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from config.errors import DataError
 from data.texts import TextWriter
 from scripts.page.outcome import open_outcome
-from scripts.page.sources import Captions, Pictures
+from scripts.page.sources import Captions, Pictures, files_for
 
 
 def test_captions_come_from_the_text_store_of_the_config(make_run, tmp_path, change):
@@ -46,5 +49,43 @@ def test_pictures_are_found_by_name_or_number(make_run, tmp_path):
     assert pictures.thumbnail("Scene_test_000001.npz") is not None
     assert pictures.thumbnail("scene_test_000000.npz") is None
     assert pictures.failed == ["scene_test_000000"]
+    (place / "deeper").mkdir()
+    (place / "deeper" / "scene_test_000001.png").write_bytes((place / "scene_test_000001.png").read_bytes())
+    assert Pictures(tmp_path / "pictures").thumbnail("scene_test_000001.npz") is None, "which of the two?"
     with pytest.raises(DataError, match="neither a folder nor a tar"):
         Pictures(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("kind", "mode"), [
+    ("GIF", "P"), ("WEBP", "RGBA"), ("TIFF", "CMYK"), ("TIFF", "I;16"), ("PNG", "LA"), ("BMP", "1"),
+])  # fmt: skip
+def test_whatever_training_takes_is_drawn(kind: str, mode: str, tmp_path: Path) -> None:
+    picture = Image.new("RGB", (40, 20), "red")
+    made = Image.fromarray(np.full((20, 40), 40_000, np.uint16)) if mode == "I;16" else picture.convert(mode)
+    made.save(tmp_path / f"a.{kind.lower()}", kind)
+    assert str(Pictures(tmp_path).thumbnail("a.npz")).startswith("data:image/jpeg;base64,")
+
+
+def test_files_name_pictures_where_ids_do_not(tmp_path: Path) -> None:
+    for name, colour in (("1.png", "red"), ("2.png", "blue"), ("cats/7.png", "green"), ("dogs/7.png", "white")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), colour).save(tmp_path / name)
+    files = {"1.npz": "2.png", "2.npz": "1.png", "c.npz": "cats/7.png"}
+    named, plain = Pictures(tmp_path, files=files), Pictures(tmp_path)
+    assert named.thumbnail("1.npz") == plain.thumbnail("2.npz") != plain.thumbnail("1.npz")
+    assert named.thumbnail("c.npz") is not None
+    assert plain.thumbnail("7.npz") is None
+    assert "not the only ones of their name (7)" in plain.source
+
+
+def test_the_files_of_a_captions_file_must_be_those_of_the_store(tmp_path: Path) -> None:
+    texts = tmp_path / "texts.db"
+    special = {"UNK": 1, "CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, 9], "files": {"1.npz": "2.png"}}
+    with TextWriter(texts, special) as writer:
+        writer.add("0", {"input_ids": [5], "img_fname": "1.npz", "raw": "x"})
+    captions = tmp_path / "captions.jsonl"
+    captions.write_text('{"image_id": 1, "file": "2.png", "captions": ["x"]}\n')
+    assert files_for(texts, captions, ["1.npz"]) == files_for(texts, None, ["1.npz"]) == {"1.npz": "2.png"}
+    captions.write_text('{"image_id": 1, "file": "3.png", "captions": ["x"]}\n')
+    with pytest.raises(DataError, match=r"is of other pictures than .*: 1\.npz is 3\.png for the captions, 2\.png in"):
+        files_for(texts, captions, ["1.npz"])
