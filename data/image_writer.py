@@ -127,7 +127,7 @@ class ImageWriter:
             self._log = self._journal.open("a", encoding="utf-8")
         except OSError as error:
             self._writer.release()
-            raise self._writer.failure(error.strerror) from error
+            raise self._writer.failure(error) from error
 
     @property
     def path(self) -> Path:
@@ -197,7 +197,7 @@ class ImageWriter:
             self._log.write(json.dumps([name, count, dim, checksum]) + "\n")
             self._log.flush()
         except OSError as error:
-            raise self._writer.failure(error.strerror) from error
+            raise self._writer.failure(error) from error
         self._writer.put(name, record)
         self._counts[name], self._checksums[name] = count, checksum
 
@@ -244,7 +244,7 @@ def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:
             write_json(path, meta)
     except OSError as error:
         writer.release()
-        raise writer.failure(error.strerror) from error
+        raise writer.failure(error) from error
     begun = read_json(path)
     names = (begun.keys() | meta) - {"dim", "count"}
     differing = sorted(name for name in names if begun.get(name) != meta.get(name))

@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 import lmdb
 
 from config.errors import DataError
+from data.address_space import is_exhausted, too_little
 from data.seal import check_keys
 
 
@@ -55,25 +56,41 @@ class _Environment:
 
     def _open(self) -> None:
         self._one_at_a_time = threading.Lock()  # a thread that was not forked may have held the old one
-        if self._environment is not None:  # inherited through fork: lmdb counts it as open until it is closed
-            self._transaction.abort()
-            self._environment.close()
-            self._environment = None
-        if not self._is_checked:  # LMDB ends the process over a damaged file; a fork inherits what was found
-            check_keys(Path(self.path))
-            self._is_checked = True
+        self._let_go()  # what was inherited through fork: lmdb counts it as open until it is closed
+        data = Path(self.path, "data.mdb")
         try:
+            present = data.stat().st_size
+            with data.open("rb"):
+                pass
+            if not self._is_checked:  # LMDB ends the process over a damaged file; a fork inherits what was found
+                check_keys(Path(self.path))
+                self._is_checked = True
             self._environment = lmdb.open(self.path, readonly=True, lock=False, create=False)
-            self._check_length()
+            self._check_length(present)
             self._transaction = self._environment.begin(buffers=True)
-        except lmdb.Error as error:
-            raise DataError(f"{self.path} cannot be opened as a store ({error}); pack it again") from error
+        except (lmdb.Error, OSError) as error:
+            raise self._refused(error) from error
         self.pid = os.getpid()
 
-    def _check_length(self) -> None:
+    def _let_go(self) -> None:
+        if self._transaction is not None:
+            self._transaction.abort()
+        if self._environment is not None:
+            self._environment.close()
+        self._transaction = self._environment = None
+
+    def _refused(self, error: Exception) -> DataError:
+        """The error for a file that the system does not let be read, or LMDB does not take for its own."""
+        data = Path(self.path, "data.mdb")
+        if isinstance(error, lmdb.MemoryError) or is_exhausted(error):
+            return DataError(f"{data}: {too_little(data.stat().st_size)}")
+        if isinstance(error, OSError):
+            return DataError(f"{data} cannot be read ({error.strerror}); see to its permissions and its disk")
+        return DataError(f"{self.path} cannot be opened as a store ({error}); pack it again")
+
+    def _check_length(self, present: int) -> None:
         # Reading a page behind the end of a shortened file would end the process with a bus error.
         needed = (self._environment.info()["last_pgno"] + 1) * self._environment.stat()["psize"]
-        present = os.path.getsize(os.path.join(self.path, "data.mdb"))
         if present < needed:
             raise DataError(f"{self.path}/data.mdb is cut short: {present} of {needed} bytes; copy it again")
 

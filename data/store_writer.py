@@ -12,9 +12,12 @@ from types import TracebackType
 import lmdb
 
 from config.errors import DataError, Failure
+from data.address_space import is_exhausted, too_little
 from data.seal import write_seal
+from data.store_map import START, GrowingMap
 
-TEBIBYTE = 1 << 40
+COMMIT_BYTES = 1 << 26
+"""Bytes that wait for a commit at most: they are in memory."""
 BEGUN = 8192
 """Bytes of a data.mdb to which nothing has been committed yet; fewer were cut off."""
 
@@ -26,19 +29,23 @@ class LmdbWriter:
     """
 
     def __init__(
-        self, path: str | Path, map_size: int = TEBIBYTE, commit_every: int = 1000, fresh: bool = False
+        self, path: str | Path, map_size: int = START, commit_every: int = 1000, fresh: bool = False
     ) -> None:
         self.path = Path(path)
         self.partial = self.path.with_name(self.path.name + ".partial")
         self._commit_every = commit_every
-        self._pending = 0
+        self._pending = self._pending_bytes = 0
         if self.path.exists():
             raise DataError(f"{self.path} exists; remove it or choose another output")
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
             self._claim = os.open(self.partial, os.O_RDONLY)
+        except (FileExistsError, NotADirectoryError) as error:
+            above = (self.partial, *self.partial.parents)
+            blocking = next(path for path in above if path.exists() and not path.is_dir())
+            raise DataError(f"{blocking} is a file, not a folder; choose another output") from error
         except OSError as error:
-            raise self.failure(error.strerror) from error
+            raise self.failure(error) from error
         try:
             self._claim_folder()
             if fresh:
@@ -47,18 +54,21 @@ class LmdbWriter:
             data = self.partial / "data.mdb"
             if data.exists() and data.stat().st_size < BEGUN:
                 data.unlink()  # begun on a full disk: nothing was ever committed to it
-            # The claim keeps other writers out; LMDB's own locks would need more of the file system.
-            self._environment = lmdb.open(str(self.partial), map_size=map_size, lock=False)
-            self._transaction = self._environment.begin(write=True)
+            self._map = GrowingMap(self.partial, map_size)
         except (lmdb.Error, OSError) as error:
             os.close(self._claim)
-            raise self.failure(getattr(error, "strerror", None) or error) from error
+            raise self.failure(error) from error
         except DataError:
             os.close(self._claim)
             raise
 
-    def failure(self, reason: object) -> Failure:
-        """The error of a writer that the disk has let down."""
+    def failure(self, error: Exception) -> Failure:
+        """The error of a writer that disk or memory has let down."""
+        if isinstance(error, lmdb.MemoryError) or is_exhausted(error):
+            data = self.partial / "data.mdb"
+            told = too_little((data.stat().st_size if data.exists() else 0) + 2 * COMMIT_BYTES)
+            return Failure(f"{self.partial}: {told}, and start again: what is committed is kept")
+        reason = getattr(error, "strerror", None) or error
         return Failure(
             f"{self.partial} cannot be written ({reason}); free space or choose another output, and start again: what "
             "is committed is kept"
@@ -74,20 +84,21 @@ class LmdbWriter:
             raise DataError(f"{self.partial}: {told}; pack on a local disk and copy the store") from error
 
     def put(self, key: str, value: bytes) -> None:
-        """Store a record, replacing one of the same key; committed with every `commit_every` records.
+        """Store a record, replacing one of the same key; committed with every `commit_every` records, or much data.
 
         Raises:
             DataError: the key is too long.
             Failure: there is no room.
         """
         try:
-            self._transaction.put(key.encode(), value)
-        except (lmdb.MapFullError, lmdb.DiskError) as error:
-            raise self.failure(error) from error
-        except lmdb.Error as error:
+            self._map.put(key.encode(), value)
+        except lmdb.BadValsizeError as error:
             raise DataError(f"{self.partial}: {key} cannot be written ({error})") from error
+        except lmdb.Error as error:
+            raise self.failure(error) from error
         self._pending += 1
-        if self._pending >= self._commit_every:
+        self._pending_bytes += len(value)
+        if self._pending >= self._commit_every or self._pending_bytes >= COMMIT_BYTES:
             self.commit()
 
     def commit(self) -> None:
@@ -97,24 +108,26 @@ class LmdbWriter:
             Failure: there is no room, or the disk fails; what was committed before stays.
         """
         try:
-            self._transaction.commit()
+            self._map.commit()
         except lmdb.Error as error:
             raise self.failure(error) from error
-        finally:
-            self._transaction = self._environment.begin(write=True)
-        self._pending = 0
+        self._pending = self._pending_bytes = 0
 
     def keys(self) -> list[str]:
         """What is stored so far, in byte order."""
-        return [key.decode() for key in self._transaction.cursor().iternext(keys=True, values=False)]
+        return [key.decode() for key in self._map.transaction.cursor().iternext(keys=True, values=False)]
+
+    def get(self, key: str) -> bytes | None:
+        """What is stored so far under a key."""
+        found: bytes | None = self._map.transaction.get(key.encode())
+        return found
 
     def release(self) -> None:
         """Commit and let go of the partial folder, which a later writer may take up."""
         try:
             self.commit()
         finally:
-            self._transaction.abort()
-            self._environment.close()
+            self._map.close()
             os.close(self._claim)
 
     def finish(self, beside: Iterable[Path] = ()) -> None:
@@ -125,7 +138,7 @@ class LmdbWriter:
             write_seal(self.partial, beside)
             os.rename(self.partial, self.path)
         except OSError as error:
-            raise self.failure(error.strerror) from error
+            raise self.failure(error) from error
 
     @contextmanager
     def finishing(self) -> Iterator[list[Path]]:
@@ -139,7 +152,7 @@ class LmdbWriter:
             yield beside
         except OSError as error:
             self.release()
-            raise self.failure(error.strerror) from error
+            raise self.failure(error) from error
         except BaseException:
             self.release()
             raise

@@ -19,7 +19,7 @@ FLOORS = ("config", "data", "model", "train", "scripts")
 """Lowest first."""
 
 HOMES = {
-    "lmdb": {"data/store.py", "data/store_writer.py", "data/codec.py"},
+    "lmdb": {"data/store.py", "data/store_map.py", "data/store_writer.py", "data/codec.py"},
     "msgpack": {"data/codec.py"},
     "horovod": {"train/launched.py", "scripts/launch.py", "scripts/slurm/ranks.py"},
     "torch.distributed": {"train/launched.py"},
