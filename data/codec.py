@@ -163,11 +163,13 @@ NOT_AN_ARCHIVE = (  # what zipfile and numpy raise for damaged archives
 
 
 def decode_npz(
-    source: Buffer | io.BufferedIOBase, only: Collection[str] | None = None, keep_scalars: bool = False
+    source: Buffer | io.BufferedIOBase, only: Collection[str] | None = None, keep_scalars: bool = False,
+    objects: list[str] | None = None,
 ) -> Arrays:
     """The arrays of an npz archive, given as bytes or open file.
 
-    Entries without dimensions are left out (old writers stored their own options so), unless `keep_scalars`.
+    Entries without dimensions are left out (old writers stored their own options so), unless `keep_scalars`. Entries of
+    Python objects are damage, for they are never unpickled; with a list of `objects` they are left out and named there.
 
     Raises:
         DamagedRecord: not a zip archive of plain arrays, or a member's checksum is wrong.
@@ -179,6 +181,9 @@ def decode_npz(
             for member in archive.namelist():
                 name = member.removesuffix(".npy")
                 if only is None or name in only:
+                    if objects is not None and _holds_objects(archive, member):
+                        objects.append(name)
+                        continue
                     with archive.open(member) as file:
                         array = np.lib.format.read_array(file, allow_pickle=False)
                         file.read()  # to the end, where zipfile compares the checksum
@@ -187,6 +192,14 @@ def decode_npz(
     except NOT_AN_ARCHIVE as error:
         raise DamagedRecord(f"is not an archive of plain arrays ({error})") from error
     return arrays
+
+
+def _holds_objects(archive: zipfile.ZipFile, member: str) -> bool:
+    """Whether the header of an array says that it holds Python objects."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    with archive.open(member) as file:
+        read_header = readers.get(np.lib.format.read_magic(file))
+        return read_header is not None and bool(read_header(file)[2].hasobject)
 
 
 # ---------------------------------------------------------------- published, text

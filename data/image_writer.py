@@ -18,7 +18,8 @@ from config.errors import ConfigError, DataError
 from data import codec as formats
 from data.files import read_json, write_json
 from data.native import encode_native
-from data.regions import Codec, RegionRule, box_features, cut
+from data.regions import Codec, RegionRule, are_shares, box_features, box_range, cut
+from data.store import LmdbStore
 from data.store_writer import LmdbWriter
 
 KEYS, META = "__keys__", "meta.json"
@@ -30,12 +31,13 @@ NOT_FINITE = "holds numbers that are not finite"
 
 
 def encode_image(
-    arrays: Mapping[str, NDArray[Any]], rule: RegionRule, codec: Codec, keep_all: bool = False
+    arrays: Mapping[str, NDArray[Any]], rule: RegionRule, codec: Codec, keep_all: bool = False, dtype: str = "float16"
 ) -> tuple[bytes, int]:
     """One extractor's arrays as a record, and the region count to note; pure, so any process may run it.
 
     Args:
         arrays: `features [n, d]`, `norm_bb [n, 6]`, `conf [n]` or `[n, 1]`; published layouts keep the rest.
+        dtype: of the features in a native record; boxes are rounded to half precision in any.
 
     Raises:
         DataError: an array is missing, they disagree on n, numbers are not finite, or no region is left.
@@ -47,10 +49,12 @@ def encode_image(
         raise DataError("holds no region")
     if not (np.isfinite(kept["features"]).all() and np.isfinite(kept["norm_bb"]).all()):
         raise DataError(f"{NOT_FINITE} in half precision")
+    if dtype == "float32":
+        kept["features"] = arrays["features"][:rows].astype(np.float32)
     if codec == "native":
         conf = kept["conf"].reshape(-1) if "conf" in kept else np.ones(rows)
         boxes = box_features(kept["norm_bb"])
-        return encode_native(kept["features"], boxes, conf), min(count, rows)
+        return encode_native(kept["features"], boxes, conf, dtype == "float32"), min(count, rows)
     return (formats.encode_npz if codec == "compressed" else formats.encode_published)(kept), count
 
 
@@ -74,11 +78,15 @@ def _check(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool)
     needed = ["features", "norm_bb"] + ([] if keep_all or rule.is_fixed else ["conf"])
     missing = [name for name in needed if name not in arrays]
     if missing:
-        raise DataError(f"holds no {' and no '.join(missing)}, but {', '.join(arrays) or 'nothing'}")
+        remedy = "; give --conf_th -1 or --keep_all, which need none" if missing == ["conf"] else ""
+        raise DataError(f"holds no {' and no '.join(missing)}, but {', '.join(arrays) or 'nothing'}{remedy}")
     features, boxes = arrays["features"], arrays["norm_bb"]
     conf = arrays.get("conf", np.ones(len(features)))
     if features.ndim != 2 or boxes.shape != (len(features), 6) or conf.size != len(features):
         raise DataError(f"features {features.shape}, boxes {boxes.shape}, conf {conf.shape} do not agree")
+    if np.isfinite(boxes).all() and not are_shares(boxes):
+        raise DataError(f"has boxes {box_range(boxes)}, not shares of width and height from 0 to 1; --pixel_boxes of "
+                        "build_imgdb.py converts pixels")  # fmt: skip
 
 
 class ImageWriter:
@@ -91,7 +99,8 @@ class ImageWriter:
         rule: region counts; names the variant's folder.
         keep_all: store all rows (cut to an image's own `nbb`, if given).
         meta: noted in the store's meta.json besides kind, dim, count, codec, version, rule, dtype and has_boxes.
-        features_only: the type of features without boxes, float16 or float32; None stores float16 with boxes.
+        features_only: the type of features without boxes, float16 or float32; None stores features with boxes.
+        dtype: the type of features with boxes.
 
     Raises:
         ConfigError: the layout has no records of features alone.
@@ -106,16 +115,19 @@ class ImageWriter:
         keep_all: bool = False,
         meta: Mapping[str, Any] | None = None,
         features_only: str | None = None,
+        dtype: str = "float16",
     ) -> None:
         if features_only and codec != "native":
             raise ConfigError(f"the {codec} layout holds features with boxes; use the native one")
+        if dtype != "float16" and codec != "native":
+            raise ConfigError(f"the {codec} layout holds float16; use the native one for {dtype}")
         self.folder, self.codec, self.keep_all = Path(folder), codec, keep_all
         self._features_only = features_only
         self.rule = rule or RegionRule()
         self._writer = LmdbWriter(self.folder / self.rule.folder_name(codec, keep_all))
         self._meta = {
             "kind": "images", "codec": codec, "version": VERSION, "rule": asdict(self.rule), "keep_all": keep_all,
-            "dtype": features_only or "float16", "has_boxes": features_only is None, **(meta or {}),
+            "dtype": features_only or dtype, "has_boxes": features_only is None, **(meta or {}),
         }  # fmt: skip
         note_options(self._writer, self._meta)
         self._journal = self._writer.partial / "counts.jsonl"
@@ -138,6 +150,11 @@ class ImageWriter:
     def partial(self) -> Path:
         """The folder that becomes the store; files that belong to the store may be put into it."""
         return self._writer.partial
+
+    @property
+    def checksums(self) -> dict[str, int]:
+        """The CRC32C of each record that is stored."""
+        return dict(self._checksums)
 
     def done(self) -> set[str]:
         """Names of the images that are stored already."""
@@ -229,6 +246,14 @@ class ImageWriter:
         path = (self.partial if self.codec == "native" else self.folder) / name
         write_json(path, counts)
         return [] if self.codec == "native" else [path]
+
+
+def read_back(path: Path, checksums: Mapping[str, int]) -> None:
+    """Read all records of a finished store; raises DataError where one is not what was written."""
+    store = LmdbStore(path)
+    for name, checksum in checksums.items():
+        if crc32c.crc32c(store.get(name)) != checksum:
+            raise DataError(f"{path}: {name} is not what was written; see to the disk, and pack again")
 
 
 def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:

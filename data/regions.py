@@ -13,6 +13,8 @@ from config.errors import ConfigError
 
 Codec = Literal["native", "published", "compressed"]
 FIXED = -1.0
+BEYOND = 0.5
+"""A box may lie so far outside of its picture, as a share of that; further, and it is in pixels."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,16 @@ def normalise_boxes(boxes: ArrayLike, width: float, height: float) -> NDArray[np
     """norm_bb [n, 6] = x1/W, y1/H, x2/W, y2/H, w/W, h/H from pixel boxes [n, 4] = x1, y1, x2, y2."""
     scaled = np.asarray(boxes, dtype=np.float32) / np.array([width, height, width, height], dtype=np.float32)
     return np.concatenate([scaled, scaled[:, 2:] - scaled[:, :2]], axis=1)
+
+
+def are_shares(boxes: NDArray[Any]) -> bool:
+    """Whether boxes can be shares of a picture's width and height: those that go a little beyond it can."""
+    return bool(len(boxes) == 0 or (boxes.min() >= -BEYOND and boxes.max() <= 1 + BEYOND))
+
+
+def box_range(boxes: NDArray[Any]) -> str:
+    """In words, from where to where boxes go."""
+    return f"from {float(boxes.min(initial=0)):g} to {float(boxes.max(initial=0)):g}"
 
 
 def box_features(norm_bb: NDArray[Any], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from inspect import isabstract
 from typing import TypeVar
 
 from config.errors import ConfigError
@@ -25,6 +26,7 @@ def find_class(package: str, name: str, base: type[Base]) -> type[Base]:
             raise  # the file is there; what it imports is not
         raise ConfigError(f"there is no {base.__name__} {name!r}; {file} does not exist") from error
     for item in vars(module).values():
-        if isinstance(item, type) and issubclass(item, base) and item.__module__ == module.__name__:
+        own = isinstance(item, type) and issubclass(item, base) and item.__module__ == module.__name__
+        if own and not isabstract(item):
             return item
     raise ConfigError(f"{file} holds no {base.__name__}")

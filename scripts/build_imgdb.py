@@ -1,6 +1,7 @@
 """Pack region features into an image store: from npz files, a precomputed array, pictures. Or pack the pictures.
 
     python scripts/build_imgdb.py npz features/flickr30k --output img_db/flickr30k
+    python scripts/build_imgdb.py tsv features.tsv --keep_all --output img_db/coco_train
     python scripts/build_imgdb.py precomp f30k_precomp --split train --output img_db/f30k_train
     python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split train --output img_db/train
     python scripts/build_imgdb.py jpeg pictures.tar --captions captions.jsonl --split val --output img_db/val \\
@@ -38,11 +39,12 @@ from data.picture_files import FILES
 from data.pixels import shaded
 from data.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
+from data.source.detected import BoxRule, read_sizes
 from data.source.entries import Entry
 from data.source.jpeg import Whitener, describe, propose, read_picture
 from data.source.region_features import EDGE_SIDE
 from data.source.wanted import Picture, Wanted, choose, files_of, read_wanted
-from scripts import _pictures, _precomputed
+from scripts import _pictures, _precomputed, _tsv
 from scripts._packing import Packed, leave_out, nothing_packed, usable
 from scripts._pictures import add_choice, by_number, check_limits, listed
 from scripts._program import cores, in_order, progress, run
@@ -62,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     sources = flags.add_subparsers(dest="source", required=True)
     npz = sources.add_parser("npz", parents=[common], help="a folder of npz files of a bottom-up extractor")
     npz.add_argument("input", type=Path)
+    add_box_flags(npz)
     _precomputed.add_program(sources)
+    _tsv.add_program(sources, common)
     _pictures.add_program(sources)
     jpeg = sources.add_parser("jpeg", parents=[common], help="a folder or tar of pictures; simple built-in features")
     add_choice(jpeg)
@@ -76,6 +80,18 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+def add_box_flags(flags: argparse.ArgumentParser) -> None:
+    """What a detector's files may leave open about their boxes."""
+    flags.add_argument("--pixel_boxes", action="store_true", help="boxes called norm_bb are in pixels as well")
+    flags.add_argument("--image_sizes", type=Path, metavar="FILE",
+                       help="JSON map from image names to [width, height], where the files do not tell them")
+
+
+def box_rule(options: argparse.Namespace) -> BoxRule:
+    """How boxes are read."""
+    return BoxRule(options.pixel_boxes, read_sizes(options.image_sizes) if options.image_sizes else None)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Pack what is not yet packed."""
     options = parser().parse_args(arguments)
@@ -87,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{counted(count, 'picture')} in {options.output}, {len(broken)} left out")
         return 0
     rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb)
-    pack = pack_npz if options.source == "npz" else pack_pictures
+    pack = {"npz": pack_npz, "tsv": _tsv.pack_tsv, "jpeg": pack_pictures}[options.source]
     count, broken = pack(options, rule)
     print(f"{counted(count, 'image')} in {options.output}, {len(broken)} left out")
     return 0
@@ -114,14 +130,15 @@ def pack_npz(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[s
     with ImageWriter(options.output, options.codec, rule, options.keep_all, meta) as writer:
         done = writer.done()
         waiting = [path for path in files if path.name not in done]
-        encode = partial(encode_npz_file, rule=rule, codec=options.codec, keep_all=options.keep_all)
+        encode = partial(encode_npz_file, rule=rule, codec=options.codec, keep_all=options.keep_all,
+                         boxes=box_rule(options))  # fmt: skip
         return store(writer, in_order(encode, waiting, options.workers), len(waiting))
 
 
-def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool) -> Packed:
+def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool, boxes: BoxRule) -> Packed:
     """One extractor file as a record."""
     try:
-        arrays = read_npz(path)
+        arrays = read_npz(path, boxes)
         record, count = encode_image(arrays, rule, codec, keep_all)
     except DataError as error:
         return Packed(path.name, error=str(error))

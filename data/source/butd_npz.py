@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data.codec import DamagedRecord, decode_npz
+from data.source.detected import BoxRule, regions_of
+
+PLAIN = BoxRule()
 
 
 def list_npz(folder: str | Path) -> list[Path]:
@@ -26,15 +29,20 @@ def list_npz(folder: str | Path) -> list[Path]:
     return files
 
 
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+def read_npz(path: Path, rule: BoxRule = PLAIN) -> dict[str, NDArray[Any]]:
     """An extractor's arrays: features [n, d], norm_bb [n, 6], conf [n] or [n, 1], soft_labels, nbb, ...
 
+    Both layouts of bottom-up attention are read: ours, and `x`, `bbox` in pixels, `num_bbox`, `image_w`, `image_h`. An
+    `info` of Python objects is not read.
+
     Raises:
-        DataError: the file is empty, damaged, or holds anything but plain arrays.
+        DataError: the file is empty or damaged, or nothing tells in what its boxes are measured.
     """
+    unread: list[str] = []
     try:
         with path.open("rb") as file:
-            return decode_npz(file, keep_scalars=True)
+            arrays = decode_npz(file, keep_scalars=True, objects=unread)
+        return regions_of(arrays, path.name, rule, tuple(unread))
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})") from error
     except DamagedRecord as error:

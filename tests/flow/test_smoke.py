@@ -60,7 +60,7 @@ def drawn(folder: Path) -> None:
              "--num_train_steps", "2", "--decay_steps", "2"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCENES", str(folder / "scenes"))
-        for command in (["train/itm.py", *first], ["train/mine.py", *first, *NARROW]):
+        for command in (["train/itm.py", *first], ["train/mine.py", folder / "round_one", *NARROW]):
             done = warm.run(*command)
             assert done.returncode == 0, done.stderr
 

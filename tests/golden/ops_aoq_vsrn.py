@@ -127,6 +127,7 @@ def index_of(words: Tensor, lengths: Tensor, config: dict[str, Any]) -> PairInde
     """The product's index over a store of these words, each caption with the one image that there is."""
     names = [str(number) for number in range(len(words))]
     texts = SimpleNamespace(
+        meta={},
         open=lambda: None,
         ids=names,
         images=["only"] * len(names),
@@ -135,7 +136,8 @@ def index_of(words: Tensor, lengths: Tensor, config: dict[str, Any]) -> PairInde
         special=SimpleNamespace(cls=config["start_id"], sep=config["end_id"]),
         tokens=lambda name: words[int(name), : lengths[int(name)]].numpy(),
     )
-    return PairIndex([Source(texts, SimpleNamespace(counts=lambda _: np.ones(1, np.int64)))])  # type: ignore[arg-type]
+    images = SimpleNamespace(meta={}, counts=lambda _: np.ones(1, np.int64))
+    return PairIndex([Source(texts, images)])  # type: ignore[arg-type]
 
 
 OPS = {

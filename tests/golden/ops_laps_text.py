@@ -24,11 +24,13 @@ def index_of(case: Any) -> PairIndex:
     ids = [np.array(words.encode(caption)[1], np.int64) for caption in case.config["captions"]]
     names = [str(number) for number in range(len(ids))]
     texts = SimpleNamespace(
+        meta={},
         open=lambda: None, folder=case.folder, ids=names, images=["only"] * len(names), image_order=["only"],
         lengths=np.array([len(each) for each in ids]), special=words.special, vocab_hash=words.vocab_hash,
         tokens=lambda name: ids[int(name)],
     )  # fmt: skip
-    return PairIndex([Source(texts, SimpleNamespace(counts=lambda _: np.ones(1, np.int64)))])  # type: ignore[arg-type]
+    images = SimpleNamespace(meta={}, counts=lambda _: np.ones(1, np.int64))
+    return PairIndex([Source(texts, images)])  # type: ignore[arg-type]
 
 
 def caption_ids(case: Any) -> Tensors:

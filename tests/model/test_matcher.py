@@ -25,6 +25,8 @@ def test_an_unknown_matcher_names_the_file_that_is_missing(name: str) -> None:
 def test_a_file_without_a_matcher_is_no_matcher() -> None:
     with pytest.raises(ConfigError, match=r"model/transformer.py holds no Matcher"):
         find("transformer")
+    with pytest.raises(ConfigError, match=r"model/matcher.py holds no Matcher"):
+        find("matcher")
 
 
 def test_a_broken_import_inside_a_matcher_is_not_called_a_missing_matcher(monkeypatch: pytest.MonkeyPatch) -> None:

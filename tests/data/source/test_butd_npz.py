@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from config.errors import DataError
+from data.image_writer import encode_image
+from data.regions import RegionRule
 from data.source.butd_npz import list_npz, read_npz
+from data.source.detected import BoxRule, read_sizes
 from tests.arrays import extracted, write_npz_folder
 
 
@@ -41,10 +45,62 @@ def test_damaged_files_are_refused(tmp_path: Path, content: bytes) -> None:
         read_npz(tmp_path / "a.npz")
 
 
-def test_pickled_objects_are_refused(tmp_path: Path) -> None:
-    np.savez(tmp_path / "a.npz", allow_pickle=True, info=np.array({"a": 1}, dtype=object))
-    with pytest.raises(DataError, match="Object arrays cannot be loaded"):
+RNG = np.random.default_rng(0)
+INFO = np.array({"objects_conf": [0.5]}, dtype=object)
+PIXELS = np.array([[0, 0, 320, 240], [64, 48, 639, 479]], np.float32)
+SHARES = np.array([[0, 0, 0.5, 0.5, 0.5, 0.5], [0.1, 0.1, 0.9984375, 0.9979167, 0.8984375, 0.8979167]], np.float32)
+FEATURES = RNG.random((2, 8), np.float32)
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "x, bbox, info": {"x": FEATURES, "bbox": PIXELS, "num_bbox": 2, "image_w": 640, "image_h": 480, "info": INFO},
+    "x turned": {"x": FEATURES.T, "bbox": PIXELS, "num_bbox": 2, "image_w": 640, "image_h": 480, "info": INFO},
+    "features, boxes": {"features": FEATURES, "boxes": PIXELS, "num_boxes": 2, "image_w": [640], "image_h": [480]},
+    "shares": {"features": FEATURES, "boxes": SHARES[:, :4]},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_other_layouts_are_read_and_objects_left_alone(layout: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=True, **LAYOUTS[layout])
+    got = read_npz(tmp_path / "a.npz")
+    assert got.keys() == {"features", "norm_bb", *(["nbb"] if layout != "shares" else [])}
+    assert np.array_equal(got["features"], FEATURES)
+    np.testing.assert_allclose(got["norm_bb"], SHARES, rtol=1e-6)
+
+
+def test_an_object_is_never_unpickled(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (tmp_path / "mark",)
+
+    np.savez(tmp_path / "a.npz", allow_pickle=True, info=np.array(Trap(), dtype=object), **extracted(0))
+    assert read_npz(tmp_path / "a.npz").keys() == extracted(0).keys()
+    assert not (tmp_path / "mark").exists()
+
+
+def test_boxes_in_pixels_need_the_size_of_their_picture(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", allow_pickle=True, x=FEATURES, bbox=PIXELS, info=INFO)
+    told = (r"boxes in pixels \(from 0 to 639\), and nothing says how large its picture is \('info' holds Python "
+            r"objects, which are not read\); give --image_sizes FILE")
+    with pytest.raises(DataError, match=told):
         read_npz(tmp_path / "a.npz")
+    (tmp_path / "sizes.json").write_text('{"a": [640, 480]}')
+    rule = BoxRule(sizes=read_sizes(tmp_path / "sizes.json"))
+    np.testing.assert_allclose(read_npz(tmp_path / "a.npz", rule)["norm_bb"], SHARES, rtol=1e-6)
+
+
+def test_boxes_under_our_name_may_be_said_to_be_in_pixels(tmp_path: Path) -> None:
+    six = np.concatenate([PIXELS, PIXELS[:, 2:] - PIXELS[:, :2]], 1)
+    np.savez(tmp_path / "a.npz", features=FEATURES, norm_bb=six, image_w=640, image_h=480)
+    np.testing.assert_allclose(read_npz(tmp_path / "a.npz", BoxRule(pixels=True))["norm_bb"], SHARES, rtol=1e-6)
+    with pytest.raises(DataError, match=r"has boxes from 0 to 639, not shares .* from 0 to 1; --pixel_boxes"):
+        encode_image(read_npz(tmp_path / "a.npz"), RegionRule(), "native", keep_all=True)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": [1]}', '{"a": [1, "x"]}', '{"a": [0, 4]}', '{"a": null}'])
+def test_sizes_that_are_none_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "sizes.json").write_text(content)
+    with pytest.raises(DataError, match="no map from image names to"):
+        read_sizes(tmp_path / "sizes.json")
 
 
 def test_missing_files_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,213 @@
+"""Region features in `.tsv` files, a row a picture, arrays in base64: bottom-up attention's, LXMERT's and VinVL's."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config.errors import DataError
+from data.regions import normalise_boxes
+
+Arrays = dict[str, NDArray[Any]]
+
+BOTTOM_UP = ("image_id", "image_w", "image_h", "num_boxes", "boxes", "features")
+LXMERT = ("img_id", "img_h", "img_w", "objects_id", "objects_conf", "attrs_id", "attrs_conf", "num_boxes", "boxes",
+          "features")  # fmt: skip
+COLUMNS = {6: BOTTOM_UP, 10: LXMERT, 3: ("image_id", "num_boxes", "features"), 2: ("image_id", "json")}
+"""The columns of published files, by their number; the last two are VinVL's."""
+SAME = {"img_id": "image_id", "img_w": "image_w", "img_h": "image_h", "objects_conf": "conf"}
+VINVL_WIDTH, BOX_NUMBERS = 2048, 6
+"""VinVL's rows are 2,054 wide: 2,048 features, then x1, y1, x2, y2, width and height of the box, as shares."""
+ROUNDED = 0.1
+"""A box in pixels may lie so far outside of its picture, as a share of that; further, and the size is of another."""
+READ_AT_ONCE = 1 << 24
+KEY_BYTES = 512
+INDEX = ".lineidx"
+
+
+class TsvFile:
+    """The rows of a file by their places, which its line index tells, or a look through the file.
+
+    Attributes:
+        keys: what each row is of.
+        starts: `[rows + 1]` int64, where rows begin, and the end of the file.
+
+    Raises:
+        DataError: the file is missing or empty, its index is that of another file, or a key stands in two rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            raise DataError(f"{path} is no file; name a .tsv of region features")
+        index = path.with_suffix(INDEX)
+        self.starts = _indexed(path, index) if index.exists() else _looked_through(path)
+        if len(self.starts) < 2:
+            raise DataError(f"{path} holds no row; copy it again")
+        with path.open("rb") as file:
+            self.keys = [self._key(file, row) for row in range(len(self.starts) - 1)]
+        first: dict[str, int] = {}
+        for row, key in enumerate(self.keys):
+            if first.setdefault(key, row) != row:
+                raise DataError(f"{path}, line {row + 1}: {key} stands in line {first[key] + 1} already; remove one")
+
+    def _key(self, file: BinaryIO, row: int) -> str:
+        file.seek(int(self.starts[row]))
+        key, tab, _ = file.read(KEY_BYTES).partition(b"\t")
+        if not (key and tab):
+            raise DataError(f"{self.path}, line {row + 1}: begins with no key and tab; is this a .tsv of regions?")
+        try:
+            return key.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.path}, line {row + 1}: its key is not UTF-8; mend it") from error
+
+    def place(self, row: int) -> Place:
+        """Where a row is."""
+        return Place(self.path, row + 1, int(self.starts[row]), int(self.starts[row + 1]))
+
+
+class Place(NamedTuple):
+    """One row of a file, and its line for what is said."""
+
+    path: Path
+    line: int
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.path}, line {self.line}"
+
+    def cells(self) -> list[bytes]:
+        """The row's cells, read now."""
+        file = _opened(self.path)
+        file.seek(self.start)
+        return file.read(self.end - self.start).rstrip(b"\r\n").split(b"\t")
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path) -> BinaryIO:
+    """The file, opened once in each process."""
+    return path.open("rb")
+
+
+def _looked_through(path: Path) -> NDArray[np.int64]:
+    starts, at = [np.zeros(1, np.int64)], 0
+    with path.open("rb") as file:
+        while block := file.read(READ_AT_ONCE):
+            starts.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + at + 1)
+            at += len(block)
+    found = np.concatenate(starts)
+    return found if found[-1] == at else np.append(found, at)
+
+
+def _indexed(path: Path, index: Path) -> NDArray[np.int64]:
+    """Where rows begin as an index says, which is believed only if they do."""
+    try:
+        starts = np.array(index.read_text(encoding="ascii").split(), np.int64)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{index}: is no list of places ({error}); remove it, it is not needed") from error
+    size = path.stat().st_size
+    wrong = not len(starts) or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= size
+    if not wrong:
+        with path.open("rb") as file:
+            for start in starts[1:]:
+                file.seek(start - 1)
+                wrong = wrong or file.read(1) != b"\n"
+            file.seek(starts[-1])
+            wrong = wrong or b"\n" in file.read().rstrip(b"\n")
+    if wrong:
+        raise DataError(f"{index}: is the index of another file than {path.name}; remove it, it is not needed")
+    return np.append(starts, size)
+
+
+def read_row(place: Place, columns: Sequence[str] | None = None, predictions: Place | None = None) -> Arrays:
+    """The regions of one picture: `features [n, d]`, `norm_bb [n, 6]`, and `conf [n]` where the files have it.
+
+    Args:
+        columns: the names of the row's cells; those of published files are known by their number.
+        predictions: its row in VinVL's `predictions.tsv`, which tells boxes and confidences.
+
+    Raises:
+        DataError: the row is cut off, or no such row; names the line.
+    """
+    try:
+        return _read_row(place, columns, predictions)
+    except (ValueError, KeyError, TypeError, binascii.Error) as error:
+        if isinstance(error, DataError):
+            raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{place}: is damaged ({type(error).__name__}: {error}); copy the file again") from error
+
+
+def _read_row(place: Place, columns: Sequence[str] | None, predictions: Place | None) -> Arrays:
+    cells = place.cells()
+    names = columns or COLUMNS.get(len(cells))
+    if names is None or len(names) != len(cells):
+        raise DataError(f"has {len(cells)} columns, not {len(columns) if columns else '2, 3, 6 or 10'}; name them with "
+                        f"--columns, as in {','.join(BOTTOM_UP)}")  # fmt: skip
+    found: dict[str, Any] = {SAME.get(name, name): cell for name, cell in zip(names, cells, strict=True)}
+    if "json" in found:
+        found |= json.loads(found.pop("json"))
+    count = int(found["num_boxes"])
+    features = _array(found["features"], count, "features")
+    if "boxes" in found:
+        boxes = _array(found["boxes"], count, "boxes")
+        arrays = {"features": features, "norm_bb": _shares(boxes, float(found["image_w"]), float(found["image_h"]))}
+        return arrays | ({"conf": _array(found["conf"], count, "objects_conf")[:, 0]} if "conf" in found else {})
+    if predictions is not None:
+        return {"features": features[:, :VINVL_WIDTH], **_predicted(predictions, count)}
+    if features.shape[1] != VINVL_WIDTH + BOX_NUMBERS:
+        raise DataError(f"features are {features.shape[1]} wide and come without boxes: VinVL's have "
+                        f"{VINVL_WIDTH + BOX_NUMBERS} columns, of which the last {BOX_NUMBERS} are the box; give "
+                        "--predictions FILE, which tells the boxes")  # fmt: skip
+    return {"features": features[:, :VINVL_WIDTH], "norm_bb": features[:, VINVL_WIDTH:]}
+
+
+def _array(text: bytes | str, rows: int, what: str) -> NDArray[np.float32]:
+    """`[rows, columns]` of float32 numbers in base64."""
+    data = base64.b64decode(text, validate=True)
+    if rows < 1 or not data or len(data) % (4 * rows):
+        raise DataError(f"{what}: {len(data)} bytes do not make {rows} rows of float32 numbers; copy the file again")
+    return np.frombuffer(data, "<f4").reshape(rows, -1)
+
+
+def _shares(boxes: NDArray[np.float32], width: float, height: float) -> NDArray[np.float32]:
+    """`norm_bb [n, 6]` of boxes in pixels."""
+    shares = normalise_boxes(boxes[:, :4], width, height)
+    if not (width > 0 and height > 0) or shares[:, :4].max() > 1 + ROUNDED:
+        raise DataError(f"boxes go to {boxes[:, 2].max():g} x {boxes[:, 3].max():g} in a picture of {width:g} x "
+                        f"{height:g}; are width and height swapped? Name the columns with --columns")  # fmt: skip
+    return shares
+
+
+def _predicted(place: Place, count: int) -> Arrays:
+    """Boxes and confidences of a row of `predictions.tsv`."""
+    content = json.loads(place.cells()[1])
+    objects = content["objects"]
+    if len(objects) != count:
+        raise DataError(f"{place} has {len(objects)} objects for {count} rows of features; give the file that belongs "
+                        "to these features")  # fmt: skip
+    boxes = np.array([one["rect"] for one in objects], np.float32)
+    conf = np.array([one["conf"] for one in objects], np.float32)
+    return {"norm_bb": _shares(boxes, content["image_w"], content["image_h"]), "conf": conf}
+
+
+def predictions_of(keys: Sequence[str], predictions: TsvFile) -> Mapping[str, Place]:
+    """The predictions of each picture.
+
+    Raises:
+        DataError: some have none.
+    """
+    rows = {key: row for row, key in enumerate(predictions.keys)}
+    absent = [key for key in keys if key not in rows]
+    if absent:
+        raise DataError(f"{predictions.path} lacks {len(absent)} of the pictures, such as {absent[0]}; give the file "
+                        "that belongs to these features")  # fmt: skip
+    return {key: predictions.place(rows[key]) for key in keys}
