@@ -47,7 +47,7 @@ def parse(
         args = parser.read(argv)
         resolved = resolve(merge(in_files, args.given), kinds)
         args.said = frozenset(args.given)
-        refuse_unread(resolved.run, args.said, reads(args), program)
+        refuse_unread(resolved.run, args.said, reads(args), "this program")
 
     if args.print_config:
         sys.stderr.writelines(f"{note}\n" for note in reader.notes)

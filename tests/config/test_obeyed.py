@@ -25,15 +25,15 @@ def evaluate_flags(parser: ArgumentParser) -> None:
 
 @pytest.mark.parametrize(("reads", "line", "told"), [
     (measuring, "--learning_rate 1e-4 --set negatives.mine_after=3 --ties mean",
-     "x does not read negatives.mine_after, optim.learning_rate here; leave them out of the command line (a config "
-     "file may hold them)"),
-    (measuring, "--val_txt_db a --val_img_db b", "x does not read data.val_img_db, data.val_txt_db here"),
-    (measuring, "--scores m --two_stage 5", "x does not read eval.two_stage here; leave it out"),
-    (measuring, "--isda --folds 5", "x does not read eval.folds here"),
-    (mining, "--max_txt_len 7", "x does not read data.max_txt_len here"),
-    (mining, "--embeddings e --checkpoint w.pt", "x does not read weights.checkpoint here"),
-    (training_on_batches, "--hard_neg_size 3", "x does not read negatives.hard_neg_size here"),
-    (training_on_pools, "--offline_range 3", "x does not read negatives.offline_range here"),
+     "this program does not read negatives.mine_after, optim.learning_rate here; leave them out of the command line (a "
+     "config file may hold them)"),
+    (measuring, "--val_txt_db a --val_img_db b", "this program does not read data.val_img_db, data.val_txt_db here"),
+    (measuring, "--scores m --two_stage 5", "this program does not read eval.two_stage here; leave it out"),
+    (measuring, "--isda --folds 5", "this program does not read eval.folds here"),
+    (mining, "--max_txt_len 7", "this program does not read data.max_txt_len here"),
+    (mining, "--embeddings e --checkpoint w.pt", "this program does not read weights.checkpoint here"),
+    (training_on_batches, "--hard_neg_size 3", "this program does not read negatives.hard_neg_size here"),
+    (training_on_pools, "--offline_range 3", "this program does not read negatives.offline_range here"),
     (anything, "--num_bb 4", "data.num_bb has no effect where conf_th is 0.2: it counts where that is -1; leave it"),
     (anything, "--conf_th -1 --max_bb 5 --min_bb 2",
      "data.max_bb has no effect where conf_th is -1: num_bb counts then; data.min_bb has no effect"),
