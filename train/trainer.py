@@ -80,6 +80,8 @@ class Trainer:
         self.tally.load_state_dict(state["tally"])
         self.skips.load_state_dict(state["skips"])
         note = snapshot.facts.get("_note", {})
+        if note.get("hash") == self.run.hash():
+            self.warned = set(state.get("warned", ()))  # older checkpoints have none
         trained_with = note.get("vocab_hash")
         if trained_with and self.recipe.train.vocab_hash not in (None, trained_with):
             raise DataError(f"{name}: trained with another vocabulary than the training store's; use the same store")
@@ -220,9 +222,10 @@ class Trainer:
         self.journal.progress(self.step, total, shown | {"pairs/s": rates["pairs_per_s"]}, summary(rates))
 
     def _warn(self, text: str) -> None:
-        """Say a warning, once."""
+        """Say a warning, once in a run however often that is resumed."""
         if text and text not in self.warned:
             self.warned.add(text)
+            self.journal.event("warning", step=self.step, text=text)
             self.journal.say(f"step {self.step}: {text}")
 
     def _due(self, total: int) -> bool:
@@ -287,7 +290,7 @@ class Trainer:
         state: dict[str, Any] = {
             "optimizer": recipe.optimizer.state_dict(), "scaler": recipe.precision.state_dict(),
             "tally": self.tally.state_dict(), "skips": self.skips.state_dict(),
-            "step": self.step, "slot": self.slot, "best": self.best,
+            "step": self.step, "slot": self.slot, "best": self.best, "warned": sorted(self.warned),
         }  # fmt: skip
         note = {"hash": self.run.hash(), "step": self.step, "vocab_hash": recipe.vocab_hash,
                 "epoch": self.slot // len(self.regime.anchors), "ranks": self.comm.size,

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from config.schema import Run
 from tests.train.conftest import MakeRun
 from train import collapse
 from train.collapse import UPDATES, CollapseWatch, gentler
 from train.comm import Solo
 from train.hard_pools import PoolRegime
 from train.in_batch import BatchRegime
-from train.journal import Journal
+from train.journal import METRICS, Journal, read_events
 from train.recipe import build_recipe
 from train.trainer import Trainer
 
@@ -65,20 +66,43 @@ def test_remedies_are_flags_that_the_objective_has(make_run: MakeRun) -> None:
     assert gentler(make_run().objective, "infonce") == "infonce, a lower --learning_rate"
 
 
-def test_a_run_that_has_collapsed_says_so_once(
-    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(collapse, "UPDATES", 2)
-    run = make_run(optim={"warmup_steps": 0, "learning_rate": 1e-12, "num_train_steps": 6}, output={"log_steps": 1})
-    trainer = Trainer(PoolRegime(build_recipe(run, Solo())), Journal(tmp_path, tensorboard=False), tmp_path)
+def collapsed(run: Run, folder: Path) -> Trainer:
+    """A trainer whose scores are all alike, and stay so."""
+    trainer = Trainer(PoolRegime(build_recipe(run, Solo())), Journal(folder, tensorboard=False), folder)
     with torch.no_grad():
         for parameter in trainer.matcher.rank.parameters():
             parameter.zero_()
-    assert trainer.fit(None) == 0
+    return trainer
+
+
+@pytest.fixture
+def flat_run(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> MakeRun:
+    """`flat_run(**optim)`: a run that learns nothing, and is told so after two updates of that."""
+    monkeypatch.setattr(collapse, "UPDATES", 2)
+    monkeypatch.setattr(collapse, "LUCK", 99.0)  # of eight anchors some may be ahead by rounding
+    usual = {"warmup_steps": 0, "learning_rate": 1e-12, "num_train_steps": 6}
+    return lambda **optim: make_run(optim=usual | optim, output={"log_steps": 1}, eval={"valid_steps": 3})
+
+
+def test_a_run_that_has_collapsed_says_so_once(flat_run: MakeRun, tmp_path: Path) -> None:
+    assert collapsed(flat_run(), tmp_path).fit(None) == 0
     log = (tmp_path / "log.txt").read_text()
     assert log.count("collapsed: for 2 updates") == 1
     assert "(--objective infonce), negatives that are drawn at first (--mine_after 1), a lower" in log
     assert "step 3: collapsed" in log
+    told = [event for event in read_events(tmp_path / METRICS) if event["event"] == "warning"]
+    assert [(event["step"], event["text"].split(":")[0]) for event in told] == [(3, "collapsed")]
+
+
+@pytest.mark.parametrize(("changed", "times"), [({}, 0), ({"learning_rate": 1e-13}, 1)])
+def test_a_resumed_run_says_it_anew_only_with_other_settings(
+    changed: dict[str, float], times: int, flat_run: MakeRun, tmp_path: Path
+) -> None:
+    assert collapsed(flat_run(), tmp_path / "first").fit(None) == 0
+    again = collapsed(flat_run(**changed), tmp_path / "again")
+    again.resume(tmp_path / "first" / "ckpt" / "step-00000003")
+    assert again.fit(None) == 0
+    assert (tmp_path / "again" / "log.txt").read_text().count("collapsed: for 2 updates") == times
 
 
 def test_batches_are_watched_too(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
