@@ -199,7 +199,7 @@ class Eval(Section):
     ir_count: Literal["correct", "legacy"] = "correct"
     """count of image-retrieval hits; legacy repeats the published code's error, for comparison only"""
     median_rank: Literal["exact", "floor"] = "exact"
-    """a median between two ranks: their middle, or the lower one, as the published programs print it"""
+    """a median between two ranks: their middle, or that rounded down, as the published programs print it"""
     score_dtype: Literal["float32", "float16"] = "float32"
     """type that scores are kept in; float16 makes ties (the mean of an ensemble is kept in float64)"""
     folds: Count = 1

@@ -127,10 +127,10 @@ def fold_recalls(scores: Array, owner: Array, ties: Ties = "pessimistic", ir_cou
     Keys: txt_r1/5/10 and txt_r_mean (image query, text answers), img_* (text query, image answers), r_mean
     of all six, ties_in_top10 (share of all queries): fractions; rsum: the six in percent, added up; r1r5: the
     four of R@1 and R@5, likewise; *_medr and *_meanr: median and mean ranks from 1. A median between two ranks is
-    their middle, or with median_rank "floor", and where ties is "index", the lower one, as published programs print
-    it. With folds, the images are cut into that many runs in their given order, each judged among its own texts.
-    ir_count "legacy" counts a query's
-    own number as a hit where it is below k, as the published UNITER tables do; it is for comparison with them only.
+    their middle, or with median_rank "floor", and where ties is "index", that rounded down, as published programs
+    print it. With folds, the images are cut into that many runs in their given order, each judged among its own texts.
+    ir_count "legacy" counts a query's own number as a hit where it is below k, as the published UNITER tables do; it
+    is for comparison with them only.
     Raises ConfigError for an unknown option, DataError as `count` does or if folds do not divide the
     images.
     """

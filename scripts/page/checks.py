@@ -49,7 +49,7 @@ def check_split(name: str, entry: dict[str, Any], scores: Scores | None) -> list
     ties, ir_count, _, median_rank = counting(entry)
     checks = []
     if median_rank == "floor":
-        checks.append(Check("open", "A median between two ranks is told as the lower one, as published."))
+        checks.append(Check("open", "A median between two ranks is told rounded down, as published."))
     if ir_count == "legacy":
         checks.append(Check("bad", "Image retrieval is counted with the error of the published code: it is "
                                    "too high, and comparable with tables counted so only."))

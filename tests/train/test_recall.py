@@ -124,19 +124,22 @@ def test_scores_in_float64_are_compared_as_they_are():
     assert recalls(scores, np.arange(2))["ties_in_top10"] == 0
 
 
-def test_a_median_between_two_ranks_is_the_lower_one_only_with_ties_by_index():
+def test_a_median_between_two_ranks_is_rounded_down_only_with_ties_by_index_or_where_it_is_wanted():
     scores = np.array([[0.9, 0.5], [0.1, 0.4]])  # texts at ranks 0 and 1 of two
     owner = np.array([0, 1])
     assert recalls(scores, owner, "index")["img_medr"] == 1
     assert recalls(scores, owner)["img_medr"] == 1.5
     floored = recalls(scores, owner, median_rank="floor")
     assert floored == recalls(scores, owner) | {"img_medr": 1, "txt_medr": floored["txt_medr"]}
-    places = np.array([0, 1, 3, 6])  # a whole middle stays: (1 + 3) / 2 = 2
-    scores = (np.arange(10)[:, None] < places).astype(float)
-    scores[9] = 0.5
-    owner = np.full(4, 9)
-    assert rank_images(scores, owner).tolist() == places.tolist()
-    assert {recalls(scores, owner, ties)["img_medr"] for ties in ("index", "mean")} == {3}
+    # A whole middle stays: (1 + 3) / 2 = 2; another is cut, not the lower rank taken: (1 + 4) / 2 = 2.5, not 1.
+    for places, exact in ((np.array([0, 1, 3, 6]), 3), (np.array([0, 1, 4, 6]), 3.5)):
+        scores = (np.arange(10)[:, None] < places).astype(float)
+        scores[9] = 0.5
+        owner = np.full(4, 9)
+        assert rank_images(scores, owner).tolist() == places.tolist()
+        assert recalls(scores, owner)["img_medr"] == exact
+        assert recalls(scores, owner, "index")["img_medr"] == 3
+        assert recalls(scores, owner, median_rank="floor")["img_medr"] == 3
 
 
 def test_mean_ranks_and_the_selection_sums():
