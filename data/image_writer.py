@@ -27,6 +27,8 @@ CHECKSUMS = "checksums.json"
 """CRC32C of each record, where a store's layout has none of its own."""
 VERSION = 1
 DTYPES = ("float16", "float32")
+REGIONS = ("features", "norm_bb", "conf")
+"""Arrays of numbers, a row a region."""
 NOT_FINITE = "holds numbers that are not finite"
 
 
@@ -37,7 +39,7 @@ def encode_image(
 
     Args:
         arrays: `features [n, d]`, `norm_bb [n, 6]`, `conf [n]` or `[n, 1]`; published layouts keep the rest.
-        dtype: of the features in a native record; boxes are rounded to half precision in any.
+        dtype: of a native record; float32 keeps every bit of features and boxes.
 
     Raises:
         DataError: an array is missing, they disagree on n, numbers are not finite, or no region is left.
@@ -47,10 +49,10 @@ def encode_image(
     rows = len(kept["features"])
     if rows == 0:
         raise DataError("holds no region")
-    if not (np.isfinite(kept["features"]).all() and np.isfinite(kept["norm_bb"]).all()):
-        raise DataError(f"{NOT_FINITE} in half precision")
     if dtype == "float32":
-        kept["features"] = arrays["features"][:rows].astype(np.float32)
+        kept |= {name: arrays[name][:rows].astype(np.float32) for name in ("features", "norm_bb")}
+    if not all(np.isfinite(kept[name]).all() for name in REGIONS if name in kept):
+        raise DataError(f"{NOT_FINITE} in half precision" if dtype == "float16" else NOT_FINITE)
     if codec == "native":
         conf = kept["conf"].reshape(-1) if "conf" in kept else np.ones(rows)
         boxes = box_features(kept["norm_bb"])
@@ -80,13 +82,24 @@ def _check(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool)
     if missing:
         remedy = "; give --conf_th -1 or --keep_all, which need none" if missing == ["conf"] else ""
         raise DataError(f"holds no {' and no '.join(missing)}, but {', '.join(arrays) or 'nothing'}{remedy}")
+    odd = [f"{name} of {arrays[name].dtype}" for name in REGIONS if name in arrays and arrays[name].dtype.kind != "f"]
+    if odd:
+        raise DataError(f"holds {', '.join(odd)}, not of floating numbers; extract it again")
     features, boxes = arrays["features"], arrays["norm_bb"]
     conf = arrays.get("conf", np.ones(len(features)))
-    if features.ndim != 2 or boxes.shape != (len(features), 6) or conf.size != len(features):
+    if features.ndim != 2 or not features.shape[1] or boxes.shape != (len(features), 6) or conf.size != len(features):
         raise DataError(f"features {features.shape}, boxes {boxes.shape}, conf {conf.shape} do not agree")
+    if keep_all and "nbb" in arrays:
+        _check_number(arrays["nbb"])
     if np.isfinite(boxes).all() and not are_shares(boxes):
         raise DataError(f"has boxes {box_range(boxes)}, not shares of width and height from 0 to 1; --pixel_boxes of "
                         "build_imgdb.py converts pixels")  # fmt: skip
+
+
+def _check_number(nbb: NDArray[Any]) -> None:
+    is_number = nbb.size == 1 and nbb.dtype.kind in "iuf"
+    if not (is_number and nbb.reshape(-1)[0] >= 1 and float(nbb.reshape(-1)[0]).is_integer()):
+        raise DataError(f"has {nbb.tolist()!r} as its number of regions (nbb, num_bbox); give a whole number from 1")
 
 
 class ImageWriter:
@@ -253,7 +266,7 @@ def read_back(path: Path, checksums: Mapping[str, int]) -> None:
     store = LmdbStore(path)
     for name, checksum in checksums.items():
         if crc32c.crc32c(store.get(name)) != checksum:
-            raise DataError(f"{path}: {name} is not what was written; see to the disk, and pack again")
+            raise DataError(f"{path}: {name} is not what was written; see to the disk, remove the store and pack again")
 
 
 def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from data.codec import Buffer, DamagedRecord
 from data.image_source import stored_meta, stored_names
 from data.image_writer import CHECKSUMS, DTYPES, ImageWriter
 from data.native import Record, view_native
-from data.regions import Codec, RegionRule, box_features
+from data.regions import Codec, RegionRule, are_shares, box_features, box_range
 from data.seal import is_sealed, sealed_json
 from data.store import LmdbStore, missing
 from data.variants import find_variant, store_variants
@@ -214,11 +214,18 @@ class ImageStore:
         return DamagedRecord(f"{self.path}: record {name} is damaged ({error}); copy or pack the store again")
 
     def _verified_rows(self, name: str) -> Record | _Rows:
-        if self._verify == "never" or (self._verify == "first" and name in self._verified):
+        if self._verify != "always" and name in self._verified:
             return self._rows(name, verify=False)
-        rows = self._rows(name, verify=True)
-        self._verified.add(name)
+        rows = self._rows(name, verify=self._verify != "never")
+        if name not in self._verified:
+            self._check_boxes(name, rows)
+            self._verified.add(name)
         return rows
+
+    def _check_boxes(self, name: str, rows: Record | _Rows) -> None:
+        if rows.boxes is not None and np.isfinite(rows.boxes).all() and not are_shares(rows.boxes[:, :6]):
+            raise DataError(f"{self.path}: {name} has boxes {box_range(rows.boxes[:, :6])}, not shares of width and "
+                            "height from 0 to 1; pack it again with build_imgdb.py npz --pixel_boxes")  # fmt: skip
 
     def read_into(
         self,
@@ -235,7 +242,7 @@ class ImageStore:
             key: what random draws would depend on; nothing about regions is random.
 
         Raises:
-            DamagedRecord: the record's bytes are not what was written; names store and image.
+            DataError: its boxes are in pixels; a DamagedRecord: its bytes are not what was written. Names both.
         """
         rows = self._verified_rows(name)
         count = len(features)
@@ -263,6 +270,7 @@ class ImageStore:
         for name in names:
             try:
                 rows = self._rows(name, verify=True)
+                self._check_boxes(name, rows)
                 self._count(name)
             except DataError as error:
                 found.append((name, str(error)))

@@ -100,7 +100,7 @@ def cut(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool) ->
     """
     rows = len(arrays["features"])
     if keep_all:
-        count = int(arrays["nbb"]) if "nbb" in arrays else rows
+        count = int(arrays["nbb"].reshape(-1)[0]) if "nbb" in arrays else rows
     else:
         conf = arrays["conf"] if "conf" in arrays else np.ones(rows)
         count = int(rule.count(conf.reshape(-1)))

@@ -87,11 +87,13 @@ class LmdbWriter:
         """Store a record, replacing one of the same key; committed with every `commit_every` records, or much data.
 
         Raises:
-            DataError: the key is too long.
+            DataError: the key is too long, or no text.
             Failure: there is no room.
         """
         try:
             self._map.put(key.encode(), value)
+        except UnicodeEncodeError as error:
+            raise DataError(f"{self.partial}: {key!r} cannot be a name, it is no UTF-8; rename it") from error
         except lmdb.BadValsizeError as error:
             raise DataError(f"{self.partial}: {key} cannot be written ({error})") from error
         except lmdb.Error as error:

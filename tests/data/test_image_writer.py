@@ -250,3 +250,40 @@ def test_counts_of_records_that_were_not_committed_are_dropped(tmp_path: Path) -
         assert again.done() == {"a.npz"}
         again.add(FLICKR.format(1), **extracted(1))
     assert ImageStore(tmp_path).names == ["a.npz", FLICKR.format(1)]
+
+
+@pytest.mark.parametrize(("change", "told"), [
+    ({"norm_bb": lambda boxes: boxes * 100}, r"has boxes from .* to .*, not shares .*; --pixel_boxes of build_imgdb"),
+    ({"norm_bb": lambda boxes: -boxes}, "has boxes from -.* to -?0.*, not shares"),
+    ({"norm_bb": lambda boxes: boxes * np.nan}, "not finite"),
+    ({"conf": lambda conf: conf * np.nan}, "not finite"),
+    ({"features": lambda features: features.astype(int)}, "holds features of int64, not of floating numbers"),
+    ({"features": lambda features: features.astype(str), "conf": lambda conf: conf.astype("S4")},
+     "holds features of .*, conf of .*, not of floating numbers"),
+    ({"features": lambda features: features[:, :0]}, "do not agree"),
+])  # fmt: skip
+def test_arrays_of_other_numbers_are_refused(change: dict[str, Any], told: str) -> None:
+    arrays = extracted(0)
+    with pytest.raises(DataError, match=told):
+        encode_image(arrays | {name: to(arrays[name]) for name, to in change.items()}, RULE, "native")
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.5, np.nan, [3, 4], "three"])
+def test_a_number_of_regions_that_is_none_is_refused(number: Any) -> None:
+    with pytest.raises(DataError, match=r"as its number of regions .nbb, num_bbox.; give a whole number from 1"):
+        encode_image(extracted(0) | {"nbb": np.array(number)}, RULE, "native", keep_all=True)
+    encode_image(extracted(0) | {"nbb": np.array(number)}, RULE, "native")  # is not asked for there
+
+
+@pytest.mark.parametrize("number", [3, 3.0, [3]])
+def test_a_number_of_regions_may_be_of_any_type(number: Any) -> None:
+    arrays = extracted(0) | {"nbb": np.array(number)}
+    assert encode_image(arrays, RULE, "native", keep_all=True)[1] == 3
+
+
+def test_boxes_a_little_outside_of_their_picture_are_stored(tmp_path: Path) -> None:
+    arrays = extracted(0)
+    arrays["norm_bb"][0] = -0.02, 0, 1.03, 1, 1.05, 1
+    with ImageWriter(tmp_path, keep_all=True) as writer:
+        writer.add("a.npz", **arrays)
+    assert np.array_equal(ImageStore(tmp_path).read("a.npz").boxes[0, :6], arrays["norm_bb"][0])

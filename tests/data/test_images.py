@@ -336,3 +336,21 @@ def test_reading_creates_no_file(folder: Path) -> None:
     for codec in LAYOUTS:
         open_store(folder, codec).read(FLICKR.format(0))
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("codec", ["published", "compressed"])
+def test_boxes_in_pixels_that_others_packed_are_told(tmp_path: Path, codec: Codec) -> None:
+    """In the picture's shares they would all be far outside of it, and nothing learned from them."""
+    first, second = write_image_store(tmp_path, codec, RULE, images=2)
+    store = open_store(tmp_path, codec)
+    arrays = {name: array[:3] for name, array in extracted(0).items()}
+    arrays["norm_bb"] = arrays["norm_bb"] * np.float16(500)
+    encode = encode_published if codec == "published" else encode_npz
+    change(store.path, first, encode(arrays))
+    (store.path / "checksums.json").unlink(missing_ok=True)
+    store = open_store(tmp_path, codec)
+    told = rf"{first} has boxes from [\d.]+ to [\d.]+, not shares of .*; pack it again with build_imgdb\.py npz --pixel"
+    with pytest.raises(DataError, match=told):
+        store.read(first)
+    assert [name for name, _ in store.damaged([first, second])] == [first]
+    assert store.read(second).boxes.max() <= 1

@@ -103,3 +103,11 @@ def test_a_killed_writer_loses_only_what_was_not_committed(tmp_path: Path) -> No
         process.send_signal(signal.SIGKILL)
     with LmdbWriter(tmp_path / "store") as writer:
         assert writer.keys() == [f"key{number:03d}" for number in range(20)]
+
+
+def test_keys_that_are_no_text_are_named(tmp_path: Path) -> None:
+    with LmdbWriter(tmp_path / "store") as writer:
+        with pytest.raises(DataError, match=r"'\\udcff\.npz' cannot be a name, it is no UTF-8; rename it"):
+            writer.put("\udcff.npz", b"1")
+        writer.put("a", b"1")
+    assert LmdbStore(tmp_path / "store").keys() == ["a"]
