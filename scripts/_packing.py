@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from config.errors import DataError
+from data.source.detected import BoxRule, read_sizes, size_of
 from scripts._program import progress
 
 
@@ -38,3 +41,18 @@ def leave_out(name: str, why: str) -> None:
 def nothing_packed(broken: list[str]) -> DataError:
     """The error for a store that would be empty."""
     return DataError(f"none of {len(broken)} inputs could be packed; see the messages above")
+
+
+def add_box_flags(flags: argparse.ArgumentParser) -> None:
+    """What a detector's files may leave open about their boxes."""
+    flags.add_argument("--pixel_boxes", action="store_true", help="boxes in six numbers are in pixels as well")
+    flags.add_argument(
+        "--image_sizes", type=Path, metavar="FILE",
+        help="JSON map from image names to [width, height], where the files do not tell them",
+    )  # fmt: skip
+
+
+def box_rules(options: argparse.Namespace, images: Iterable[str]) -> Iterator[BoxRule]:
+    """How the boxes of each image are read."""
+    sizes = read_sizes(options.image_sizes) if options.image_sizes else {}
+    return (BoxRule(options.pixel_boxes, size_of(image, sizes)) for image in images)

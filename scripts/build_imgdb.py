@@ -39,13 +39,13 @@ from data.picture_files import FILES
 from data.pixels import shaded
 from data.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
-from data.source.detected import BoxRule, read_sizes
+from data.source.detected import BoxRule
 from data.source.entries import Entry
 from data.source.jpeg import Whitener, describe, propose, read_picture
 from data.source.region_features import EDGE_SIDE
 from data.source.wanted import Picture, Wanted, choose, files_of, read_wanted
 from scripts import _pictures, _precomputed, _tsv
-from scripts._packing import Packed, leave_out, nothing_packed, usable
+from scripts._packing import Packed, add_box_flags, box_rules, leave_out, nothing_packed, usable
 from scripts._pictures import add_choice, by_number, check_limits, listed
 from scripts._program import cores, in_order, progress, run
 
@@ -78,18 +78,6 @@ def parser() -> argparse.ArgumentParser:
     jpeg.add_argument("--whitener", type=Path, help="whitener.npz of the training split's store")
     jpeg.add_argument("--fit_on", type=int, default=4000, help="pictures that a new whitener is fitted on")
     return flags
-
-
-def add_box_flags(flags: argparse.ArgumentParser) -> None:
-    """What a detector's files may leave open about their boxes."""
-    flags.add_argument("--pixel_boxes", action="store_true", help="boxes called norm_bb are in pixels as well")
-    flags.add_argument("--image_sizes", type=Path, metavar="FILE",
-                       help="JSON map from image names to [width, height], where the files do not tell them")
-
-
-def box_rule(options: argparse.Namespace) -> BoxRule:
-    """How boxes are read."""
-    return BoxRule(options.pixel_boxes, read_sizes(options.image_sizes) if options.image_sizes else None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,17 +114,18 @@ def store(writer: ImageWriter, packed: Iterable[Packed], total: int) -> tuple[in
 def pack_npz(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
     """Pack a folder of extractor files; image names are the file names."""
     files = list_npz(options.input)
+    boxes = box_rules(options, (path.name for path in files))
     meta = {"features": "npz", "source": options.input.name}
     with ImageWriter(options.output, options.codec, rule, options.keep_all, meta) as writer:
         done = writer.done()
-        waiting = [path for path in files if path.name not in done]
-        encode = partial(encode_npz_file, rule=rule, codec=options.codec, keep_all=options.keep_all,
-                         boxes=box_rule(options))  # fmt: skip
+        waiting = [(path, how) for path, how in zip(files, boxes, strict=True) if path.name not in done]
+        encode = partial(encode_npz_file, rule=rule, codec=options.codec, keep_all=options.keep_all)
         return store(writer, in_order(encode, waiting, options.workers), len(waiting))
 
 
-def encode_npz_file(path: Path, rule: RegionRule, codec: Codec, keep_all: bool, boxes: BoxRule) -> Packed:
+def encode_npz_file(file: tuple[Path, BoxRule], rule: RegionRule, codec: Codec, keep_all: bool) -> Packed:
     """One extractor file as a record."""
+    path, boxes = file
     try:
         arrays = read_npz(path, boxes)
         record, count = encode_image(arrays, rule, codec, keep_all)

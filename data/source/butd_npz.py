@@ -42,7 +42,7 @@ def read_npz(path: Path, rule: BoxRule = PLAIN) -> dict[str, NDArray[Any]]:
     try:
         with path.open("rb") as file:
             arrays = decode_npz(file, keep_scalars=True, objects=unread)
-        return regions_of(arrays, path.name, rule, tuple(unread))
+        return regions_of(arrays, rule, tuple(unread))
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror})") from error
     except DamagedRecord as error:

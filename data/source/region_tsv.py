@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from data.regions import normalise_boxes
+from config.wording import counted
+from data.source.detected import BoxRule, regions_of
+from data.source.fields import kind_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -26,11 +28,14 @@ COLUMNS = {6: BOTTOM_UP, 10: LXMERT, 3: ("image_id", "num_boxes", "features"), 2
 SAME = {"img_id": "image_id", "img_w": "image_w", "img_h": "image_h", "objects_conf": "conf"}
 VINVL_WIDTH, BOX_NUMBERS = 2048, 6
 """VinVL's rows are 2,054 wide: 2,048 features, then x1, y1, x2, y2, width and height of the box, as shares."""
-ROUNDED = 0.1
-"""A box in pixels may lie so far outside of its picture, as a share of that; further, and the size is of another."""
 READ_AT_ONCE = 1 << 24
 KEY_BYTES = 512
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+PRINTED = re.compile(rb"b(['\"])(.*)\1")
+"""How a program of Python 3 that was written for Python 2 prints base64 into its file."""
+PLAIN = BoxRule()
 INDEX = ".lineidx"
+OTHER_FILE = "give the file that belongs to these features"
 
 
 class TsvFile:
@@ -54,14 +59,21 @@ class TsvFile:
             raise DataError(f"{path} holds no row; copy it again")
         with path.open("rb") as file:
             self.keys = [self._key(file, row) for row in range(len(self.starts) - 1)]
+        self._check_keys()
+
+    def _check_keys(self) -> None:
         first: dict[str, int] = {}
-        for row, key in enumerate(self.keys):
-            if first.setdefault(key, row) != row:
-                raise DataError(f"{path}, line {row + 1}: {key} stands in line {first[key] + 1} already; remove one")
+        twice = [row for row, key in enumerate(self.keys) if first.setdefault(key, row) != row]
+        if twice:
+            key = self.keys[twice[0]]
+            more = f" ({counted(len(twice), 'line')} in all repeat a key)" if len(twice) > 1 else ""
+            raise DataError(f"{self.path}, line {twice[0] + 1}: {key} stands in line {first[key] + 1} already{more}; "
+                            "keep one line of each")  # fmt: skip
 
     def _key(self, file: BinaryIO, row: int) -> str:
         file.seek(int(self.starts[row]))
-        key, tab, _ = file.read(KEY_BYTES).partition(b"\t")
+        begin = file.read(KEY_BYTES)
+        key, tab, _ = (begin.removeprefix(BYTE_ORDER_MARK) if row == 0 else begin).partition(b"\t")
         if not (key and tab):
             raise DataError(f"{self.path}, line {row + 1}: begins with no key and tab; is this a .tsv of regions?")
         try:
@@ -89,7 +101,11 @@ class Place(NamedTuple):
         """The row's cells, read now."""
         file = _opened(self.path)
         file.seek(self.start)
-        return file.read(self.end - self.start).rstrip(b"\r\n").split(b"\t")
+        row = file.read(self.end - self.start).rstrip(b"\r\n")
+        if b"\n" in row:
+            index = self.path.with_suffix(INDEX)
+            raise DataError(f"holds several lines: {index.name} skips one; remove that index, it is not needed")
+        return row.split(b"\t")
 
 
 @lru_cache(maxsize=4)
@@ -128,25 +144,28 @@ def _indexed(path: Path, index: Path) -> NDArray[np.int64]:
     return np.append(starts, size)
 
 
-def read_row(place: Place, columns: Sequence[str] | None = None, predictions: Place | None = None) -> Arrays:
+def read_row(
+    place: Place, columns: Sequence[str] | None = None, predictions: Place | None = None, rule: BoxRule = PLAIN
+) -> Arrays:
     """The regions of one picture: `features [n, d]`, `norm_bb [n, 6]`, and `conf [n]` where the files have it.
 
     Args:
         columns: the names of the row's cells; those of published files are known by their number.
-        predictions: its row in VinVL's `predictions.tsv`, which tells boxes and confidences.
+        predictions: its row in VinVL's `predictions.tsv`, which tells confidences, and boxes where the row has none.
+        rule: how its boxes are read.
 
     Raises:
         DataError: the row is cut off, or no such row; names the line.
     """
     try:
-        return _read_row(place, columns, predictions)
-    except (ValueError, KeyError, TypeError, binascii.Error) as error:
-        if isinstance(error, DataError):
-            raise DataError(f"{place}: {error}") from error
+        return _read_row(place, columns, predictions, rule)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{place}: is damaged ({type(error).__name__}: {error}); copy the file again") from error
 
 
-def _read_row(place: Place, columns: Sequence[str] | None, predictions: Place | None) -> Arrays:
+def _read_row(place: Place, columns: Sequence[str] | None, predictions: Place | None, rule: BoxRule) -> Arrays:
     cells = place.cells()
     names = columns or COLUMNS.get(len(cells))
     if names is None or len(names) != len(cells):
@@ -154,49 +173,79 @@ def _read_row(place: Place, columns: Sequence[str] | None, predictions: Place | 
                         f"--columns, as in {','.join(BOTTOM_UP)}")  # fmt: skip
     found: dict[str, Any] = {SAME.get(name, name): cell for name, cell in zip(names, cells, strict=True)}
     if "json" in found:
-        found |= json.loads(found.pop("json"))
-    count = int(found["num_boxes"])
+        found |= _object(found.pop("json"))
+    absent = [name for name in ("num_boxes", "features") if name not in found]
+    if absent:
+        raise DataError(f"holds no {' and no '.join(absent)}, but {', '.join(found)}; name the file of the "
+                        "features, or its columns with --columns")  # fmt: skip
+    count = _whole(found["num_boxes"])
     features = _array(found["features"], count, "features")
+    told = _predicted(predictions, count) if predictions else {}
+    told |= {side: np.array(_number(found[side], side)) for side in ("image_w", "image_h") if side in found}
     if "boxes" in found:
-        boxes = _array(found["boxes"], count, "boxes")
-        arrays = {"features": features, "norm_bb": _shares(boxes, float(found["image_w"]), float(found["image_h"]))}
-        return arrays | ({"conf": _array(found["conf"], count, "objects_conf")[:, 0]} if "conf" in found else {})
-    if predictions is not None:
-        return {"features": features[:, :VINVL_WIDTH], **_predicted(predictions, count)}
-    if features.shape[1] != VINVL_WIDTH + BOX_NUMBERS:
+        told["norm_bb"] = _array(found["boxes"], count, "boxes", 4)
+        told |= {"conf": _array(found["conf"], count, "objects_conf", 1)[:, 0]} if "conf" in found else {}
+    elif features.shape[1] == VINVL_WIDTH + BOX_NUMBERS:
+        features, told["norm_bb"] = features[:, :VINVL_WIDTH], features[:, VINVL_WIDTH:]
+    elif "norm_bb" not in told:
         raise DataError(f"features are {features.shape[1]} wide and come without boxes: VinVL's have "
                         f"{VINVL_WIDTH + BOX_NUMBERS} columns, of which the last {BOX_NUMBERS} are the box; give "
                         "--predictions FILE, which tells the boxes")  # fmt: skip
-    return {"features": features[:, :VINVL_WIDTH], "norm_bb": features[:, VINVL_WIDTH:]}
+    return regions_of({"features": features, **told}, rule)
 
 
-def _array(text: bytes | str, rows: int, what: str) -> NDArray[np.float32]:
+def _object(text: bytes) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise DataError(f"holds {kind_of(value)}, not an object with num_boxes and features; name the file of features")
+    return value
+
+
+def _whole(count: Any) -> int:
+    """How many boxes a row says that it has."""
+    try:
+        return int(count)
+    except (ValueError, TypeError) as error:
+        shown = count.decode(errors="replace") if isinstance(count, bytes) else count
+        told = f"has {str(shown)[:30]!r} as num_boxes; is this a header, or another layout?"
+        raise DataError(f"{told} Remove the line, or name the columns with --columns") from error
+
+
+def _number(text: Any, what: str) -> float:
+    try:
+        return float(text)
+    except (ValueError, TypeError) as error:
+        shown = text.decode(errors="replace") if isinstance(text, bytes) else text
+        raise DataError(f"is damaged: its {what} is {str(shown)[:30]!r}; mend it, or name the columns with "
+                        "--columns") from error  # fmt: skip
+
+
+def _array(text: bytes | str, rows: int, what: str, columns: int | None = None) -> NDArray[np.float32]:
     """`[rows, columns]` of float32 numbers in base64."""
-    data = base64.b64decode(text, validate=True)
-    if rows < 1 or not data or len(data) % (4 * rows):
-        raise DataError(f"{what}: {len(data)} bytes do not make {rows} rows of float32 numbers; copy the file again")
+    coded = text.encode() if isinstance(text, str) else text
+    printed = PRINTED.fullmatch(coded)
+    data = base64.b64decode(printed[2] if printed else coded, validate=True)
+    of_each = f"{columns} float32 numbers" if columns else "float32 numbers"
+    if rows < 1 or not data or len(data) % (4 * rows) or (columns and len(data) != 4 * rows * columns):
+        raise DataError(f"{what}: {len(data)} bytes do not make {rows} rows of {of_each}; copy the file again")
     return np.frombuffer(data, "<f4").reshape(rows, -1)
 
 
-def _shares(boxes: NDArray[np.float32], width: float, height: float) -> NDArray[np.float32]:
-    """`norm_bb [n, 6]` of boxes in pixels."""
-    shares = normalise_boxes(boxes[:, :4], width, height)
-    if not (width > 0 and height > 0) or shares[:, :4].max() > 1 + ROUNDED:
-        raise DataError(f"boxes go to {boxes[:, 2].max():g} x {boxes[:, 3].max():g} in a picture of {width:g} x "
-                        f"{height:g}; are width and height swapped? Name the columns with --columns")  # fmt: skip
-    return shares
-
-
 def _predicted(place: Place, count: int) -> Arrays:
-    """Boxes and confidences of a row of `predictions.tsv`."""
-    content = json.loads(place.cells()[1])
-    objects = content["objects"]
+    """Boxes in pixels, confidences, and the picture's size of a row of `predictions.tsv`, which may lack the size."""
+    try:
+        content = json.loads(place.cells()[1])
+        objects = content["objects"] if isinstance(content, dict) else content
+        boxes = np.array([one["rect"] for one in objects], np.float32).reshape(-1, 4)
+        conf = np.array([one["conf"] for one in objects], np.float32)
+        sides = ("image_w", "image_h") if isinstance(content, dict) else ()
+        sizes = {side: np.array(float(content[side])) for side in sides if side in content}
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        raise DataError(f"{place}: holds no objects with rect and conf ({type(error).__name__}: {error}); {OTHER_FILE}"
+                        ) from error  # fmt: skip
     if len(objects) != count:
-        raise DataError(f"{place} has {len(objects)} objects for {count} rows of features; give the file that belongs "
-                        "to these features")  # fmt: skip
-    boxes = np.array([one["rect"] for one in objects], np.float32)
-    conf = np.array([one["conf"] for one in objects], np.float32)
-    return {"norm_bb": _shares(boxes, content["image_w"], content["image_h"]), "conf": conf}
+        raise DataError(f"{place} has {counted(len(objects), 'object')} for {count} rows of features; {OTHER_FILE}")
+    return {"norm_bb": boxes, "conf": conf, **sizes}
 
 
 def predictions_of(keys: Sequence[str], predictions: TsvFile) -> Mapping[str, Place]:
@@ -208,6 +257,5 @@ def predictions_of(keys: Sequence[str], predictions: TsvFile) -> Mapping[str, Pl
     rows = {key: row for row, key in enumerate(predictions.keys)}
     absent = [key for key in keys if key not in rows]
     if absent:
-        raise DataError(f"{predictions.path} lacks {len(absent)} of the pictures, such as {absent[0]}; give the file "
-                        "that belongs to these features")  # fmt: skip
+        raise DataError(f"{predictions.path} lacks {len(absent)} of the pictures, such as {absent[0]}; {OTHER_FILE}")
     return {key: predictions.place(rows[key]) for key in keys}

@@ -12,7 +12,7 @@ from config.errors import DataError
 from data.image_writer import encode_image
 from data.regions import RegionRule
 from data.source.butd_npz import list_npz, read_npz
-from data.source.detected import BoxRule, read_sizes
+from data.source.detected import BoxRule, read_sizes, size_of
 from tests.arrays import extracted, write_npz_folder
 
 
@@ -84,7 +84,7 @@ def test_boxes_in_pixels_need_the_size_of_their_picture(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=told):
         read_npz(tmp_path / "a.npz")
     (tmp_path / "sizes.json").write_text('{"a": [640, 480]}')
-    rule = BoxRule(sizes=read_sizes(tmp_path / "sizes.json"))
+    rule = BoxRule(size=size_of("a.npz", read_sizes(tmp_path / "sizes.json")))
     np.testing.assert_allclose(read_npz(tmp_path / "a.npz", rule)["norm_bb"], SHARES, rtol=1e-6)
 
 
