@@ -7,9 +7,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from config.errors import DataError
+from config.wording import counted
 from data.source.entries import Caption, Entry
 from data.source.fields import Fields
-from data.source.lines import Faults, parse_json, read_json_text, read_lines
+from data.source.lines import Faults, no_text, parse_json, read_json_text, read_lines
 
 COPIED = ("tokens", "raw", "imgid", "sentid")  # from a Karpathy sentence into a caption's record
 
@@ -26,6 +27,8 @@ def read_captions(path: str | Path) -> list[Entry]:
         return _json_lines(path)
     if name.endswith(".json"):
         return _karpathy(path)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give the captions file")
     raise DataError(f"{path} ends in neither .json (Karpathy) nor .jsonl; text files need their ids beside them")
 
 
@@ -34,15 +37,19 @@ def _karpathy(path: Path) -> list[Entry]:
     images = content.get("images") if isinstance(content, dict) else content
     if not isinstance(images, list):
         raise DataError(f"{path} is neither a list of images nor a map with one under 'images'")
+    if isinstance(content, dict) and "annotations" in content:
+        raise DataError(f"{path} has 'annotations' beside 'images', as COCO's own files; give Karpathy's JSON, or JSON "
+                        "lines of image_id, file and captions")  # fmt: skip
     found = _Found(path)
     for at, image in enumerate(images):
         fields = Fields(image, f"image {at}", found.faults)
-        name, folder = fields.text("filename"), fields.text("filepath", default="")
+        name, folder = fields.file_name("filename"), fields.text("filepath", default="")
         captions = []
         for which, sentence in enumerate(fields.list_of("sentences", "sentences")):
             part = Fields(sentence, f"image {at}, sentence {which}", found.faults)
             id, text = part.name("sentid"), part.text("raw")
             copied = {name: sentence[name] for name in COPIED if name in sentence} if isinstance(sentence, dict) else {}
+            found.number(id, part)
             captions.append(Caption(id, text, copied))
         file = str(PurePosixPath(folder, name))
         found.add(Entry(PurePosixPath(name).stem, fields.text("split", default=""), tuple(captions), file), fields)
@@ -78,26 +85,30 @@ class _Found:
     """The entries of a captions file so far; what two of them cannot share is noted as a fault."""
 
     def __init__(self, path: Path) -> None:
-        self.faults = Faults(path)
+        self._path, self.faults = path, Faults(path)
         self._entries: list[Entry] = []
         self._file: dict[str, tuple[str, str]] = {}
         self._caption: dict[str, str] = {}
 
     def add(self, entry: Entry, fields: Fields) -> None:
-        """One more entry; entries may share an image, but not its captions' ids, nor have other pictures for it."""
+        """One more entry; entries may share an image, but not have other pictures for it."""
         file, where = self._file.setdefault(entry.image, (entry.file, fields.where))
         if entry.image and file != entry.file:
             fields.wrong(f"says that image {entry.image} is {entry.file or 'of no file'}, {where} says "
-                         f"{file or 'of no file'}; an image has one picture")  # fmt: skip
-        for caption in entry.captions:
-            first = self._caption.setdefault(caption.id, fields.where)
-            if caption.id and first != fields.where:
-                fields.wrong(f"has a caption of id {caption.id}, as {first} has; give each its own")
+                         f"{file or 'of no file'}; an image has one picture, so give each a name of its own")  # fmt: skip
         self._entries.append(entry)
 
+    def number(self, id: str, part: Fields) -> None:
+        """One more caption's id; captions do not share one."""
+        first = self._caption.setdefault(id, part.where)
+        if id and first != part.where:
+            part.wrong(f"has the id {id}, as {first} has; give each caption its own")
+
     def entries(self) -> list[Entry]:
-        """All of them; raises DataError where anything is wrong."""
+        """All of them; raises DataError where anything is wrong, or there are none."""
         self.faults.refuse()
+        if not self._entries:
+            raise DataError(f"{self._path} holds no image; check whether it was written or copied to its end")
         return self._entries
 
 
@@ -105,25 +116,53 @@ def read_caption_files(ids: str | Path, captions: str | Path, names: str | Path 
     """Entries from a file of image ids and a file of captions, one a line, plain or gzipped.
 
     With as many ids as captions, line i of one belongs to line i of the other; otherwise there are as many
-    captions for each id, in order. Captions of one image need not stand together.
+    captions for each id, in order. Captions of one image need not stand together. Blank lines that end a file are
+    none of its lines where the numbers fit without them.
 
     Args:
         names: optional JSON map from id to picture file, which then names the image.
 
     Raises:
-        DataError: the numbers of lines do not fit, or `names` lacks an id.
+        DataError: the numbers of lines do not fit, an id is blank, or `names` lacks an id.
     """
-    image_ids, texts = read_lines(Path(ids)), read_lines(Path(captions))
-    if not image_ids or not texts or len(texts) % len(image_ids):
-        raise DataError(f"{captions} has {len(texts)} lines, {ids} {len(image_ids)}: give as many captions for each id")
+    image_ids, texts = _ids_of(Path(ids)), read_lines(Path(captions))
+    texts = texts[: _lines_that_fit(captions, texts, ids, len(image_ids))]
     each = len(texts) // len(image_ids)
     image_ids = [id for id in image_ids for _ in range(each)]
     named = _names(names)
     of_image: dict[str, list[Caption]] = {}
     for at, (id, text) in enumerate(zip(image_ids, texts, strict=True)):
         sentence = {"raw": text, "sentid": at}
-        of_image.setdefault(id.strip(), []).append(Caption(str(at), text, sentence))
+        of_image.setdefault(id, []).append(Caption(str(at), text, sentence))
     return _listed(of_image, named, names)
+
+
+def _ids_of(path: Path) -> list[str]:
+    """The ids of a file, one a line, without the blank lines that end it."""
+    ids = [line.strip() for line in read_lines(path)]
+    while ids and not ids[-1]:
+        ids.pop()
+    faults = Faults(path)
+    for at, id in enumerate(ids, start=1):
+        if not id:
+            faults.add(f"line {at} is blank; give an id")
+    faults.refuse()
+    if not ids:
+        raise DataError(f"{path} holds no id; check whether it was written or copied to its end")
+    return ids
+
+
+def _lines_that_fit(path: Any, texts: list[str], ids_path: Any, ids: int) -> int:
+    """How many lines are captions, as many for each id: all of them, or all but the blank ones that end the file."""
+    full = next((at for at in range(len(texts), 0, -1) if texts[at - 1].strip()), 0)
+    fitting = {size for size in (len(texts), full) if size and size % ids == 0}
+    if not fitting:
+        raise DataError(f"{path} has {counted(len(texts), 'line')}, {ids_path} {ids}: give as many captions for each "
+                        "id")  # fmt: skip
+    if len(fitting) > 1 and ids > 1 and full != ids:
+        raise DataError(f"{path} ends in {counted(len(texts) - full, 'blank line')} and fits the {ids} ids of "
+                        f"{ids_path} with and without; remove them, or the ids")  # fmt: skip
+    return min(fitting)
 
 
 def read_image_ids(ids: str | Path, names: str | Path | None = None) -> list[Entry]:
@@ -135,7 +174,7 @@ def read_image_ids(ids: str | Path, names: str | Path | None = None) -> list[Ent
         DataError: a file cannot be read, or `names` lacks an id.
     """
     named = _names(names)
-    return _listed({line.strip(): [] for line in read_lines(Path(ids))}, named, names)
+    return _listed({id: [] for id in _ids_of(Path(ids))}, named, names)
 
 
 def _names(path: str | Path | None) -> dict[str, str] | None:
@@ -145,6 +184,11 @@ def _names(path: str | Path | None) -> dict[str, str] | None:
     named = read_json_text(Path(path))
     if not isinstance(named, dict) or not all(isinstance(file, str) and file for file in named.values()):
         raise DataError(f"{path} is no map from ids to names of picture files; give such a JSON object")
+    faults = Faults(Path(path))
+    for id, file in named.items():
+        if wrong := no_text(id + file):
+            faults.add(f"the file of id {id!r} {wrong}")
+    faults.refuse()
     return named
 
 

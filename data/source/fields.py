@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from data.source.lines import Faults, no_text
+
+LONGEST_NAME = 480
+"""Bytes: a store's keys have at most 511, of which `image_naming` takes some."""
+CONTROL = re.compile("[\x01-\x1f\x7f]")
+"""What would break lines of lists and messages."""
 
 
 class Fields:
@@ -36,7 +42,7 @@ class Fields:
         return self.checked(value, f"'{name}'")
 
     def name(self, name: str) -> str:
-        """What names something: a text, or a whole number."""
+        """What names something: a text that a store can have as a key, or a whole number."""
         value = self._get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
@@ -45,7 +51,19 @@ class Fields:
         if value == "" or not isinstance(value, str):
             self.wrong(f"has {kind_of(value)} as '{name}'; give a name or a whole number")
             return ""
-        return self.checked(value, f"'{name}'")
+        return self._key(self.checked(value, f"'{name}'"), name)
+
+    def file_name(self, name: str) -> str:
+        """The name of a file, which names an image too."""
+        return self._key(self.text(name), name)
+
+    def _key(self, value: str, name: str) -> str:
+        size = len(value.encode(errors="replace"))
+        if size > LONGEST_NAME:
+            self.wrong(f"has a '{name}' of {size} bytes; give at most {LONGEST_NAME}")
+        elif control := CONTROL.search(value):
+            self.wrong(f"has a '{name}' with the control character U+{ord(control[0]):04X}; remove it")
+        return value
 
     def checked(self, value: Any, what: str) -> str:
         """A value that should be a text."""

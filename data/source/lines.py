@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from config.errors import DataError
 SHOWN = 5
 """Faults of a file that are told one by one; the rest are counted."""
 NO_TEXT = re.compile("[\0\ud800-\udfff]")
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+UTF_16 = re.compile(rb"\xff\xfe|\xfe\xff|\0[^\0]\0[^\0]|[^\0]\0[^\0]\0")
+"""How such files begin, with their mark or, of western letters, without."""
+GZIPPED = b"\x1f\x8b"
 
 
 class Faults:
@@ -49,8 +52,10 @@ def read_text(path: Path) -> str:
     except (OSError, EOFError, zlib.error) as error:
         told = getattr(error, "strerror", None) or error
         raise DataError(f"{path} cannot be read as text ({told}); check the file") from error
-    if content.startswith(UTF_16):
+    if UTF_16.match(content):
         raise DataError(f"{path} cannot be read as text (it is UTF-16); save it as UTF-8")
+    if content.startswith(GZIPPED):
+        raise DataError(f"{path} cannot be read as text (it is gzipped); give its name the ending .gz")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -83,11 +88,23 @@ def no_text(text: str) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text; raises ValueError where it is none."""
+    """The value of a JSON text; raises ValueError where it is none, or an object has two fields of one name."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except ValueError as error:
+        if "set_int_max_str_digits" in str(error):
+            raise ValueError("a number has thousands of digits") from error
+        raise
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"an object has {twice!r} twice")
+    return found
 
 
 def read_json_text(path: Path) -> Any:
@@ -95,4 +112,5 @@ def read_json_text(path: Path) -> Any:
     try:
         return parse_json(read_text(path))
     except ValueError as error:
-        raise DataError(f"{path} is not JSON ({error}); mend it, or copy it again") from error
+        remedy = "name it .jsonl if it has an object a line" if "Extra data" in str(error) else "mend it"
+        raise DataError(f"{path} is not JSON ({error}); {remedy}, or copy it again") from error

@@ -107,11 +107,37 @@ def test_ids_may_have_any_number_of_captions_if_it_is_the_same(tmp_path: Path, e
     assert entries[2].captions[-1].text == f"caption {3 * each - 1}"
 
 
-@pytest.mark.parametrize(("ids", "captions"), [(3, 10), (10, 3), (0, 5), (3, 0)])
+@pytest.mark.parametrize(("captions", "texts"), [
+    ("a\nb\n", [["a"], ["b"]]), ("a\nb\n\n", [["a"], ["b"]]), ("a\nb\r\n\r\n \n", [["a"], ["b"]]),
+    ("a\nb\nc\nd\n\n", [["a", "b"], ["c", "d"]]), ("a\nb\nc\n\n", [["a", "b"], ["c", ""]]), ("a\n\n", [["a"], [""]]),
+])  # fmt: skip
+def test_blank_lines_at_the_end_are_no_captions(captions: str, texts: list[list[str]], tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("4\n9\n\n")
+    (tmp_path / "caps.txt").write_bytes(captions.encode())
+    entries = read_caption_files(tmp_path / "ids.txt", tmp_path / "caps.txt")
+    assert [[caption.text for caption in entry.captions] for entry in entries] == texts
+
+
+def test_blank_lines_that_leave_open_whose_captions_are_whose_are_refused(tmp_path: Path) -> None:
+    ids = write_lines(tmp_path / "ids.txt", ["4", "9"])
+    captions = write_lines(tmp_path / "caps.txt", ["a", "b", "c", "d", "", ""])
+    with pytest.raises(DataError, match=r"caps\.txt ends in 2 blank lines and fits the 2 ids of .* with and without"):
+        read_caption_files(ids, captions)
+    with pytest.raises(DataError, match=r"ids\.txt, line 1 is blank; give an id; line 3 is blank"):
+        read_image_ids(write_lines(tmp_path / "ids.txt", ["", "4", " ", "9"]))
+
+
+@pytest.mark.parametrize(("ids", "captions"), [(3, 10), (10, 3), (3, 0)])
 def test_ids_and_captions_that_do_not_fit_are_told_with_both_numbers(tmp_path: Path, ids: int, captions: int) -> None:
     paths = write_lines(tmp_path / "ids.txt", ["4"] * ids), write_lines(tmp_path / "caps.txt", ["a"] * captions)
     with pytest.raises(DataError, match=rf"has {captions} lines, .*ids.txt {ids}: give as many captions for each id"):
         read_caption_files(*paths)
+
+
+def test_a_file_without_ids_is_told(tmp_path: Path) -> None:
+    captions = write_lines(tmp_path / "caps.txt", ["a"])
+    with pytest.raises(DataError, match=r"ids\.txt holds no id; check whether"):
+        read_caption_files(write_lines(tmp_path / "ids.txt", []), captions)
 
 
 def test_ids_without_captions_are_images_once_each(tmp_path: Path) -> None:
@@ -169,11 +195,22 @@ def test_ids_without_a_name_are_named(tmp_path: Path) -> None:
         ("a.json", '[{"filename": "x.jpg", "sentences": "ab"}]', "image 0 has a text as 'sentences'; give a list"),
         ("a.json", '[{"filename": "x.jpg", "sentences": [{"raw": "a", "sentid": 1}]}, '
          '{"filename": "y.jpg", "sentences": [{"raw": "b", "sentid": 1}]}]',
-         "image 1 has a caption of id 1, as image 0 has; give each its own"),
+         "image 1, sentence 0 has the id 1, as image 0, sentence 0 has; give each caption its own"),
+        ("a.json", '[{"filename": "x.jpg", "sentences": [{"raw": "a", "sentid": 1}, {"raw": "b", "sentid": 1}]}]',
+         "image 0, sentence 1 has the id 1, as image 0, sentence 0 has"),
         ("a.json", '[{"filename": "1.jpg", "filepath": "cats", "sentences": []}, '
          '{"filename": "1.jpg", "filepath": "dogs", "sentences": []}]',
          r"image 1 says that image 1 is dogs/1\.jpg, image 0 says cats/1\.jpg"),
         ("a.json", '[null, {"filename": "", "sentences": []}]', "image 0 is null, .*; image 1 has an empty 'filename'"),
+        ("a.json", '{"images": [{"id": 1}], "annotations": []}', "has 'annotations' beside 'images', as COCO's own"),
+        ("a.json", '{"image_id": 1}\n{"image_id": 2}', r"a\.json is not JSON .*; name it \.jsonl if it has an object a"),
+        ("a.json", '{"images": []}', r"a\.json holds no image; check whether it was written"),
+        ("a.jsonl", "\n\n", r"a\.jsonl holds no image"),
+        ("a.jsonl", '{"image_id": 1, "image_id": 2, "captions": []}', "line 1 is not JSON .an object has 'image_id' tw"),
+        ("a.jsonl", f'{{"image_id": {"9" * 5000}, "captions": []}}', "line 1 is not JSON .a number has thousands of d"),
+        ("a.jsonl", f'{{"image_id": "{"é" * 300}", "captions": []}}', "line 1 has a 'image_id' of 600 bytes; give at m"),
+        ("a.jsonl", '{"image_id": "a\\nb", "captions": []}', r"has a 'image_id' with the control character U\+000A"),
+        ("a.json", '[{"filename": "x\\t.jpg", "sentences": []}]', r"has a 'filename' with the control character U\+00"),
         ("a.csv", "", "ends in neither"),
         ("a.json.gz", "no gzip", "cannot be read"),
     ],
@@ -198,6 +235,9 @@ def test_blank_lines_marks_and_line_ends_are_none_of_the_captions(content: str, 
 
 @pytest.mark.parametrize(("content", "message"), [
     (ENTRY.encode("utf-16"), r"a\.jsonl cannot be read as text \(it is UTF-16\); save it as UTF-8"),
+    (ENTRY.encode("utf-16-le"), r"\(it is UTF-16\); save it as UTF-8"),
+    (ENTRY.encode("utf-16-be"), r"\(it is UTF-16\); save it as UTF-8"),
+    (gzip.compress(ENTRY.encode()), r"\(it is gzipped\); give its name the ending \.gz"),
     (b"{}\n\xe9", r"line 2 holds the byte 0xe9, which is not UTF-8\); save it as UTF-8"),
 ])  # fmt: skip
 def test_other_encodings_are_told(content: bytes, message: str, tmp_path: Path) -> None:
@@ -215,7 +255,10 @@ def test_lines_that_hold_no_text_are_told_of_every_kind_of_file(tmp_path: Path) 
 
 def test_maps_of_names_are_checked(tmp_path: Path) -> None:
     ids = write_lines(tmp_path / "ids.txt", ["4", "9"])
-    for content, message in (("[]", "is no map from ids"), ('{"4": 3, "9": "x"}', "is no map from ids"),
+    for content, message in (("[]", "is no map from ids"),
+                             ('{"4": "a", "4": "b"}', "is not JSON .an object has '4' twice"),
+                             ('{"4": "a\\u0000", "9": "b"}', r"names\.json, the file of id '4' holds U\+0000"),
+                             ('{"4": 3, "9": "x"}', "is no map from ids"),
                              ('{"4": "a/1.jpg", "9": "b/1.jpg"}', r"ids 4 and 9 would both be image 1 \(a/1\.jpg, b")):
         (tmp_path / "names.json").write_text(content)
         with pytest.raises(DataError, match=message):
