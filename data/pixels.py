@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from config.errors import DataError
 
@@ -22,6 +23,12 @@ MOST_PIXELS = 200_000_000
 """Of a picture that is packed or shown, where nothing else is said; in RGB they take 600 MB."""
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 """What Pillow raises for bytes that are no picture, or only the beginning of one."""
+NOT_FINITE = "holds numbers that are not finite; mend it or leave it out"
+KINDS_OF_NUMBERS = {
+    "F": ("floating numbers", "give --float_range with its black and white, such as 0 1"),
+    "I": ("whole numbers of 32 bits", "save it with 8 or 16 bits"),
+}
+"""By Pillow's mode: what they are called, and what helps where their range is unknown."""
 Image.MAX_IMAGE_PIXELS = None  # `decode` has a limit of its own, which it tells; Pillow's speaks of an attack
 
 
@@ -52,9 +59,7 @@ def decode(data: bytes, max_side: int | None = None, max_pixels: int | None = No
         raise DataError("is empty (0 bytes); fetch it again or leave it out")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise DataError(f"has {image.width} x {image.height} pixels, more than {max_pixels}; reduce it, or "
-                                "raise --max_pixels")
+            _check_size(image, max_pixels)
             if max_side is not None:
                 longer = max(image.size)
                 image.draft(None, (image.width * max_side // longer, image.height * max_side // longer))
@@ -64,14 +69,26 @@ def decode(data: bytes, max_side: int | None = None, max_pixels: int | None = No
     except DataError:
         raise
     except UNREADABLE as error:
-        raise DataError(f"cannot be read as a picture ({error}); fetch it again or leave it out") from error
+        raise _unreadable(error) from error
+
+
+def _check_size(image: Image.Image, max_pixels: int | None) -> None:
+    if max_pixels is not None and image.width * image.height > max_pixels:
+        raise DataError(f"has {image.width} x {image.height} pixels, more than {max_pixels}; reduce it, or raise "
+                        "--max_pixels")  # fmt: skip
+
+
+def _unreadable(error: Exception) -> DataError:
+    """The error for bytes that are no picture; Pillow's own words name the place of an object in memory."""
+    why = "its format is not known" if isinstance(error, UnidentifiedImageError) else error
+    return DataError(f"cannot be read as a picture ({why}); fetch it again or leave it out")
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: convert() would clip, not scale
         values = np.asarray(image, np.float64)
-        if image.mode == "F":
-            _check_range(values)
+        if image.mode in ("F", "I"):
+            _check_range(values, image.mode)
         values = values / (65535 if values.max(initial=0) > 255 else 255)
         return Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
@@ -80,29 +97,39 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _check_range(values: NDArray[np.float64]) -> None:
-    """Raise DataError for floating numbers that are no shades from 0 to 255 or 65535, of which nothing tells."""
-    lowest, highest = float(values.min(initial=0)), float(values.max(initial=0))
-    if not (lowest >= 0 and 1 < highest <= 65535):
-        raise DataError(f"holds floating numbers from {lowest:g} to {highest:g}, not shades from 0 to 255 or 65535; "
-                        "give --float_range with its black and white, such as 0 1")  # fmt: skip
+def _check_range(values: NDArray[np.float64], mode: str) -> None:
+    """Raise DataError for floating or long whole numbers that are no shades from 0 to 255 or 65535.
+
+    Nothing in the file tells what is black and white in them. Whole numbers that are all 0 are black.
+    """
+    lowest, highest = (float(values.min()), float(values.max())) if values.size else (0.0, 255.0)
+    if not np.isfinite([lowest, highest]).all():
+        raise DataError(NOT_FINITE)
+    if lowest >= 0 and (1 < highest <= 65535 or (mode == "I" and highest == 0)):
+        return
+    what, remedy = KINDS_OF_NUMBERS[mode]
+    raise DataError(f"holds {what} from {lowest:g} to {highest:g}, not shades from 0 to 255 or 65535; {remedy}")
 
 
-def shaded(data: bytes, black: float, white: float) -> bytes:
-    """The file of a picture; of one of floating numbers as a PNG, in which `black` is 0 and `white` 255.
+def shaded(data: bytes, float_range: Sequence[float], max_pixels: int | None = None) -> bytes:
+    """The file of a picture; of one of floating numbers as a PNG, whose 0 and 255 are the ends of `float_range`.
 
     Raises:
-        DataError: it is no picture.
+        DataError: it is no picture, or one of floating numbers with more than `max_pixels`.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode != "F":
                 return data
+            _check_size(image, max_pixels)
+            black, white = float_range
             values = (np.asarray(image, np.float64) - black) / (white - black)
+    except DataError:
+        raise
     except UNREADABLE as error:
-        raise DataError(f"cannot be read as a picture ({error}); fetch it again or leave it out") from error
+        raise _unreadable(error) from error
     if not np.isfinite(values).all():
-        raise DataError("holds numbers that are not finite; mend it or leave it out")
+        raise DataError(NOT_FINITE)
     shades = Image.fromarray((values.clip(0, 1) * 255).round().astype(np.uint8))
     buffer = io.BytesIO()
     shades.save(buffer, "PNG")

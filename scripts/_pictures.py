@@ -145,7 +145,7 @@ def encode_one(
 ) -> Packed:
     """One picture as a record."""
     try:
-        data = shaded(picture.data, *float_range) if float_range else picture.data
+        data = shaded(picture.data, float_range, max_pixels) if float_range else picture.data
         return Packed(picture.name, encode_picture(data, short_side, quality, max_pixels))
     except DataError as error:
         return Packed(picture.name, error=str(error))

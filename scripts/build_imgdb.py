@@ -237,7 +237,7 @@ def describe_or_none(picture: Picture, how: Looking) -> NDArray[np.float32] | No
 
 def describe_picture(picture: Picture, how: Looking) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Raw features [n, raw_dim] and norm_bb [n, 6] of a picture's regions."""
-    data = shaded(picture.data, *how.float_range) if how.float_range else picture.data
+    data = shaded(picture.data, how.float_range, how.max_pixels) if how.float_range else picture.data
     pixels = read_picture(data, picture.name, EDGE_SIDE, how.max_pixels)
     height, width = pixels.shape[:2]
     if picture.annotated is not None:

@@ -95,7 +95,7 @@ class _Found:
         file, where = self._file.setdefault(entry.image, (entry.file, fields.where))
         if entry.image and file != entry.file:
             fields.wrong(f"says that image {entry.image} is {entry.file or 'of no file'}, {where} says "
-                         f"{file or 'of no file'}; an image has one picture, so give each a name of its own")  # fmt: skip
+                         f"{file or 'of no file'}; give each picture a name of its own")  # fmt: skip
         self._entries.append(entry)
 
     def number(self, id: str, part: Fields) -> None:

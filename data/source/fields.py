@@ -60,9 +60,9 @@ class Fields:
     def _key(self, value: str, name: str) -> str:
         size = len(value.encode(errors="replace"))
         if size > LONGEST_NAME:
-            self.wrong(f"has a '{name}' of {size} bytes; give at most {LONGEST_NAME}")
+            self.wrong(f"has a name of {size} bytes as '{name}'; give at most {LONGEST_NAME}")
         elif control := CONTROL.search(value):
-            self.wrong(f"has a '{name}' with the control character U+{ord(control[0]):04X}; remove it")
+            self.wrong(f"has U+{ord(control[0]):04X} in its '{name}'; remove it")
         return value
 
     def checked(self, value: Any, what: str) -> str:

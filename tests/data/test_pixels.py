@@ -64,7 +64,7 @@ def test_whatever_is_cut_off_is_refused(progressive: bool) -> None:
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"", r"^is empty \(0 bytes\); fetch it again"), (b"<html>", "^cannot be read as a picture .cannot identify")],
+    [(b"", r"^is empty \(0 bytes\); fetch it again"), (b"<html>", r"^cannot be read .*\(its format is not known\)")],
 )
 def test_what_is_no_picture_is_refused(data: bytes, said: str) -> None:
     with pytest.raises(DataError, match=said):
@@ -168,20 +168,41 @@ def float_tiff(low: float, high: float) -> bytes:
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (0, 0), (0, 1e6)])
 def test_floating_shades_of_unknown_range_are_refused(low: float, high: float) -> None:
-    with pytest.raises(DataError, match=f"^holds floating numbers from {low:g} to .*; give --float_range with"):
+    with pytest.raises(DataError, match=rf"^holds floating numbers from {low:g} to .*; give --float_range with"):
         decode(float_tiff(low, high))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-300, -45), (0, 25_500_000)])
+def test_whole_numbers_that_are_no_shades_are_refused(low: int, high: int) -> None:
+    values = np.linspace(low, high, 12).round().astype(np.int32).reshape(3, 4)
+    with pytest.raises(DataError, match=rf"^holds whole numbers of 32 bits from {low} to .*, not .*; save it"):
+        decode(encoded(Image.fromarray(values), "TIFF"))
+
+
+@pytest.mark.parametrize(("high", "white"), [(0, 0), (255, 255), (65535, 255)])
+def test_whole_numbers_of_a_known_range_are_shades(high: int, white: int) -> None:
+    values = np.array([[0, high]], np.int32)
+    assert np.asarray(decode(encoded(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [0, white]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_told_so(wrong: float) -> None:
+    data = encoded(Image.fromarray(np.array([[0.5, wrong]], np.float32)), "TIFF")
+    for read in (decode, lambda data: shaded(data, (0, 1))):
+        with pytest.raises(DataError, match=r"^holds numbers that are not finite; mend it"):
+            read(data)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (3, 700)])
 def test_a_range_makes_shades_of_them(low: float, high: float) -> None:
-    shades = np.asarray(decode(shaded(float_tiff(low, high), low, high)))
+    shades = np.asarray(decode(shaded(float_tiff(low, high), (low, high))))
     assert shades[0, 0].tolist() == [0, 0, 0]
     assert shades[-1, -1].tolist() == [255, 255, 255]
     other = float_tiff(0, 255)
     assert np.asarray(decode(other))[-1, -1].tolist() == [255, 255, 255]
     plain = io.BytesIO()
     Image.new("RGB", (2, 2)).save(plain, "PNG")
-    assert shaded(plain.getvalue(), low, high) == plain.getvalue(), "others stay as they are"
+    assert shaded(plain.getvalue(), (low, high)) == plain.getvalue(), "others stay as they are"
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
@@ -189,4 +210,6 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
     with pytest.raises(DataError, match=r"^has 30 x 20 pixels, more than 599; reduce it, or raise --max_pixels"):
         decode(data[:60], max_pixels=599)
     assert decode(data, max_pixels=600).size == (30, 20)
+    with pytest.raises(DataError, match=r"^has 4 x 3 pixels, more than 11; reduce it"):
+        shaded(float_tiff(0, 1), (0, 1), max_pixels=11)
     assert Image.MAX_IMAGE_PIXELS is None, "no alarm of Pillow's"
