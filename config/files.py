@@ -73,20 +73,23 @@ def _file_of(path: Path) -> tuple[Path, Path | None]:
     """The config file that a path stands for, and the run that it is of where a folder was named."""
     if not path.is_dir():
         return path, None
-    kind, words, remedy = look(path)
-    if kind is Kind.RUN:
+    place, remedy = look(path), "name a config file or the output folder of a run"
+    if place.kind is Kind.RUN:
         return path / CONFIG, path
-    if kind is Kind.CHECKPOINT:
+    if place.leads == (Kind.CHECKPOINT,) and look(path.absolute().parent).kind is Kind.RUN:
+        remedy = f"name the run, {path.absolute().parent}"
+    if place.kind is Kind.CHECKPOINT:
         remedy = ("name the run's folder or a config file here, and the checkpoint with --which (evaluate.py, mine.py) "
                   "or --resume (training)")
-    raise ConfigError(f"{path}: is {words}; {remedy or 'name a config file or the output folder of a run'}")
+    raise ConfigError(f"{path}: is {place.words}; {remedy}")
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except FileNotFoundError:
-        hint = did_you_mean(path.stem, [other.stem for other in path.parent.glob("*.json")], "check the path")
+        near = look(path).advice("check the path", Kind.SETTINGS, Kind.RUN)
+        hint = did_you_mean(path.stem, [other.stem for other in path.parent.glob("*.json")], near)
         raise ConfigError(f"{path}: there is no such config file; {hint}") from None
     except OSError as error:
         raise ConfigError(f"{path}: the file cannot be read ({error.strerror}); check the path") from None

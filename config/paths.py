@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config.hints import ALIKE
+
 CONFIG, WEIGHTS, DATA, CHECKPOINTS = "config.json", "model.safetensors", "data.mdb", "ckpt"
 OF_TEXTS = frozenset({"id2len.json", "txt2img.json", "img2txts.json"})
 OF_REGIONS = ("native_", "feat_", "all")
@@ -45,20 +47,28 @@ class Kind(Enum):
 
 
 class Place(NamedTuple):
-    """What is at a path, in words, and which name may have been meant; the latter is '' where that cannot be told."""
+    """What is at a path, in words, and which name may have been meant; the latter is '' where that cannot be told.
+
+    `leads` tells of which kinds the thing is that one has after the remedy.
+    """
 
     kind: Kind
     words: str
     remedy: str = ""
+    leads: tuple[Kind, ...] = ()
+
+    def advice(self, otherwise: str, *wanted: Kind) -> str:
+        """The remedy where it leads to something that is wanted; anything else would be refused in its turn."""
+        return self.remedy if self.remedy and set(self.leads) & set(wanted) else otherwise
 
 
 def told(path: Path, wanted: Kind, otherwise: str) -> str:
-    """What a path is that should have been of another kind, and the remedy: `otherwise` where it has none of its own.
+    """What a path is that should have been of another kind, and how to mend it: `otherwise` where it does not tell.
 
     It goes on from a colon: "it is an image store of regions (native_all); are text and image stores swapped?".
     """
     place = look(path)
-    remedy = place.remedy or otherwise
+    remedy = place.advice(otherwise, wanted)
     if {place.kind, wanted} == {Kind.TEXTS, Kind.IMAGES}:
         remedy = "are text and image stores swapped?"
     return f"it {'does' if place.kind is Kind.NOTHING else 'is'} {place.words}; {remedy}"
@@ -73,17 +83,20 @@ def look(path: Path) -> Place:
 
 def _nothing(path: Path) -> Place:
     if path.with_name(path.name + ".partial").exists():
-        return Place(Kind.NOTHING, "not exist, but its packing was begun", "start that again, it goes on where it was")
+        return Place(Kind.NOTHING, "not exist, but its packing was begun", "start that again, it goes on where it was",
+                     (Kind.TEXTS, Kind.IMAGES))
     seen = "" if path.is_absolute() else f" in {Path.cwd()}"
-    near = get_close_matches(path.name, _names(path.parent), n=1)
-    return Place(Kind.NOTHING, f"not exist{seen}", f"did you mean {path.parent / near[0]}?" if near else "")
+    for name in get_close_matches(path.name, _names(path.parent), n=1, cutoff=ALIKE):
+        near = path.parent / name
+        return Place(Kind.NOTHING, f"not exist{seen}", f"did you mean {near}?", (look(near).kind,))
+    return Place(Kind.NOTHING, f"not exist{seen}")
 
 
 def _file(path: Path) -> Place:
     if path.suffix == ".mdb":
         folder = path.absolute().parent
         named = folder.parent if _is_layout(folder) else folder
-        return Place(Kind.FILE, "the data file of a store", f"name its folder, {named}")
+        return Place(Kind.FILE, "the data file of a store", f"name its folder, {named}", (look(named).kind,))
     if path.suffix == ".json":
         keys = _keys(path)
         is_config = bool({"matcher", "extends", "optim", "data"} & keys.keys())
@@ -97,7 +110,8 @@ def _folder(path: Path) -> Place:
     if OF_TEXTS & set(names):
         return Place(Kind.TEXTS, "a text store")
     if DATA in names:
-        return Place(Kind.OTHER, "one layout of an image store", f"name the folder above it, {path.absolute().parent}")
+        above = path.absolute().parent
+        return Place(Kind.OTHER, "one layout of an image store", f"name the folder above it, {above}", (Kind.IMAGES,))
     below = store_folders(path)
     if below:
         return _of_stores(path, below)
@@ -105,10 +119,11 @@ def _folder(path: Path) -> Place:
         return _with_config(path, names)
     if any(name.startswith("step-") for name in names):
         such = next(name for name in ("best", "latest", *names) if name in names)
-        return Place(Kind.OTHER, "the folder of a run's checkpoints", f"name one of them, such as {path / such}")
+        return Place(Kind.OTHER, "the folder of a run's checkpoints", f"name one of them, such as {path / such}",
+                     (Kind.CHECKPOINT,))
     several = [name for name in names if (path / name).is_dir() and store_folders(path / name)]
     if several:
-        return Place(Kind.OTHER, f"a folder of image stores ({_shown(several)})", "name one of them")
+        return Place(Kind.OTHER, f"a folder of image stores ({_shown(several)})", "name one of them", (Kind.IMAGES,))
     return _of_files(names)
 
 
@@ -120,7 +135,7 @@ def store_folders(folder: Path) -> list[str]:
 
 def _of_stores(path: Path, below: list[str]) -> Place:
     if any(OF_TEXTS & set(_names(path / name)) for name in below):
-        return Place(Kind.OTHER, f"a folder of text stores ({_shown(below)})", "name one of them")
+        return Place(Kind.OTHER, f"a folder of text stores ({_shown(below)})", "name one of them", (Kind.TEXTS,))
     regions = [name for name in below if name.startswith(OF_REGIONS)]
     what = "pictures" if "pictures" in below and not regions else "region features"
     return Place(Kind.IMAGES, f"an image store of {what} ({_shown(below)})")
@@ -142,7 +157,7 @@ def _of_files(names: list[str]) -> Place:
         return Place(Kind.OTHER, "an empty folder")
     for suffix, (what, remedy) in PACKED_BY.items():
         if any(name.lower().replace(".jpeg", ".jpg").replace(".png", ".jpg").endswith(suffix) for name in names):
-            return Place(Kind.OTHER, f"a folder of {what}", remedy)
+            return Place(Kind.OTHER, f"a folder of {what}", remedy, (Kind.IMAGES,))
     return Place(Kind.OTHER, f"a folder of other things ({_shown(names)})")
 
 

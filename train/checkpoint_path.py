@@ -12,6 +12,10 @@ STATE = "state.pt"
 OTHER_FILES = (".mdb", ".json", ".jsonl", ".npz", ".npy")
 """Endings of files that no weights are in."""
 REMEDY = "name a checkpoint folder or a file of weights"
+OTHERWISE = {
+    "resume": "auto goes on from the newest of output_dir, never begins anew, anything else is a checkpoint's folder",
+}
+"""What to name, by the setting; REMEDY for any other."""
 
 
 def checkpoint_at(path: Path, setting: str = "", whole: bool = False) -> Path:
@@ -26,9 +30,9 @@ def checkpoint_at(path: Path, setting: str = "", whole: bool = False) -> Path:
     """
     place, name = look(path), f"{setting}={path}" if setting else str(path)
     if place.kind is Kind.NOTHING:
-        raise DataError(f"{name}: no such checkpoint; {place.remedy or REMEDY}")
+        raise DataError(f"{name}: no such checkpoint; {_remedy(path, place, setting)}")
     if not _may_be(path, place):
-        raise DataError(f"{name}: is {place.words}, no checkpoint; {_remedy(path, place)}")
+        raise DataError(f"{name}: is {place.words}, no checkpoint; {_remedy(path, place, setting)}")
     if whole and not (path / STATE).is_file():
         raise DataError(f"{name}: holds weights alone, and no state to go on from; start from them with "
                         f"--checkpoint {path}")
@@ -41,7 +45,7 @@ def _may_be(path: Path, place: Place) -> bool:
     return path.suffix not in OTHER_FILES
 
 
-def _remedy(path: Path, place: Place) -> str:
+def _remedy(path: Path, place: Place, setting: str) -> str:
     if place.kind is Kind.RUN:
         return f"name one of its own, such as {path / 'ckpt' / 'best'} or latest beside it"
-    return place.remedy or REMEDY
+    return place.advice(OTHERWISE.get(setting, REMEDY), Kind.CHECKPOINT, Kind.FILE, Kind.RUN)

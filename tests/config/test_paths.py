@@ -90,7 +90,7 @@ def test_a_pretrained_model_is_no_run(tmp_path: Path) -> None:
 
 def test_nothing_tells_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert look(Path("a.db")) == (Kind.NOTHING, f"not exist in {tmp_path}", "")
+    assert look(Path("a.db")) == (Kind.NOTHING, f"not exist in {tmp_path}", "", ())
     assert look(tmp_path / "a.db").words == "not exist"
     (tmp_path / "a.db.partial").mkdir()
     assert told(tmp_path / "a.db", Kind.TEXTS, "pack it") == (
@@ -105,6 +105,17 @@ def test_stores_of_the_other_kind_may_be_swapped(tmp_path: Path) -> None:
     assert told(images, Kind.TEXTS, "-") == told_of_images
     assert told(texts, Kind.IMAGES, "-") == "it is a text store; are text and image stores swapped?"
     assert told(texts, Kind.RUN, "name a run") == "it is a text store; name a run"
+
+
+def test_nothing_is_advised_that_would_be_refused_in_its_turn(tmp_path: Path) -> None:
+    texts = make(tmp_path / "all" / "a.db", "data.mdb", "txt2img.json").parent
+    pictures = make(tmp_path / "pictures", "1.jpg")
+    run = make(tmp_path / "run", "config.json", "ckpt/step-00000005/model.safetensors", config=RUN)
+    for path, leads in ((texts, Kind.TEXTS), (texts / "b.db", Kind.TEXTS), (texts / "a.db" / "data.mdb", Kind.TEXTS),
+                        (pictures, Kind.IMAGES), (run / "ckpt", Kind.CHECKPOINT), (tmp_path / "runs", Kind.RUN)):
+        for wanted in (Kind.TEXTS, Kind.IMAGES, Kind.CHECKPOINT, Kind.RUN):
+            assert (look(path).advice("-", wanted) == "-") == (wanted is not leads)
+    assert look(tmp_path / "tests").advice("-", *Kind) == "-", "letters shared by chance"
 
 
 def test_half_written_layouts_are_not_listed(tmp_path: Path) -> None:
