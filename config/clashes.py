@@ -106,8 +106,8 @@ def _of_optimizer(run: Run) -> Iterator[Clash]:
     if falls and falls[-1] >= optim.num_train_steps:
         yield Clash(
             [*keys, "optim.num_train_steps"],
-            f"decay_at {falls[-1]} comes after all {optim.num_train_steps} updates of the run: leave it out or raise "
-            "num_train_steps",
+            f"decay_at {falls[-1]} comes after all {optim.num_train_steps} updates of the run: let it drop before "
+            f"{optim.num_train_steps}, or raise num_train_steps above {falls[-1]}",
         )
     if optim.step_twice and optim.rate_factors:
         yield Clash(

@@ -44,14 +44,15 @@ class HardPools:
         own_images = 1 + self.spared.per_text()[self.anchors].max()
         own_captions = (np.bincount(self.index.owner[self.anchors], minlength=len(self.index.images))
                         + self.spared.per_image()).max()
-        for kind, bounds, own in (("images", self._images, own_images), ("captions", self._captions, own_captions)):
-            fewest = max(int(np.diff(bounds).min()) - int(own), 0)
-            if fewest < self.negative_size:
-                remedy = f"lower it to {fewest} or less, hard_neg_size with it" if fewest else "name larger stores"
-                raise ConfigError(
-                    f"negative_size={self.negative_size}: a store has only {fewest} wrong {kind} for an anchor; "
-                    f"{remedy}"
-                )
+        there = {kind: max(int(np.diff(bounds).min()) - int(own), 0) for kind, bounds, own in
+                 (("images", self._images, own_images), ("captions", self._captions, own_captions))}
+        kind = min(there, key=there.__getitem__)
+        if there[kind] < self.negative_size:
+            few = f"lower it to {there[kind]} or less, hard_neg_size with it"
+            raise ConfigError(
+                f"negative_size={self.negative_size}: a store has only {there[kind]} wrong {kind} for an anchor; "
+                f"{few if there[kind] else 'name larger stores'}"
+            )
 
     def _order(self, direction: Direction, epoch: int) -> Array:
         return generator(self.seed, f"order-{direction}", epoch).permutation(self.anchors)

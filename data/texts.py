@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from config.paths import Kind, look, told
+from config.wording import counted
 from data.codec import DamagedRecord, decode_text, encode_text
 from data.files import write_json
 from data.phrases import pack_objects
@@ -78,7 +79,8 @@ class TextStore:
         empty = np.flatnonzero(self.lengths < 1)
         if len(empty):
             names = ", ".join(self.ids[at] for at in empty[:3])
-            raise DataError(f"{self.folder}: {len(empty)} captions have no word ({names}); leave them out")
+            raise DataError(f"{self.folder}: {counted(len(empty), 'caption')} without a word ({names}); leave "
+                            "them out")
         unlisted = set(self.images) - set(self.image_order)
         if unlisted:
             raise DataError(f"{self.folder}/img2txts.json lacks {min(unlisted)}; pack the store again")

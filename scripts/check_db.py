@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
+from config.wording import counted
 from data.images import ImageStore, RegionRule, store_variants
 from data.picture_files import FILES, other_files
 from data.pictures import PICTURES, PictureStore, PictureView
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(json.dumps(found, ensure_ascii=False) if options.json else in_words(found))
     count = sum(len(about.get("faults", ())) for about in found)
     if count:
-        raise DataError(f"{count} faults in {len(found)} checks; they are listed above")
+        raise DataError(f"{counted(count, 'fault')} in {counted(len(found), 'check')}, listed above")
     return 0
 
 

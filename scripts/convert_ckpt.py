@@ -30,6 +30,7 @@ from torch import Tensor
 
 from config.errors import ConfigError, DataError
 from config.paths import CONFIG, WEIGHTS
+from config.wording import counted
 from data.files import replacing, sync
 from model import adapt
 from model.loading import SHOWN, load_to_score, takes_no_part
@@ -114,7 +115,7 @@ def rename(options: argparse.Namespace, system: str) -> list[str]:
                 write_tensors(file, state)
         else:
             torch.save(state, beside)
-    return [f"{len(state)} tensors in {options.output}, {len(nameless)} left out", *left_out(nameless)]
+    return [f"{counted(len(state), 'tensor')} in {options.output}, {len(nameless)} left out", *left_out(nameless)]
 
 
 def unpack(options: argparse.Namespace, system: str) -> list[str]:
@@ -143,7 +144,8 @@ def unpack(options: argparse.Namespace, system: str) -> list[str]:
     made.folder.rename(folder)
     sync(folder.parent)
     told = [f"  not told by the file: {setting}" for setting in guessed]
-    return [f"weights and settings in {folder}, {len(placeless)} tensors left out", *told, *left_out(placeless)]
+    first = f"weights and settings in {folder}, {counted(len(placeless), 'tensor')} left out"
+    return [first, *told, *left_out(placeless)]
 
 
 def export(options: argparse.Namespace, system: str) -> list[str]:
@@ -161,7 +163,8 @@ def export(options: argparse.Namespace, system: str) -> list[str]:
         write_published(beside, content)
     if "matcher" not in made_by and system != "uniter":
         notes.append(f"{options.input} tells no settings; those of the shapes and of the published recipe were written")
-    return [f"{len(matcher.state_dict())} tensors of {system} in {options.output}", *(f"  {note}" for note in notes)]
+    count = counted(len(matcher.state_dict()), "tensor")
+    return [f"{count} of {system} in {options.output}", *(f"  {note}" for note in notes)]
 
 
 def given(words: Sequence[str]) -> dict[str, Plain]:

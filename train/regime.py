@@ -148,18 +148,30 @@ def check_changes(data: Data, offers: frozenset[str]) -> None:
 
 def check_anchors(run: Run, anchors: int, parts: int, size: int) -> None:
     """Raise ConfigError where one update would want the same anchor twice, or has none for some rank."""
-    whole, each = run.optim.global_batch_size, run.optim.train_batch_size
+    whole, each, unit = run.optim.global_batch_size, run.optim.train_batch_size, run.negatives.mining_batch
+    ranks = counted(size, "rank")
     if not whole and each * size > anchors:
+        fewer_ranks = [f"-np to {anchors // each}"] if size > 1 and each <= anchors else []
+        smaller = [_smaller("train_batch_size", anchors // size, unit)] if size <= anchors else []
         raise ConfigError(
-            f"train_batch_size={each} on {size} ranks wants {each * size} anchors an update, but there are only "
-            f"{anchors}; lower {f'train_batch_size to {anchors // size} or ' if size <= anchors else ''}-np"
+            f"train_batch_size={each} on {ranks} wants {each * size} anchors an update, but there are only {anchors}; "
+            f"lower {' or '.join(smaller + fewer_ranks) or f'both, to at most {anchors} together'}"
         )
     if whole > anchors:
         raise ConfigError(
-            f"global_batch_size={whole}: there are only {anchors} anchors, and an update takes each once; lower it"
+            f"global_batch_size={whole}: there are only {anchors} anchors, and an update takes each once; lower "
+            f"{_smaller('it', anchors, unit)}"
         )
     if parts < size:
+        more = f"raise it to {size * unit}" if size * unit <= anchors else "lower mining_batch"
         raise ConfigError(
-            f"global_batch_size={whole} makes {counted(parts, 'part')}, too few for {size} ranks; raise it to {size} "
-            f"times mining_batch, or lower -np to {parts}"
+            f"global_batch_size={whole} makes {counted(parts, 'part')} of mining_batch {unit}, too few for {ranks}; "
+            f"{more}, or lower -np to {parts}"
         )
+
+
+def _smaller(name: str, most: int, unit: int) -> str:
+    """The largest batch that is taken: a multiple of mining_batch, the `unit`, or of a smaller one."""
+    if most < unit:
+        return f"{name} to {most} and mining_batch to a divisor of it"
+    return f"{name} to {most // unit * unit}"

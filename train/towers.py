@@ -14,6 +14,7 @@ from torch import Tensor
 
 from config.errors import ConfigError, DataError
 from config.schema import Run
+from config.wording import counted
 from model.backbone import HAS_CLS_KEY, configured, own_settings, without_pooler
 from model.matcher import Matcher
 from train.checkpoint import first_line, read_run
@@ -180,7 +181,7 @@ def _weights(tower: Any, folder: Path, key: str) -> dict[str, Tensor]:
     lacking = sorted({*report["missing_keys"], *(str(name) for name in report["mismatched_keys"])})
     if lacking:
         more = " ..." if len(lacking) > 3 else ""
-        told = f"lacks {len(lacking)} tensors of the tower ({', '.join(lacking[:3])}{more})"
+        told = f"lacks {counted(len(lacking), 'tensor')} of the tower ({', '.join(lacking[:3])}{more})"
         raise DataError(f"{key}: {told}; name whole weights of a {tower.config.model_type}")
     return dict(found.state_dict())
 

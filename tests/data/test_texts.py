@@ -97,7 +97,7 @@ def test_missing_caption_names_store_and_near_ids(folder: Path) -> None:
 
 def test_captions_without_words_are_refused_when_the_store_is_opened(folder: Path) -> None:
     edit(folder / "id2len.json", {"3": 0})
-    with pytest.raises(DataError, match=r"itm_toy\.db: 1 captions have no word \(3\)"):
+    with pytest.raises(DataError, match=r"itm_toy\.db: 1 caption without a word \(3\)"):
         TextStore(folder)
 
 

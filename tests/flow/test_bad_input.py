@@ -63,7 +63,7 @@ def refused(config: Path, folder: Path, code: int, *flags: str | Path) -> str:
     (("--mining_batch", "3"), 2, r"train_batch_size 4 is not a multiple of mining_batch 3"),
     (("--matcher", "unitre"), 2, r"no (?i:matcher) 'unitre'"),
     (("--negative_size", "24"), 2, r"negative_size=24: .*lower it to 23 or less"),
-    (("--train_batch_size", "50"), 2, r"but there are only 48; lower train_batch_size to 48 or -np"),
+    (("--train_batch_size", "50"), 2, r"but there are only 48; lower train_batch_size to 48"),
     (("--img_dim", "12"), 3, r"features are 16 wide but the model takes 12; set matcher\.img_dim=16"),
     (("--vocab_size", "20"), 3, r"vocabulary has 60 entries but the model knows 20"),
     (("--train_img_dbs", "/nowhere/images"), 3, r"/nowhere/images holds no image store"),
@@ -148,7 +148,7 @@ def test_a_caption_without_words(stores: Stores, tmp_path: Path) -> None:
     lengths = json.loads((texts / "id2len.json").read_text())
     (texts / "id2len.json").write_text(json.dumps(lengths | {"50": 0}))
     line = refused(write_config(tmp_path / "c.json", config_of((texts, images))), tmp_path / "out", 3)
-    assert "1 captions have no word (50)" in line
+    assert "1 caption without a word (50)" in line
 
 
 def test_an_image_without_regions(stores: Stores, tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_damaged_record_is_left_out(policy: str, ranks: int, damaged: Stores, 
 def test_more_ranks_than_anchors(config: Path, tmp_path: Path) -> None:
     done = run(TRAIN, "--config", config, "--output_dir", tmp_path / "out", "--train_batch_size", "30", ranks=2)
     assert done.returncode == 1
-    assert "wants 60 anchors an update, but there are only 48; lower train_batch_size to 24 or -np" in done.stderr
+    assert "wants 60 anchors an update, but there are only 48; lower train_batch_size to 24 or -np to 1" in done.stderr
     assert "Exit code: 2" in done.stderr
     assert not (tmp_path / "out").exists()
 

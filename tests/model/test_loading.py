@@ -90,7 +90,7 @@ def test_a_deeper_model_is_no_part_of_a_shallow_one(published: dict[str, Tensor]
     """All parameters would be filled, and all scores would be wrong."""
     deeper = published | {"uniter.encoder.layer.7.output.dense.bias": torch.ones(2)}
     for put in (load, load_to_score, load_part):
-        with pytest.raises(DataError, match=r"has 1 tensors that this uniter has no place for \(encoder\.layers\.7\."):
+        with pytest.raises(DataError, match=r"has 1 tensor that this uniter has no place for \(encoder\.layers\.7\."):
             put(small("uniter"), "uniter", deeper)
     found = load_what_fits(small("uniter"), "uniter", deeper)
     assert found == Loaded([], [DEEPER])
@@ -116,7 +116,7 @@ def test_a_missing_tensor_of_any_system_is_refused_by_its_name(put: object, syst
     state = dict(small(system).state_dict())
     lost = next(name for name in state if name.endswith("weight"))
     del state[lost]
-    with pytest.raises(DataError, match=rf"lacks 1 tensors of this {system} \({lost}\)"):
+    with pytest.raises(DataError, match=rf"lacks 1 tensor of this {system} \({lost}\)"):
         put(small(system, seed=5), system, state)  # type: ignore[operator]
 
 
@@ -272,7 +272,7 @@ def test_half_a_part_of_laps_is_refused() -> None:
     _, published = old_names("vit")
     matcher = laps("vit", seed=5)
     del published["txt_enc.bert.encoder.layer.1.output.dense.bias"]
-    lacking = r"lacks 1 tensors of this laps \(text\.tower\.encoder\.layer\.1\.output\.dense\.bias\); use the matcher"
+    lacking = r"lacks 1 tensor of this laps \(text\.tower\.encoder\.layer\.1\.output\.dense\.bias\); use the matcher"
     for put in (load, load_to_score, load_part):
         with pytest.raises(DataError, match=lacking):
             put(matcher, "laps", published)
@@ -283,7 +283,7 @@ def test_half_a_part_of_laps_is_refused() -> None:
                                      "txt_enc.gru.weight"])  # fmt: skip
 def test_strange_names_in_a_laps_are_refused_and_told(strange: str) -> None:
     _, published = old_names("vit")
-    with pytest.raises(DataError, match="has 1 tensors that this laps has no place for") as told:
+    with pytest.raises(DataError, match="has 1 tensor that this laps has no place for") as told:
         load(laps("vit"), "laps", published | {strange: torch.ones(2)})
     assert (adapt.house_name("laps", strange) or strange) in str(told.value)
 

@@ -130,7 +130,7 @@ def test_pictures_are_decoded_whatever_their_checksum_says(
 def test_captions_of_missing_images_are_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image_store(tmp_path / "img", images=4)
     texts = write_texts(tmp_path / "toy.db", images=5)
-    with pytest.raises(DataError, match="1 faults"):
+    with pytest.raises(DataError, match="1 fault in"):
         main(["--txt_db", str(texts), "--img_db", str(tmp_path / "img"), "--workers", "1"])
     assert f"FAULT {FLICKR.format(4)}: has captions but is not in the image store" in capsys.readouterr().out
 
@@ -161,7 +161,7 @@ def test_as_a_program_faults_leave_with_3(stores: list[str], tmp_path: Path) -> 
     flip(tmp_path / "toy.db", "4")
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 3
-    assert done.stderr.splitlines() == ["check_db.py: 1 faults in 3 checks; they are listed above"]
+    assert done.stderr.splitlines() == ["check_db.py: 1 fault in 3 checks, listed above"]
 
 
 def test_thresholds_that_are_not_there_list_those_that_are(tmp_path: Path) -> None:

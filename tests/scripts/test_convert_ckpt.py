@@ -142,7 +142,7 @@ def test_a_released_laps_becomes_a_folder(tmp_path: Path, capsys: pytest.Capture
     theirs = released_laps(tmp_path / "model_best.pth")
     assert unpack(tmp_path / "model_best.pth", tmp_path / "laps") == 0
     told = capsys.readouterr().out
-    assert "1 tensors left out\n  left out: img_enc.visual_encoder.pooler.dense.weight" in told
+    assert "1 tensor left out\n  left out: img_enc.visual_encoder.pooler.dense.weight" in told
     assert "not told" not in told
     run = load(tmp_path / "laps" / "config.json", {}, KINDS)
     matcher = build(run.matcher)

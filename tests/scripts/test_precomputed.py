@@ -154,7 +154,7 @@ def test_the_checker_finds_damage_without_boxes(folder: Path) -> None:
     content[content.index(record) + 70] ^= 1
     path.write_bytes(content)
     flags = ["--img_db", str(images.folder), "--workers", "2"]
-    with pytest.raises(DataError, match="1 faults"):
+    with pytest.raises(DataError, match="1 fault in"):
         check_db.main(flags)
 
 

@@ -147,5 +147,5 @@ def test_weights_alone_are_those_of_a_matcher_by_their_shapes() -> None:
     found = matcher_with("vsrn", theirs.state_dict(), {})
     assert torch.equal(scores(found), scores(theirs))
     lacking = {name: tensor for name, tensor in theirs.state_dict().items() if name != "image_norm.bias"}
-    with pytest.raises(DataError, match=r"lacks 1 tensors of this vsrn \(image_norm\.bias\)"):
+    with pytest.raises(DataError, match=r"lacks 1 tensor of this vsrn \(image_norm\.bias\)"):
         matcher_with("vsrn", lacking, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
@@ -60,9 +61,35 @@ def test_an_update_never_wants_an_anchor_twice(batch: int, size: int, fits: bool
     if fits:
         check_anchors(run, 48, batch * size, size)
         return
-    said = f"train_batch_size={batch} on {size} ranks wants {batch * size} anchors an update, but there are only 48"
+    said = f"train_batch_size={batch} on {size} ranks? wants {batch * size} anchors an update, but there are only 48"
     with pytest.raises(ConfigError, match=said):
         check_anchors(run, 48, batch * size, size)
+
+
+@pytest.mark.parametrize(("settings", "size", "advised"), [
+    ({"train_batch_size": 50, "mining_batch": 10}, 1, "lower train_batch_size to 40"),
+    ({"train_batch_size": 64, "mining_batch": 64}, 1, "lower train_batch_size to 48 and mining_batch to a divisor"),
+    ({"train_batch_size": 50, "mining_batch": 1}, 49, "lower both, to at most 48 together"),
+    ({"train_batch_size": 20, "mining_batch": 10}, 4, "lower train_batch_size to 10 or -np to 2"),
+    ({"train_batch_size": 1, "mining_batch": 1}, 50, "lower -np to 48"),
+    ({"global_batch_size": 60, "mining_batch": 10}, 1, "lower it to 40"),
+    ({"global_batch_size": 40, "mining_batch": 20}, 3, "lower mining_batch, or lower -np to 2"),
+])
+def test_the_batch_that_is_advised_is_taken(
+    settings: dict[str, int], size: int, advised: str, make_run: MakeRun
+) -> None:
+    negatives = {"mining_batch": settings.pop("mining_batch")}
+
+    def check(**optim: int) -> None:
+        run = make_run(optim=settings | optim, negatives=negatives)
+        whole = run.optim.global_batch_size or run.optim.train_batch_size * size
+        check_anchors(run, 48, whole // run.negatives.mining_batch, size)
+
+    with pytest.raises(ConfigError, match=f"; {advised}( of it)?$"):
+        check()
+    value = re.search(r"(train_batch_size|it) to (\d+)( or .*)?$", advised)
+    if value:
+        check(**{next(iter(settings)): int(value[2])})
 
 
 def test_a_global_batch_is_the_same_on_any_number_of_ranks(make_run: MakeRun) -> None:
@@ -80,7 +107,7 @@ def test_a_global_batch_is_the_same_on_any_number_of_ranks(make_run: MakeRun) ->
 
 @pytest.mark.parametrize(("batch", "size", "said"), [
     (50, 1, "global_batch_size=50: there are only 48 anchors, and an update takes each once; lower it"),
-    (4, 3, "makes 2 parts, too few for 3 ranks; raise it to 3 times mining_batch, or lower -np to 2"),
+    (4, 3, "makes 2 parts of mining_batch 2, too few for 3 ranks; raise it to 6, or lower -np to 2"),
 ])
 def test_a_global_batch_that_cannot_be_shared_out_is_refused(
     batch: int, size: int, said: str, make_run: MakeRun
