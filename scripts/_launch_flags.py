@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,22 @@ from typing import Any, NoReturn
 import psutil
 
 from config.errors import ConfigError
+from config.paths import look
+from config.wording import counted
 
 LOCAL = "127.0.0.1"
 HOST = re.compile(r"[\w.-]+:[1-9]\d*")
 LINE = re.compile(r"\s*[\w.-]+\s+slots\s*=\s*[1-9]\d*\s*")
+NUMBERS = {"start_timeout": "--start-timeout", "slots": "--slots-per-host"}
 ELASTIC = {"min_num_proc": "--min-np", "max_num_proc": "--max-np"}
 
 
 @contextmanager
 def told_in_one_line() -> Iterator[None]:
-    """Let argparse raise ConfigError where it would print how horovodrun is used, which is a page, and leave."""
+    """Let argparse raise ConfigError where it would print how horovodrun is used, which is a page, and leave.
+
+    What Horovod raises of values and of its file of settings becomes one too.
+    """
 
     def error(_: argparse.ArgumentParser, message: str) -> NoReturn:
         raise ConfigError(f"{message}; horovodrun --help lists the flags, the rank's program comes after them")
@@ -31,6 +38,12 @@ def told_in_one_line() -> Iterator[None]:
     setattr(argparse.ArgumentParser, "error", error)  # noqa: B010 (Horovod makes the parser itself)
     try:
         yield
+    except ConfigError:
+        raise
+    except OSError as problem:
+        raise ConfigError(f"--config-file {problem.filename}: cannot be read ({problem.strerror})") from problem
+    except ValueError as problem:
+        raise ConfigError(f"{problem}; horovodrun --help lists the flags") from problem
     finally:
         setattr(argparse.ArgumentParser, "error", theirs)  # noqa: B010
 
@@ -44,7 +57,8 @@ def check(args: Any, local_only: bool) -> None:
     Raises:
         ConfigError: some cannot be; all of them are told.
     """
-    wrong = [*_numbers(args), *_hosts(args), *_interfaces(args.nics or (), addresses(), local_only)]
+    wrong = [*_numbers(args), *_hosts(args), *_interfaces(args.nics or (), addresses(), local_only), *_files(args),
+             *_program(args.command or (), local_only)]
     if wrong:
         raise ConfigError("; ".join(wrong))
 
@@ -62,6 +76,10 @@ def is_local_only(args: Any) -> bool:
 
 
 def _numbers(args: Any) -> Iterator[str]:
+    for name, flag in NUMBERS.items():
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            yield f"{flag} {value}: should be 1 or more"
     ranks = args.num_proc
     if ranks is not None and ranks < 1:
         yield f"-np {ranks}: at least one rank is needed"
@@ -75,9 +93,13 @@ def _numbers(args: Any) -> Iterator[str]:
 
 
 def _hosts(args: Any) -> Iterator[str]:
-    for host in (args.hosts or "").split(",") if args.hosts else ():
-        if not HOST.fullmatch(host.strip()):
-            yield f"-H {args.hosts}: {host.strip() or 'an empty name'} should be HOST:RANKS, as in -H node1:8,node2:8"
+    hosts = [host.strip() for host in args.hosts.split(",")] if args.hosts else []
+    odd = [host for host in hosts if not HOST.fullmatch(host)]
+    for host in odd:
+        yield f"-H {args.hosts}: {host or 'an empty name'} should be HOST:RANKS, as in -H node1:8,node2:8"
+    room = 0 if odd else sum(int(host.rpartition(":")[2]) for host in hosts)
+    if room and args.num_proc and room < args.num_proc and not args.min_num_proc:
+        yield f"-np {args.num_proc}: -H {args.hosts} has room for {counted(room, 'rank')}; lower -np or name more hosts"
     if args.hostfile:
         yield from _hostfile(Path(args.hostfile))
     if args.host_discovery_script:
@@ -99,6 +121,27 @@ def _hostfile(path: Path) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
         if not LINE.fullmatch(line):
             yield f"--hostfile {path}, line {number}: should be a host and its ranks, such as node1 slots=8"
+
+
+def _files(args: Any) -> Iterator[str]:
+    if args.ssh_identity_file and not Path(args.ssh_identity_file).is_file():
+        yield f"--ssh-identity-file {args.ssh_identity_file}: there is no such file"
+    if args.output_filename:
+        folder = Path(args.output_filename).absolute()
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK)):
+            yield f"--output-filename {args.output_filename}: no folder can be made in {there}; name another"
+
+
+def _program(command: Sequence[str], local_only: bool) -> Iterator[str]:
+    """What ranks are started from, as far as it can be seen here."""
+    if not command or not local_only:
+        return
+    if shutil.which(command[0]) is None:
+        yield f"{command[0]}: there is no such program; give it after the flags: python train/itm_hn.py --config ..."
+    script = command[1] if len(command) > 1 else ""
+    if script.endswith(".py") and not Path(script).is_file():
+        yield f"{script}: {look(Path(script)).clause}; name the program that ranks are to run"
 
 
 def _interfaces(names: Sequence[str], there: Mapping[str, Sequence[str]], local_only: bool) -> Iterator[str]:

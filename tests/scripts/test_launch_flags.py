@@ -10,10 +10,11 @@ import pytest
 
 from config.errors import ConfigError
 from scripts import _launch_flags
-from scripts._launch_flags import check, is_local_only
+from scripts._launch_flags import check, is_local_only, told_in_one_line
 
 FLAGS = {"num_proc": 2, "min_num_proc": None, "max_num_proc": None, "hosts": None, "hostfile": None,
-         "host_discovery_script": None, "nics": None}  # fmt: skip
+         "host_discovery_script": None, "nics": None, "start_timeout": None, "slots": None,
+         "ssh_identity_file": None, "output_filename": None, "command": ["python", "-m", "x"]}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,12 @@ def given(**flags: Any) -> SimpleNamespace:
     ({"min_num_proc": 0, "max_num_proc": 0}, "--min-np 0: should be 1 or more; --max-np 0: should be 1 or more"),
     ({"hosts": "localhost"}, "-H localhost: localhost should be HOST:RANKS, as in -H node1:8,node2:8"),
     ({"hosts": "a:2,b:0"}, "-H a:2,b:0: b:0 should be HOST:RANKS"),
+    ({"hosts": "localhost:1"}, "-np 2: -H localhost:1 has room for 1 rank; lower -np or name more hosts"),
+    ({"start_timeout": -5, "slots": 0}, "--slots-per-host 0: should be 1 or more"),
+    ({"ssh_identity_file": "/nowhere/id"}, "--ssh-identity-file /nowhere/id: there is no such file"),
+    ({"output_filename": "/proc/version/x"}, "--output-filename /proc/version/x: no folder can be made in /proc"),
+    ({"command": ["pyhton", "train/itm.py"]}, "pyhton: there is no such program; give it after the flags"),
+    ({"command": ["python", "train/imt.py"]}, "train/imt.py: does not exist in "),
     ({"hosts": "a:2,"}, "-H a:2,: an empty name should be HOST:RANKS"),
     ({"nics": {"wlan0"}}, "--network-interface wlan0: there is no such interface; this host has eth0, ib0, lo"),
     ({"nics": {"eth0"}}, "--network-interface eth0: all ranks are on this host and meet at 127.0.0.1, which is of "
@@ -72,6 +79,17 @@ def test_right_ones_pass(flags: dict[str, Any], local: bool) -> None:
     args = given(**flags)
     assert is_local_only(args) == local
     check(args, local)
+
+
+def test_what_horovod_raises_of_a_flag_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from horovod.runner.launch import parse_args
+
+    for words, told in ((["--config-file", "/nowhere"], "--config-file /nowhere: cannot be read"),
+                        (["--fusion-threshold-mb", "-1"], "fusion_threshold_mb=-1 must be >= 0; horovodrun --help"),
+                        (["--gpus", "2"], "unrecognized arguments: --gpus; horovodrun --help")):
+        monkeypatch.setattr("sys.argv", ["launch.py", "-np", "2", *words, "python", "x.py"])
+        with pytest.raises(ConfigError, match=f"^{told}"), told_in_one_line():
+            parse_args()
 
 
 def test_a_discovery_script_may_find_other_hosts() -> None:
