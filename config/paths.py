@@ -57,6 +57,11 @@ class Place(NamedTuple):
     remedy: str = ""
     leads: tuple[Kind, ...] = ()
 
+    @property
+    def clause(self) -> str:
+        """The words with their verb: "is a text store", "does not exist"."""
+        return f"{'does' if self.kind is Kind.NOTHING else 'is'} {self.words}"
+
     def advice(self, otherwise: str, *wanted: Kind) -> str:
         """The remedy where it leads to something that is wanted; anything else would be refused in its turn."""
         return self.remedy if self.remedy and set(self.leads) & set(wanted) else otherwise
@@ -71,7 +76,12 @@ def told(path: Path, wanted: Kind, otherwise: str) -> str:
     remedy = place.advice(otherwise, wanted)
     if {place.kind, wanted} == {Kind.TEXTS, Kind.IMAGES}:
         remedy = "are text and image stores swapped?"
-    return f"it {'does' if place.kind is Kind.NOTHING else 'is'} {place.words}; {remedy}"
+    return f"it {place.clause}; {remedy}"
+
+
+def run_at(path: Path) -> Path:
+    """The output folder that a path stands for: itself, or the one whose config.json it is."""
+    return path.parent if path.name == CONFIG and look(path.parent).kind is Kind.RUN else path
 
 
 def look(path: Path) -> Place:

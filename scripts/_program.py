@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from argparse import ArgumentParser
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
@@ -14,9 +15,37 @@ from typing import Any, NoReturn, TypeVar
 from tqdm import tqdm
 
 from config.errors import FAILED, INTERRUPTED, ConfigError, DataError, Failure
+from config.hints import did_you_mean
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class Parser(ArgumentParser):
+    """An argument parser that tells what is wrong in one line, and guesses what was meant."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """What a command line says; raises ConfigError for a flag that is unknown or lacks its value."""
+        found, others = self.parse_known_args(args, namespace)
+        if others:
+            flag = next((word.partition("=")[0] for word in others if word.startswith("-")), others[0])
+            here = [option for option in self._option_string_actions if option.startswith("--")]
+            what = "not a flag" if flag.startswith("-") else "one word too many"
+            raise ConfigError(f"{flag} is {what}: {did_you_mean(flag, here, '--help lists all flags')}")
+        return found
+
+    def error(self, message: str) -> NoReturn:
+        """Raise it, without the page of usage before it."""
+        raise ConfigError(f"{message}; --help lists all flags")
+
+
+def naming_runs(words: Sequence[str] | None) -> list[str]:
+    """A command line whose words are runs: `--config RUN` is RUN, as the programs in train/ take it too."""
+    plain: list[str] = []
+    for word in sys.argv[1:] if words is None else words:
+        flag, equals, value = word.partition("=")
+        plain += [value] if flag == "--config" and equals else [] if flag == "--config" else [word]
+    return plain
 
 
 def run(main: Callable[[], int]) -> NoReturn:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.errors import FAILED, INTERRUPTED, DataError
 from data.files import read_json, write_text
-from scripts._program import cores, run
+from scripts._program import Parser, cores, run
 from scripts.ablation.grid import Cell, check_evaluations, columns, make_cell, plan, refuse_mixture, split_words
 from scripts.ablation.rows import Row, measured, read_rows, train_seconds, write_rows
 from scripts.ablation.supervisor import Ended, Supervisor, alone, launcher, stop_code
@@ -42,7 +42,7 @@ OF_FLAGS = ("--flags", "--evaluate")
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

@@ -24,13 +24,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config import load
 from config.errors import ConfigError, DataError
+from config.paths import CONFIG, Kind, look, run_at
 from config.schema import Run
 from data.draws import generator
 from data.pairs import PairIndex
 from data.store import missing
 from model.laps import Laps
 from model.matcher import Matcher
-from scripts._program import run
+from scripts._program import Parser, naming_runs, run
 from scripts.page.attention import ATTENTION
 from scripts.page.pairs import WIDTH, Drawing, Picture, Places, Subject, words_of
 from scripts.page.patches import PATCHES
@@ -56,9 +57,10 @@ def open_run(args: argparse.Namespace) -> tuple[Run, Path]:
         ConfigError: the folder holds no run.
         DataError: it holds no checkpoint.
     """
-    config = args.run_dir / "config.json"
-    if not config.is_file():
-        raise ConfigError(f"{config} is not here; give the output folder of a training run")
+    place, config = look(args.run_dir), args.run_dir / CONFIG
+    if place.kind is not Kind.RUN:
+        remedy = place.advice("give the output folder of a training run", Kind.RUN)
+        raise ConfigError(f"{args.run_dir}: {place.clause}; {remedy}")
     given = {f"data.{args.split}_{kind}_db": getattr(args, f"{kind}_db") for kind in ("txt", "img")}
     run_of_folder = load(config, {key: path for key, path in given.items() if path}, KINDS)
     checkpoints = Checkpoints(args.run_dir, keep=1)
@@ -176,10 +178,11 @@ def subject_of(index: PairIndex, pair: Pair, picture: Picture, captions: Caption
 
 def write_attention(args: argparse.Namespace) -> Path:
     """Open the run, watch the pairs, and write the page."""
+    args.run_dir = run_at(args.run_dir)
+    run_of_folder, checkpoint = open_run(args)
     output = args.output or args.run_dir / "attention.html"
     if not output.resolve().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or name another")
-    run_of_folder, checkpoint = open_run(args)
     parts, split = open_parts(run_of_folder, checkpoint, args.split)
     drawing = drawing_of(parts.matcher)
     index = split.index
@@ -201,7 +204,7 @@ def write_attention(args: argparse.Namespace) -> Path:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="output folder of a training run")
     parser.add_argument("--checkpoint", type=Path, metavar="PATH", help="weights (the run's best, else its latest)")
     parser.add_argument("--split", default="test", choices=("val", "test"), help="where pairs are from (%(default)s)")
@@ -217,7 +220,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--captions", type=Path, metavar="FILE",
                         help="captions .jsonl or Karpathy .json; else those of the text store are shown")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the page (RUN_DIR/attention.html)")
-    return parser.parse_args(argv)
+    return parser.parse_args(naming_runs(argv))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from data.files import write_json
-from scripts._program import cores, run
+from scripts._program import Parser, cores, run
 from scripts.benchmarks.timing import Row
 
 BENCHMARKS = ("reading", "packing", "update", "evaluation", "alignment", "late", "slimming", "mining")
@@ -35,7 +35,7 @@ BENCHMARKS = ("reading", "packing", "update", "evaluation", "alignment", "late",
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", metavar="BENCHMARK", help=f"any of {', '.join(BENCHMARKS)} (default: all)")

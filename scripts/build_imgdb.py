@@ -47,12 +47,12 @@ from data.source.wanted import Picture, Wanted, choose, files_of, read_wanted
 from scripts import _pictures, _precomputed, _tsv
 from scripts._packing import Packed, add_box_flags, box_rules, leave_out, nothing_packed, usable
 from scripts._pictures import add_choice, by_number, check_limits, listed
-from scripts._program import cores, in_order, progress, run
+from scripts._program import Parser, cores, in_order, progress, run
 
 
 def parser() -> argparse.ArgumentParser:
     """The program's flags."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--output", type=Path, required=True, help="the split's folder, e.g. img_db/flickr30k")
     common.add_argument("--codec", choices=("native", "published", "compressed"), default="native")
     common.add_argument("--conf_th", type=float, default=RegionRule.conf_th, help="-1: a fixed number, num_bb")
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         common.add_argument(f"--{name}", type=int, default=getattr(RegionRule, name))
     common.add_argument("--keep_all", action="store_true", help="store all regions, for ground-truth boxes")
     common.add_argument("--workers", type=int, default=cores(), help="processes (default: all processors)")
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags: argparse.ArgumentParser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sources = flags.add_subparsers(dest="source", required=True)
     npz = sources.add_parser("npz", parents=[common], help="a folder of npz files of a bottom-up extractor")
     npz.add_argument("input", type=Path)

@@ -42,7 +42,7 @@ from data.vocabulary import Vocabulary
 from data.word_list import CaptionWords, WordList
 from data.words import WordPiece, Words, make_vocabulary
 from scripts._precomputed import add_flags, splits_of
-from scripts._program import batches, cores, in_order, progress, run
+from scripts._program import Parser, batches, cores, in_order, progress, run
 
 BATCH = 500
 PIECES = ("lower_case", "clean_first", "special_words")
@@ -59,7 +59,7 @@ NEEDED = (
 
 def parser() -> argparse.ArgumentParser:
     """The program's flags."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--annotations", type=Path, help="Karpathy .json or captions .jsonl (plain or .gz)")
     flags.add_argument("--ids", type=Path, help="text file of image ids, one a line (plain or .gz)")
     flags.add_argument("--captions", type=Path, help="text file of captions, one a line (plain or .gz)")

@@ -27,7 +27,7 @@ from data.images import ImageStore, RegionRule, store_variants
 from data.picture_files import FILES, other_files
 from data.pictures import PICTURES, PictureStore, PictureView
 from data.texts import TextStore
-from scripts._program import batches, cores, in_order, progress, run
+from scripts._program import Parser, batches, cores, in_order, progress, run
 
 Images = ImageStore | PictureStore
 Check = Callable[[list[str]], list[tuple[str, str]]]
@@ -38,7 +38,7 @@ SHOWN = 10  # faults of each kind that are listed in words; --json has all
 
 def parser() -> argparse.ArgumentParser:
     """The program's flags."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--txt_db", type=Path, nargs="+", default=[], help="text stores")
     flags.add_argument("--img_db", type=Path, nargs="+", default=[], help="image folders, img_db/<split>")
     flags.add_argument("--conf_th", type=float, default=RegionRule.conf_th)

@@ -8,7 +8,6 @@ images, ties, folds or count), a line below the table says so: such numbers do n
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import DataError
-from scripts._program import run
+from scripts._program import Parser, naming_runs, run
 from scripts.page.outcome import Outcome, counting, open_outcome
 
 Table = list[list[str]]
@@ -92,13 +91,14 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("output_dirs", type=Path, nargs="+", metavar="OUTPUT_DIR",
                         help="output folders of runs")
     parser.add_argument("--split", default="test", help="the evaluated split (%(default)s)")
     parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
-    args = parser.parse_args(argv)
-    outcomes, names = [open_outcome(folder) for folder in args.output_dirs], short_names(args.output_dirs)
+    args = parser.parse_args(naming_runs(argv))
+    outcomes = [open_outcome(folder) for folder in args.output_dirs]
+    names = short_names([outcome.folder for outcome in outcomes])
     for outcome in outcomes:
         if args.split not in outcome.results:
             there = ", ".join(outcome.results) or "none"

@@ -35,7 +35,7 @@ from data.files import replacing, sync
 from model import adapt
 from model.loading import SHOWN, load_to_score, takes_no_part
 from model.names import TABLES
-from scripts._program import run
+from scripts._program import Parser, run
 from train.checkpoint import read_run, read_weights
 from train.export import matcher_with, published_content, write_published
 from train.published import Plain, guesses, matcher_of, read_published
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The program's flags."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("input", type=Path, help="a checkpoint folder, a .safetensors, .pt, .pth or .pth.tar file")
     flags.add_argument("--to", required=True, choices=("house", "published"), help="whose names and layout to write")
     written = "a new .pt, .pth or .pth.tar (published), a new .safetensors or .pt (our weights alone), or a new folder"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import DataError
-from scripts._program import run
+from scripts._program import Parser, naming_runs, run
 from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare, files_for, text_store
@@ -158,17 +158,17 @@ def add_source_flags(parser: argparse.ArgumentParser, examples: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write OUTPUT_DIR/gallery.html and say where it is."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     add_source_flags(parser, examples=12)
     parser.add_argument("--split", default="test", help="the scored split (%(default)s)")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(naming_runs(argv))
     outcome = open_outcome(args.output_dir)
     scores = outcome.scores(args.split)
     if scores is None:
-        raise DataError(f"{args.output_dir}/scores/{args.split}: no score matrix is here; evaluate this "
+        raise DataError(f"{outcome.folder}/scores/{args.split}: no score matrix is here; evaluate this "
                         "split first, or name another with --split")
     gallery = make_gallery(outcome, args.split, scores, args.pictures, args.captions, args.examples)
-    page = args.output_dir / "gallery.html"
+    page = outcome.folder / "gallery.html"
     print(write_page(page, "gallery.html.j2", outcome=outcome, gallery=gallery))
     return 0
 

@@ -35,7 +35,7 @@ from data.source.captions import read_captions
 from data.source.entries import select
 from data.source.jpeg import RAW_DIM, Whitener
 from data.words import WordPiece
-from scripts._program import cores, in_order, progress, run
+from scripts._program import Parser, cores, in_order, progress, run
 from scripts.build_txtdb import pack
 from scripts.scenes.detect import RULE
 from scripts.scenes.grammar import vocabulary
@@ -46,7 +46,7 @@ VERSION = 2  # to be raised whenever the same flags give another set
 
 def parser() -> argparse.ArgumentParser:
     """The program's flags."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--output", type=Path, required=True, help="folder of the set; must not exist yet")
     for split, count in zip(SPLITS, (2000, 200, 500), strict=True):
         flags.add_argument(f"--{split}", type=int, default=count, help=f"{split} scenes (default {count})")

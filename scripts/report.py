@@ -19,7 +19,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts._program import run
+from scripts._program import Parser, naming_runs, run
 from scripts.gallery import Gallery, add_source_flags, make_gallery
 from scripts.page.charts import Chart
 from scripts.page.checks import Check, check_run, check_split
@@ -112,7 +112,7 @@ def write_report(args: argparse.Namespace) -> Path:
     """Read the output folder, check it, and write its page; DataError as the readers raise it."""
     outcome = open_outcome(args.output_dir)
     return write_page(
-        args.output_dir / "report.html", "report.html.j2", outcome=outcome, facts=facts(outcome),
+        outcome.folder / "report.html", "report.html.j2", outcome=outcome, facts=facts(outcome),
         settings=settings(outcome), config=json.dumps(outcome.config, indent=2, ensure_ascii=False),
         splits=[tell_split(outcome, name, args) for name in outcome.results], checks=check_run(outcome),
         isda=[f"{split}, {Path(entry['checkpoint']).name}: {one_line(entry)}" for split, entry in outcome.isda.items()],
@@ -122,9 +122,9 @@ def write_report(args: argparse.Namespace) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write OUTPUT_DIR/report.html and say where it is."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = Parser(description=(__doc__ or "").splitlines()[0])
     add_source_flags(parser, examples=3)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(naming_runs(argv))
     print(write_report(args))
     return 0
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.errors import ConfigError, DataError, Failure
 from data.files import read_json, write_json, write_text
-from scripts._program import cores, run
+from scripts._program import Parser, cores, run
 from scripts.scaling_model import tables
 from scripts.scaling_model.fitting import Fit, Point, fitted
 from scripts.scaling_model.measuring import measure, plan
@@ -45,7 +45,7 @@ REMEDY = "leave --measured out to measure anew"
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line; raises ConfigError for hardware that cannot be."""
     summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument

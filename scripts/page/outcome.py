@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.errors import DataError
+from config.paths import Kind, look, run_at
 from train.isda import SHOWN
 from train.journal import METRICS, read_events
 from train.recall import IrCount, MedianRank, Ties
@@ -17,6 +18,7 @@ RECALLS = (*(f"{way}_{name}" for way in ("txt", "img") for name in ("r1", "r5", 
            "r_mean", "rsum")
 
 STAGES = ("k", "scored", "ceiling", "seconds")  # what an entry of two stages tells of them
+RUN = "give a run's output folder"
 ISDA = "isda-"  # before the split's name
 
 
@@ -60,10 +62,12 @@ class Outcome:
 
 def open_outcome(folder: str | Path) -> Outcome:
     """Read an output folder; DataError if it holds neither events nor results, or a file is damaged."""
-    folder = Path(folder)
+    folder = run_at(Path(folder))
     metrics, results = folder / METRICS, folder / "results.json"
     if not metrics.is_file() and not results.is_file():
-        raise DataError(f"{folder}: neither {METRICS} nor results.json is here; give a run's output folder")
+        place = look(folder)
+        what = "" if place.kind is Kind.RUN else f": it {place.clause}"
+        raise DataError(f"{folder}: neither {METRICS} nor results.json is here{what}; {place.advice(RUN, Kind.RUN)}")
     config = folder / "config.json"
     entries = _read_json(results) if results.is_file() else {}
     isda = {name.removeprefix(ISDA): entries.pop(name) for name in list(entries) if name.startswith(ISDA)}

@@ -21,13 +21,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from config.errors import FAILED, ConfigError
-from scripts._program import run
+from scripts._program import Parser, run
 from scripts.slurm.checks import checked, command_of, lines_of, seconds_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ FOLDERS = ("TXT_DB", "IMG_DB", "OUTPUT", "PRETRAIN")
 
 def parse(words: Sequence[str]) -> argparse.Namespace:
     summary, _, details = (__doc__ or "").partition("\n\n")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
@@ -65,24 +65,31 @@ def check(args: argparse.Namespace) -> None:
     """Refuse numbers that cannot be meant.
 
     Raises:
-        ConfigError: one is.
+        ConfigError: some are; all of them are told.
     """
+    wrong = list(_wrong(args))
+    if wrong:
+        raise ConfigError("; ".join(wrong))
+
+
+def _wrong(args: argparse.Namespace) -> Iterator[str]:
+    """What cannot be meant."""
     for name, least in (("nodes", 1), ("ranks", 1), ("gpus", 0), ("cpus", 1), ("lead", 1), ("at_once", 1),
                         ("requeues", 0)):
         value = getattr(args, name)
         if value is not None and value < least:
-            raise ConfigError(f"--{name} {value}: should be {least} or more")
+            yield f"--{name} {value}: should be {least} or more"
     if args.time and seconds_of(args.time) <= args.lead:
-        raise ConfigError(f"--time {args.time}: is no longer than --lead {args.lead} s; the job would stop at once")
+        yield f"--time {args.time}: is no longer than --lead {args.lead} s; the job would stop at once"
     if args.at_once and args.kind != "array":
-        raise ConfigError("--at_once is of array jobs")
+        yield "--at_once is of array jobs"
     if bool(args.image) != bool(args.mount):
-        raise ConfigError("--image and --mount TXT_DB IMG_DB OUTPUT PRETRAIN come together")
+        yield "--image and --mount TXT_DB IMG_DB OUTPUT PRETRAIN come together"
     for name, folder in zip(FOLDERS, args.mount or (), strict=False):
         if not Path(folder).is_dir():
-            raise ConfigError(f"--mount: {name} {folder} is no folder on this host")
+            yield f"--mount: {name} {folder} is no folder on this host"
     if args.image and args.nodes > 1 and args.launcher != "srun":
-        raise ConfigError("--image on several nodes needs --launcher srun")
+        yield "--image on several nodes needs --launcher srun"
 
 
 def log_folder(args: argparse.Namespace) -> tuple[Path, int]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from config.paths import Kind, look, store_folders, told
+from config.paths import Kind, look, run_at, store_folders, told
 
 RUN = json.dumps({"matcher": {"name": "uniter"}, "optim": {}})
 
@@ -130,3 +130,11 @@ def test_a_folder_that_may_not_be_read_is_some_folder(tmp_path: Path) -> None:
         assert look(closed).kind is Kind.OTHER
     finally:
         os.chmod(closed, 0o700)
+
+
+def test_the_config_of_a_run_stands_for_the_run(tmp_path: Path) -> None:
+    run = make(tmp_path / "run", "config.json", config=RUN)
+    make(tmp_path / "model", "config.json", config='{"model_type": "vit"}')
+    assert run_at(run / "config.json") == run_at(run) == run
+    for other in (tmp_path / "model" / "config.json", tmp_path / "gone"):
+        assert run_at(other) == other

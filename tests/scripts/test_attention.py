@@ -293,7 +293,7 @@ def with_parity_switch(run: Path) -> None:
 
 
 @pytest.mark.parametrize(("spoil", "kind", "said"), [
-    (lambda run: (run / "config.json").unlink(), ConfigError, "config.json is not here; give the output folder"),
+    (lambda run: (run / "config.json").unlink(), ConfigError, "is a folder of other things (ckpt); give the output"),
     (lambda run: shutil.rmtree(run / "ckpt"), DataError, "holds no checkpoint; name one with --checkpoint PATH"),
     (with_parity_switch, ConfigError, "matcher uniter with these settings offers no attention"),
     (without_stores, ConfigError, "names no stores of test; give --txt_db and --img_db"),

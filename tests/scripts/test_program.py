@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from config.errors import ConfigError, DataError
-from scripts._program import batches, in_order, run
+from scripts._program import Parser, batches, in_order, naming_runs, run
 
 
 def square(number: int) -> int:
@@ -71,3 +71,23 @@ def test_success_leaves_with_0() -> None:
     with pytest.raises(SystemExit) as left:
         run(lambda: 0)
     assert left.value.code == 0
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (["--otput", "x"], r"--otput is not a flag: did you mean --output\?"),
+    (["--config=RUN"], "--config is not a flag: --help lists all flags"),
+    (["--output"], "argument --output: expected one argument; --help lists all flags"),
+    (["more"], "more is one word too many: --help lists all flags"),
+])
+def test_a_wrong_command_line_is_told_in_one_line(words: list[str], told: str) -> None:
+    parser = Parser(allow_abbrev=False)
+    parser.add_argument("--output")
+    with pytest.raises(ConfigError, match=f"^{told}$"):
+        parser.parse_args(words)
+    assert parser.parse_args(["--output", "x"]).output == "x"
+
+
+@pytest.mark.parametrize("words", [["--config", "RUN", "--split", "val"], ["--config=RUN", "--split", "val"],
+                                   ["RUN", "--split", "val"]])
+def test_a_run_may_come_after_config_as_elsewhere(words: list[str]) -> None:
+    assert naming_runs(words) == ["RUN", "--split", "val"]
