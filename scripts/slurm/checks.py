@@ -12,8 +12,10 @@ from config import obeyed
 from config.cli import Extra, parse
 from config.errors import ConfigError, DataError
 from config.obeyed import Reads
+from config.paths import Kind, look, told
 from config.schema import Run
 from train import evaluate, mine
+from train.checkpoint_path import checkpoint_at
 from train.claim import extension_of
 from train.entry import KINDS
 
@@ -34,6 +36,8 @@ def command_of(kind: str, words: Sequence[str]) -> list[str]:
         ConfigError: they do not name an entry where they should.
     """
     if kind in OWN_ENTRY:
+        if words and words[0] in ENTRIES:
+            raise ConfigError(f"{words[0]}: {kind} has its own program; leave the word out")
         return [OWN_ENTRY[kind], *words]
     if not words or words[0] not in ENTRIES:
         given = f"{words[0]}: no such program" if words else "no program is named"
@@ -49,6 +53,9 @@ def lines_of(path: Path) -> list[list[str]]:
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is {look(path).words} and no text; name a file with one command on each "
+                          "line") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a file with one command on each line") from error
     if not lines:
@@ -70,7 +77,7 @@ def checked(command: Sequence[str]) -> Run:
 
     Raises:
         ConfigError: it names no output folder, or one that holds another run.
-        DataError: a store is not there.
+        DataError: a store or a checkpoint is not there, or is something else.
     """
     entry, *words = command
     run, args = parse(words, Path(entry).stem, KINDS, "", *ENTRIES[entry])
@@ -78,22 +85,32 @@ def checked(command: Sequence[str]) -> Run:
         raise ConfigError(f"{entry}: output_dir is not set; give --output_dir FOLDER")
     if entry not in OWN_ENTRY.values():
         extension_of(run)
-    for store in stores_of(run, entry, args):
-        if not Path(store).exists():
-            raise DataError(f"{entry}: {store} does not exist on this host; name stores that all nodes see")
+    wrong = [told for store, kind in stores_of(run, entry, args) if (told := _no_store(Path(store), kind))]
+    if wrong:
+        raise DataError(f"{entry}: {'; '.join(wrong)}")
+    which = getattr(args, "which", None)
+    if which and which not in ("best", "latest", "random"):
+        checkpoint_at(Path(which), "which")
     return run
 
 
-def stores_of(run: Run, entry: str, args: Namespace) -> list[str]:
-    """The folders that an entry reads first."""
+def _no_store(path: Path, kind: Kind) -> str:
+    """What is wrong with a path that should be a store of a kind; '' for nothing."""
+    if look(path).kind is kind:
+        return ""
+    return f"{path} is not {kind.value}: {told(path, kind, 'name stores that all nodes see, on this host too')}"
+
+
+def stores_of(run: Run, entry: str, args: Namespace) -> list[tuple[str, Kind]]:
+    """The folders that an entry reads first, and what each should be."""
     data = run.data
-    if entry == "train/evaluate.py":
-        split = args.split
-        return [] if args.scores else [path for path in (getattr(data, f"{split}_txt_db"),
-                                                         getattr(data, f"{split}_img_db")) if path]
-    if getattr(args, "embeddings", None):
+    if getattr(args, "embeddings", None) or getattr(args, "scores", None):
         return []
-    return [*data.train_txt_dbs, *data.train_img_dbs]
+    texts, images = data.train_txt_dbs, data.train_img_dbs
+    if entry == "train/evaluate.py":
+        texts, images = (getattr(data, f"{args.split}_txt_db"),), (getattr(data, f"{args.split}_img_db"),)
+    both = [*((path, Kind.TEXTS) for path in texts), *((path, Kind.IMAGES) for path in images)]
+    return [(path, kind) for path, kind in both if path]
 
 
 def seconds_of(limit: str) -> int:

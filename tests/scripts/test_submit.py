@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,34 @@ def asked(folder: Path) -> list[str]:
 
 def variables(folder: Path) -> dict[str, str]:
     return dict(line.split("=", 1) for line in (folder / "environment").read_text().splitlines() if "=" in line)
+
+
+def test_all_numbers_that_cannot_be_meant_are_told(call: Call, config: Path) -> None:
+    code, _, told = call("--nodes", 0, "--ranks", 0, "--time", "1", "train", "train/itm_hn.py", "--config", config)
+    assert code == 2
+    assert told == ("submit.py: --nodes 0: should be 1 or more; --ranks 0: should be 1 or more; --time 1: is no longer "
+                    "than --lead 120 s; the job would stop at once\n")
+
+
+def test_paths_that_are_something_else_are_told(
+    call: Call, config: Path, stores: tuple[Path, Path], tmp_path: Path
+) -> None:
+    texts, images = stores
+    (tmp_path / "weights.pt").write_bytes(b"\xb0\x00")
+    own = ("--config", config, "--output_dir", tmp_path / "out")
+    for words, code, said in (
+        (("train", "train/itm_hn.py", *own, "--train_txt_dbs", images, "--train_img_dbs", texts), 3,
+         rf"{images} is not a text store: .* swapped\?; {texts} is not an image store: .* swapped"),
+        (("evaluate", *own, "--which", tmp_path / "bset"), 3, "which=.*/bset: no such checkpoint; name a checkpoint"),
+        (("evaluate", "train/evaluate.py", *own), 2, "train/evaluate.py: evaluate has its own program; leave the word"),
+        (("array", tmp_path / "weights.pt"), 2, "weights.pt: is a file of weights and no text; name a file with one"),
+        (("array", tmp_path), 2, "name a file with one command on each line"),
+        (("trian", "train/itm_hn.py"), 2, "argument kind: invalid choice: 'trian' .*; --help lists all flags"),
+    ):
+        got, _, told = call("--dry-run", *words)
+        assert got == code, told
+        assert re.search(said, told)
+        assert len(told.splitlines()) == 1
 
 
 def test_a_training_job_is_submitted(call: Call, config: Path, tmp_path: Path) -> None:
@@ -121,7 +150,7 @@ REFUSED = [
     (("train", "train/itm_hn.py", "--config", "CONFIG"), 2, "output_dir is not set; give --output_dir FOLDER"),
     (("train", "train/trainer.py"), 2, "train/trainer.py: no such program; begin with one of train/itm_hn.py"),
     (("train",), 2, "no program is named; begin with one of"),
-    ((*TRAIN, "--train_txt_dbs", "nowhere.db"), 3, "nowhere.db does not exist on this host"),
+    ((*TRAIN, "--train_txt_dbs", "nowhere.db"), 3, "nowhere.db is not a text store: it does not exist"),
     (("--nodes", 0, *TRAIN), 2, "--nodes 0: should be 1 or more"),
     (("--gpus", -1, *TRAIN), 2, "--gpus -1: should be 0 or more"),
     (("--time", "soon", *TRAIN), 2, "--time soon: should be minutes"),
