@@ -9,17 +9,16 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from config import load
 from config.cli import Extra, parse
 from config.errors import ConfigError
 from config.obeyed import measuring, refuse_unread
+from config.paths import CONFIG
 from config.schema import Run
-from data.files import read_json
 from scripts._training import READS, training_program
 from scripts.ablation.rows import PLUS, Row
-from scripts.compare_runs import flattened
+from train.claim import differences, told
 from train.entry import KINDS
 from train.evaluate import flags as evaluate_flags
 from train.journal import METRICS, read_events
@@ -159,15 +158,15 @@ def refuse_mixture(cells: Sequence[Cell], rows: Mapping[tuple[str, int], Row], r
     """
     for cell in cells:
         row, folder = rows.get(cell.key), cell.folder
-        if row:
-            theirs, worlds = row.hash, {row.ranks}
-        elif (folder / "config.json").exists():
-            theirs, worlds = load(folder / "config.json", {}, KINDS).hash(), _worlds(folder)
-        else:
+        found = load(folder / CONFIG, {}, KINDS) if (folder / CONFIG).exists() else None
+        if not row and not found:
             continue
-        if theirs != cell.run.hash():
-            raise ConfigError(f"{cell.name}: {folder.parent} holds run {theirs}, {cell.column.config} now makes run "
-                              f"{cell.run.hash()}{_difference(cell)}; name another --output_dir or rename the config")
+        hashes, worlds = ({row.hash}, {row.ranks}) if row else (set(), _worlds(folder))
+        changed = differences(found, cell.run) if found else {}
+        if changed or hashes - {cell.run.hash()}:
+            what = told(changed) or f"run {', '.join(hashes)} then, run {cell.run.hash()} now"
+            raise ConfigError(f"{cell.name}: {folder.parent} holds a run with other settings than {cell.column.config} "
+                              f"has now ({what}); name another --output_dir or rename the config")
         for other in worlds - {ranks}:
             raise ConfigError(f"{cell.name}: was trained with --ranks {other}, now --ranks {ranks}: its batches "
                               f"would differ; use --ranks {other} or another --output_dir")
@@ -177,13 +176,3 @@ def _worlds(folder: Path) -> set[int]:
     """The numbers of ranks that a folder's run was started with."""
     events = read_events(folder / METRICS) if (folder / METRICS).exists() else []
     return {event["world"] for event in events if event["event"] == "start"}
-
-
-def _difference(cell: Cell) -> str:
-    """In brackets, the settings by which a run differs from the one in its folder."""
-    path = cell.folder / "config.json"
-    ours: dict[str, Any] = dict(flattened(cell.run.dump()))
-    theirs: dict[str, Any] = dict(flattened(read_json(path, "remove its folder"))) if path.exists() else ours
-    names = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and not key.startswith("output.")]
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f" (changed: {shown})" if names else ""
