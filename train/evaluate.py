@@ -23,14 +23,14 @@ from train.recipe import build_parts
 from train.results import keep, shown
 from train.scores import CANDIDATES, ENSEMBLE, MATRIX, TWO_STAGE, keep_mean, open_scores
 
-RANK_HEAD = "weights.rank_head_init"
+RANK_HEAD, CHECKPOINT = "weights.rank_head_init", "weights.checkpoint"
 
 
 def flags(parser: ArgumentParser) -> None:
     """The entry's own flags."""
     parser.add_argument("--split", default="test", choices=("val", "test"), help="which split (default: test)")
     parser.add_argument(
-        "--which", default="best", help="best, latest, or a checkpoint's path (default: best of output_dir)"
+        "--which", help="best, latest, or a checkpoint's path (default: best of output_dir)"
     )
     parser.add_argument(
         "--isda",
@@ -56,9 +56,12 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     folder = Path(run.output.output_dir)
     if args.scores and args.isda:
         raise ConfigError("--scores and --isda exclude each other: a score matrix says nothing of attention")
+    if args.scores and args.which:
+        raise ConfigError("--scores and --which exclude each other: kept scores are counted, no checkpoint is measured")
     if args.scores:
         return recount(run, args, folder) if comm.rank == 0 else 0
-    checkpoint = Path(comm.from_first(lambda: str(chosen(args.which, folder, run.weights.checkpoint))))
+    start = run.weights.checkpoint, CHECKPOINT in args.said
+    checkpoint = Path(comm.from_first(lambda: str(chosen(args.which or "best", folder, *start))))
     # What a run's config says of the rank head is about its start; the weights that it trained have one of their own.
     rank_head = run.weights.rank_head_init if RANK_HEAD in args.said else "if_missing"
     parts = build_parts(run, comm, str(checkpoint), rank_head=rank_head)
@@ -90,19 +93,28 @@ def finish(folder: Path, name: str, found: dict[str, Any] | None, told: Callable
         sys.stdout.write(told(found))
 
 
-def chosen(which: str, folder: Path, start: str) -> Path:
+def chosen(which: str, folder: Path, start: str, is_said: bool = False) -> Path:
     """The checkpoint to measure; the run's start weights where nothing was trained in `folder`.
 
     Damaged ones that are passed over are told on stderr: there is no log before the stores are open.
 
+    Args:
+        is_said: the command line itself names the start weights.
+
     Raises:
+        ConfigError: it does, and another checkpoint goes before them.
         DataError: there is none, or what is named is none.
     """
+    if which not in ("best", "latest") and is_said:
+        raise ConfigError(f"--checkpoint {start} and --which {which} both name weights; leave --checkpoint out")
     if which not in ("best", "latest"):
         return checkpoint_at(Path(which), "which")
     checkpoints, passed_over = Checkpoints(folder, keep=1), list[str]()
     found = (checkpoints.best() if which == "best" else None) or checkpoints.newest(passed_over.append)
     sys.stderr.writelines(f"{line}\n" for line in passed_over)
+    if found is not None and is_said:
+        raise ConfigError(f"--checkpoint {start}: {folder} holds checkpoints of its own, which go before weights to "
+                          "start from; name these with --which, or leave --checkpoint out")
     if found is None and start:
         return checkpoint_at(Path(start), "checkpoint")
     if found is None:

@@ -17,7 +17,7 @@ from data.pictures import PictureView
 from model.matcher import find
 from train.comm import Comm
 from train.entry import leave, main
-from train.evaluate import chosen
+from train.evaluate import CHECKPOINT, chosen
 from train.journal import Journal
 from train.mining.facts import Given
 from train.mining.job import Job, mine
@@ -35,7 +35,7 @@ RANDOM = "random"
 def flags(parser: ArgumentParser) -> None:
     """The entry's own flags."""
     parser.add_argument(
-        "--which", default="best",
+        "--which",
         help="best, latest, a checkpoint's path, or random for untrained weights (default: best of output_dir)",
     )
     parser.add_argument("--lists", type=Path, metavar="FOLDER",
@@ -54,6 +54,8 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         raise ConfigError("output_dir is not set; give --output_dir FOLDER (a training run's), or --lists FOLDER")
     folder = args.lists or Path(run.output.output_dir) / "offline"
     if args.embeddings:
+        if args.which:
+            raise ConfigError("--embeddings and --which exclude each other: no checkpoint embeds anything here")
         return mine_given(run, args, settings, folder, comm)
     if args.captions_per_image:
         raise ConfigError("--captions_per_image comes with --embeddings; stores say themselves whose a caption is")
@@ -62,7 +64,8 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
         parts = build_parts(run, comm)
     else:
         folder_of_run = Path(run.output.output_dir)
-        origin = comm.from_first(lambda: str(chosen(args.which, folder_of_run, run.weights.checkpoint)))
+        start = run.weights.checkpoint, CHECKPOINT in args.said
+        origin = comm.from_first(lambda: str(chosen(args.which or "best", folder_of_run, *start)))
         parts = build_parts(run, comm, origin)
     split = parts.split("train")
     if split is None:

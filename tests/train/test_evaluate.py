@@ -42,7 +42,7 @@ def scored(folder: Path, seed: int) -> Path:
 
 
 def evaluate(run: Run, *places: Path, dry_run: bool = False, comm: Comm | None = None) -> None:
-    args = Namespace(scores=list(places), isda=False, split="test", which="best", dry_run=dry_run, said=frozenset())
+    args = Namespace(scores=list(places), isda=False, split="test", which=None, dry_run=dry_run, said=frozenset())
     assert work(run, args, comm or Solo()) == 0
 
 
@@ -228,10 +228,26 @@ def test_without_a_whole_one_nothing_is_measured(tmp_path: Path) -> None:
             chosen("gone.pt" if name == "which" else "best", tmp_path, "gone.pt")
     with pytest.raises(DataError, match="holds no checkpoint; name one with --which PATH"):
         chosen("best", tmp_path, "")
+    assert chosen("best", tmp_path, start, is_said=True) == Path(start)
     saved(tmp_path, 10)
     (tmp_path / "ckpt" / "step-00000010" / "complete.json").unlink()
     with pytest.raises(DataError, match=r"step-00000010: complete\.json is missing; none is whole: name other weights"):
         chosen("best", tmp_path, "start.pt")
+
+
+def test_start_weights_that_would_be_passed_over_are_refused(tmp_path: Path) -> None:
+    saved(tmp_path, 10)
+    for which, told in (("best", "holds checkpoints of its own, which go"), ("latest", "name these with --which"),
+                        ("x.pt", r"--which x\.pt both name weights; leave --checkpoint out")):
+        with pytest.raises(ConfigError, match=told):
+            chosen(which, tmp_path, "start.pt", is_said=True)
+    assert chosen("best", tmp_path, "start.pt").name == "step-00000010"
+
+
+def test_kept_scores_name_no_checkpoint(make_run: MakeRun, tmp_path: Path) -> None:
+    args = Namespace(scores=[tmp_path], isda=False, split="test", which="best", dry_run=False, said=frozenset())
+    with pytest.raises(ConfigError, match="--scores and --which exclude each other"):
+        work(make_run(output={"output_dir": str(tmp_path)}), args, Solo())
 
 
 # ---------------------------------------------------------------- the rank head

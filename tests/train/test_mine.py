@@ -43,7 +43,7 @@ def args_of(*words: str | Path, dry_run: bool = False) -> Namespace:
     parser = ArgumentParser()
     flags(parser)
     args = parser.parse_args([*map(str, words), *SMALL])
-    args.dry_run = dry_run
+    args.dry_run, args.said = dry_run, frozenset()
     return args
 
 
@@ -136,6 +136,7 @@ def test_embeddings_without_stores(stores: tuple[Path, Path], embeddings: Path, 
 @pytest.mark.parametrize(("words", "told"), [
     (("--captions_per_image", "5"), "--captions_per_image comes with --embeddings"),
     (("--embeddings", "{embs}", "--captions_per_image", "2"), "both say whose a caption is; give one of them"),
+    (("--embeddings", "{embs}", "--which", "latest"), "--embeddings and --which exclude each other"),
 ])
 def test_flags_that_exclude_each_other(words: tuple[str, ...], told: str, run: Run, embeddings: Path) -> None:
     with pytest.raises(ConfigError, match=told):
