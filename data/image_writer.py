@@ -286,9 +286,23 @@ def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:
     begun = read_json(path)
     names = (begun.keys() | meta) - {"dim", "count"}
     differing = sorted(name for name in names if begun.get(name) != meta.get(name))
-    if differing:
+    if differing and not writer.keys():  # nothing is packed: what others found wrong with it may have been mended
+        _begin_anew(writer, meta)
+    elif differing:
         writer.release()
         raise DataError(f"{path.parent} was begun with another {differing[0]}; remove it or use the same")
+
+
+def _begin_anew(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:
+    """Note other options in a folder in which nothing is packed, and remove what was made with those before."""
+    try:
+        for path in writer.partial.iterdir():
+            if path.suffix != ".mdb":
+                path.unlink()
+        write_json(writer.partial / META, meta)
+    except OSError as error:
+        writer.release()
+        raise writer.failure(error) from error
 
 
 def _read_journal(path: Path) -> dict[str, tuple[int, int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from data.pixels import MOST_PIXELS, shaded
 from data.source.captions import read_captions, read_image_ids
 from data.source.entities import read_entities
 from data.source.entries import Entry, select
-from data.source.wanted import Picture, choose, every_picture, files_of, read_wanted
+from data.source.wanted import Picture, Wanted, choose, every_picture, files_of, locate, read_wanted
 from scripts._packing import Packed, leave_out, nothing_packed, usable
 from scripts._program import cores, in_order
 
@@ -101,13 +101,14 @@ def pack_originals(options: argparse.Namespace) -> tuple[int, list[str]]:
     check_limits(options)
     entries = listed(options)
     wanted = choose(entries, options.image_naming, annotated=False)[0]
+    located = locate(options.input, wanted, by_number(options))
     broken: list[str] = []
     with PictureWriter(options.output, description(options, entries, short_side, quality)) as writer:
         done = writer.done()
-        found = read_wanted(options.input, wanted, by_number(options))
+        found = read_wanted(options.input, still_wanted(located, done))
         encode = partial(encode_one, short_side=short_side, quality=quality, max_pixels=options.max_pixels,
                          float_range=options.float_range)  # fmt: skip
-        packed = in_order(encode, (picture for picture in found if picture.name not in done), options.workers)
+        packed = in_order(encode, found, options.workers)
         for picture in usable(packed, len(wanted) - len(done), broken, " pictures"):
             writer.put(picture.name, picture.record)
         absent = sorted({one.name for one in wanted} - writer.done() - set(broken))
@@ -116,6 +117,12 @@ def pack_originals(options: argparse.Namespace) -> tuple[int, list[str]]:
         if not writer.done():
             raise nothing_packed(broken + absent)
         return len(writer.done()), broken + absent
+
+
+def still_wanted(located: Mapping[str, Sequence[Wanted]], done: Container[str]) -> dict[str, list[Wanted]]:
+    """The pictures that are not packed yet."""
+    left = {path: [one for one in ones if one.name not in done] for path, ones in located.items()}
+    return {path: ones for path, ones in left.items() if ones}
 
 
 def size_and_quality(options: argparse.Namespace) -> tuple[int | None, int]:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -43,10 +43,10 @@ from data.source.detected import BoxRule
 from data.source.entries import Entry
 from data.source.jpeg import Whitener, describe, propose, read_picture
 from data.source.region_features import EDGE_SIDE
-from data.source.wanted import Picture, Wanted, choose, files_of, read_wanted
+from data.source.wanted import Picture, Wanted, choose, files_of, locate, read_wanted
 from scripts import _pictures, _precomputed, _tsv
 from scripts._packing import Packed, add_box_flags, box_rules, leave_out, nothing_packed, usable
-from scripts._pictures import add_choice, by_number, check_limits, listed
+from scripts._pictures import add_choice, by_number, check_limits, listed, still_wanted
 from scripts._program import Parser, cores, in_order, progress, run
 
 
@@ -140,20 +140,21 @@ def encode_npz_file(file: tuple[Path, BoxRule], rule: RegionRule, codec: Codec, 
 def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, list[str]]:
     """Describe pictures on a grid of boxes, or in annotated ones, whiten, pack; the whitener is kept in the store."""
     check_limits(options)
-    entries = described(options)
+    check_sizes(options)
+    entries = images_of(options)
     wanted, boxless = choose(entries, options.image_naming, options.annotated_boxes)
     if boxless and not wanted:
         raise DataError(
             f"{options.captions or options.entities}: no caption has a phrase with a box; give annotated captions, "
             "or leave --annotated_boxes out"
         )
+    located = locate(options.input, wanted, by_number(options))
     with ImageWriter(options.output, options.codec, rule, options.keep_all, description(options, entries)) as writer:
         kept = writer.partial / "whitener.npz"
         if not kept.exists():
-            whitener(options, wanted).save(kept)
+            whitener(options, wanted, located).save(kept)
         done = writer.done()
-        found = read_wanted(options.input, wanted, by_number(options))
-        waiting = (picture for picture in found if picture.name not in done)
+        waiting = read_wanted(options.input, still_wanted(located, done))
         encode = partial(
             encode_picture, whitener=Whitener.load(kept), rule=rule, codec=options.codec,
             keep_all=options.keep_all, how=Looking.of(options),
@@ -168,6 +169,13 @@ def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, l
     return count, broken + absent + boxless
 
 
+def check_sizes(options: argparse.Namespace) -> None:
+    """Raise ConfigError for numbers that no packing has."""
+    for flag in ("max_regions", "img_dim", "fit_on"):
+        if getattr(options, flag) < 1:
+            raise ConfigError(f"--{flag} {getattr(options, flag)}: give 1 or more")
+
+
 def description(options: argparse.Namespace, entries: Sequence[Entry]) -> dict[str, Any]:
     """What the store's meta.json says of its regions."""
     meta = {"features": "histogram-pca", "source": options.input.name, "whitener": whitener_hash(options)}
@@ -180,7 +188,7 @@ def description(options: argparse.Namespace, entries: Sequence[Entry]) -> dict[s
     return meta
 
 
-def described(options: argparse.Namespace) -> list[Entry]:
+def images_of(options: argparse.Namespace) -> list[Entry]:
     """The images that the flags name; those whose boxes are annotated need a source that says where the boxes are."""
     if options.annotated_boxes and not options.keep_all:
         raise ConfigError("--annotated_boxes needs --keep_all: annotated boxes have no confidence to choose by")
@@ -197,16 +205,35 @@ def whitener_hash(options: argparse.Namespace) -> str:
     return hashlib.sha256(options.whitener.read_bytes()).hexdigest()
 
 
-def whitener(options: argparse.Namespace, wanted: Sequence[Wanted]) -> Whitener:
+def whitener(
+    options: argparse.Namespace, wanted: Sequence[Wanted], located: Mapping[str, Sequence[Wanted]]
+) -> Whitener:
     """The given whitener, or one fitted on pictures spread evenly over the wanted ones."""
     if options.whitener:
         return Whitener.load(options.whitener)
-    some = wanted[:: -(-len(wanted) // options.fit_on)]
-    chosen = read_wanted(options.input, some, by_number(options))
-    look = partial(describe_or_none, how=Looking.of(options))
+    some = {one.name for one in wanted[:: -(-len(wanted) // options.fit_on)]}
+    others = {one.name for one in wanted} - some
+    chosen = read_wanted(options.input, still_wanted(located, others))
+    look = partial(describe_or_tell, how=Looking.of(options))
     found = in_order(look, chosen, options.workers)
-    described = progress(found, len(some), " pictures looked at")
-    return Whitener.fit(stacked(raw for raw in described if raw is not None), options.img_dim)
+    broken: list[str] = []
+    try:
+        return Whitener.fit(stacked(described(found, len(some), broken)), options.img_dim)
+    except DataError as error:
+        if not broken:
+            raise
+        raise DataError(f"{error}; {counted(len(broken), 'picture')} cannot be used, such as {broken[0]}") from error
+
+
+def described(
+    found: Iterable[NDArray[np.float32] | str], total: int, broken: list[str]
+) -> Iterator[NDArray[np.float32]]:
+    """Raw features of pictures, with a bar; what is told of those that have none is put on the list `broken`."""
+    for raw in progress(found, total, " pictures looked at"):
+        if isinstance(raw, str):
+            broken.append(raw)
+        else:
+            yield raw
 
 
 def stacked(parts: Iterator[NDArray[np.float32]], size: int = 64) -> Iterator[NDArray[np.float32]]:
@@ -227,12 +254,12 @@ class Looking(NamedTuple):
         return cls(options.max_regions, options.max_pixels, options.float_range)
 
 
-def describe_or_none(picture: Picture, how: Looking) -> NDArray[np.float32] | None:
-    """Raw features of a picture's regions; None for a broken picture, which is reported when it is packed."""
+def describe_or_tell(picture: Picture, how: Looking) -> NDArray[np.float32] | str:
+    """Raw features of a picture's regions; of a broken one, which is left out when it is packed, what is wrong."""
     try:
         return describe_picture(picture, how)[0]
-    except DataError:
-        return None
+    except DataError as error:
+        return str(error)
 
 
 def describe_picture(picture: Picture, how: Looking) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

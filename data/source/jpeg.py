@@ -7,7 +7,10 @@ boxes and features out.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -19,7 +22,7 @@ from data.pixels import MOST_PIXELS, decode
 from data.source.region_features import RAW_DIM, describe
 from data.source.whitener import Whitener
 
-__all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "propose", "read_picture"]
+__all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "picture_names", "propose", "read_picture"]
 
 # Columns, rows and the share of the picture's width and height that one box of this grid covers.
 GRIDS = (
@@ -69,42 +72,72 @@ def read_picture(
         raise DataError(f"{name} {error}") from error
 
 
-def iterate_pictures(source: str | Path) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of the pictures in a folder (all below it, sorted) or a tar archive (in its order).
+def picture_names(source: str | Path) -> list[str]:
+    """Names of the pictures in a folder (all below it, sorted) or a tar archive (in its order); none is read.
 
     Names are paths inside the source with forward slashes. Other files and hidden ones are passed over.
 
     Raises:
         DataError: there is no such source, it holds no picture, or the archive is damaged.
     """
-    source = Path(source)
-    pictures = _from_folder(source) if source.is_dir() else _from_tar(source)
+    names = [name for name, _ in _pictures(Path(source))]
+    if not names:
+        raise DataError(f"no pictures in {source}: looked for {' '.join(sorted(ENDINGS))}")
+    return names
+
+
+def iterate_pictures(source: str | Path, only: Container[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of the pictures in a folder or a tar archive, as `picture_names` has them.
+
+    Args:
+        only: names of those that are wanted; None takes all.
+
+    Raises:
+        DataError: as `picture_names`.
+    """
     empty = True
-    for picture in pictures:
+    for name, read in _pictures(Path(source)):
         empty = False
-        yield picture
+        if only is None or name in only:
+            yield name, read()
     if empty:
         raise DataError(f"no pictures in {source}: looked for {' '.join(sorted(ENDINGS))}")
 
 
-def _from_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
+def _pictures(source: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Names of pictures with what reads each, as long as the next one is not asked for."""
+    return _from_folder(source) if source.is_dir() else _from_tar(source)
+
+
+def _from_folder(folder: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     for name in sorted(filter(_is_picture, names)):
-        yield name, (folder / name).read_bytes()
+        yield name, (folder / name).read_bytes
 
 
-def _from_tar(path: Path) -> Iterator[tuple[str, bytes]]:
+def _from_tar(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
     if not path.is_file():
         raise DataError(f"no folder or tar archive at {path}")
+    with _of_archive(path), tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile() and _is_picture(member.name):
+                yield member.name.removeprefix("./"), partial(_read_member, path, archive, member)
+
+
+def _read_member(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    with _of_archive(path):
+        file = archive.extractfile(member)
+        return file.read() if file is not None else b""
+
+
+@contextmanager
+def _of_archive(path: Path) -> Iterator[None]:
+    """Errors inside are of this archive."""
     try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                if member.isfile() and _is_picture(member.name):
-                    file = archive.extractfile(member)
-                    if file is not None:
-                        yield member.name.removeprefix("./"), file.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path} is no tar archive, or it is cut off ({error}): fetch it again") from error
+        yield
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        why = str(error).partition("\n")[0].removesuffix(":")
+        raise DataError(f"{path} is no tar archive, or it is cut off ({why}): fetch it again") from error
 
 
 def _is_picture(name: str) -> bool:

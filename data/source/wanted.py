@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from config.errors import DataError
+from config.wording import counted
 from data.picture_files import fits, odd_files, without_ending
 from data.source.annotated import AnnotatedBoxes, annotated_boxes
 from data.source.entries import Entry, name_images
-from data.source.jpeg import iterate_pictures
+from data.source.jpeg import iterate_pictures, picture_names
+
+SHOWN = 3
+"""Pictures that leave open what they are, told one by one; the rest are counted."""
 
 
 class Wanted(NamedTuple):
@@ -22,11 +26,13 @@ class Wanted(NamedTuple):
         name: what it is stored under.
         place: its file without the ending, as far as the source of captions tells: with folders, or its name alone.
         annotated: the boxes that are to be its regions, if they are annotated.
+        file: its file, if the source of captions tells.
     """
 
     name: str
     place: PurePosixPath
     annotated: AnnotatedBoxes | None = None
+    file: str = ""
 
 
 class Picture(NamedTuple):
@@ -39,7 +45,7 @@ class Picture(NamedTuple):
 
 def every_picture(source: Path) -> list[Entry]:
     """All pictures of a folder or archive, as images without captions."""
-    return [Entry(PurePosixPath(path).stem, "", ()) for path, _ in iterate_pictures(source)]
+    return [Entry(PurePosixPath(path).stem, "", ()) for path in picture_names(source)]
 
 
 def choose(entries: Iterable[Entry], naming: str, annotated: bool) -> tuple[list[Wanted], list[str]]:
@@ -58,7 +64,7 @@ def choose(entries: Iterable[Entry], naming: str, annotated: bool) -> tuple[list
     found = []
     for name, entry in dict(name_images(entries, naming)).items():
         place = without_ending(entry.file) if entry.file else PurePosixPath(entry.image)
-        found.append(Wanted(name, place, annotated_boxes(entry) if annotated else None))
+        found.append(Wanted(name, place, annotated_boxes(entry) if annotated else None, entry.file))
     boxless = [one.name for one in found if annotated and one.annotated is None]
     return [one for one in found if not annotated or one.annotated is not None], boxless
 
@@ -68,40 +74,68 @@ def files_of(entries: Iterable[Entry], naming: str) -> dict[str, str]:
     return odd_files((name, entry.image, entry.file) for name, entry in name_images(entries, naming))
 
 
-def read_wanted(source: Path, wanted: Sequence[Wanted], by_number: bool = False) -> Iterator[Picture]:
-    """Each wanted picture that there is in a folder or archive.
+def locate(source: Path, wanted: Sequence[Wanted], by_number: bool = False) -> dict[str, list[Wanted]]:
+    """Which of the wanted pictures each picture of a folder or archive is, by its path there; none is read.
 
-    A picture is one that is wanted where the path of either is the end of the other's: both may be told from other
-    folders, and the formats may differ.
+    The picture of the very path that the source of captions tells is the one that it means. Others are one that is
+    wanted where the path of either is the end of the other's: both may be told from other folders, and the formats
+    may differ.
 
     Args:
         by_number: pictures are wanted by number; `COCO_val2014_000000000042.jpg` is picture 42, as are
             `000000000042.jpg` and `42.jpg`.
 
     Raises:
-        DataError: two pictures would have one name, or one could be either of two.
+        DataError: two pictures would have one name, one could be either of two, or there is none of those wanted.
     """
+    paths = picture_names(source)
+    located = _of_these_paths(paths, wanted)
+    done = {one.name for ones in located.values() for one in ones}
     by_stem: dict[str, list[Wanted]] = defaultdict(list)
     for one in wanted:
-        by_stem[one.place.name].append(one)
+        if one.name not in done:
+            by_stem[one.place.name].append(one)
     seen: dict[str, str] = {}
-    for path, data in iterate_pictures(source):
-        found = _meant(source, path, by_stem, by_number)
-        if found is None:
+    faults = []
+    for path in paths:
+        found = [] if path in located else _meant(path, by_stem, by_number)
+        if len({one.place for one in found}) > 1:
+            faults.append(f"{path} could be {found[0].place} or {found[1].place} of the captions; name the folder "
+                          "above, whose pictures have these paths")  # fmt: skip
             continue
-        if found.name in seen:
-            raise DataError(f"{source}: {seen[found.name]} and {path} would both be {found.name}; rename one")
-        seen[found.name] = path
-        yield Picture(found.name, data, found.annotated)
+        faults += [f"{seen[one.name]} and {path} would both be {one.name}; rename one"
+                   for one in found if one.name in seen]  # fmt: skip
+        seen |= {one.name: path for one in found}
+        located |= {path: found} if found else {}
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise DataError(f"{source}: {'; '.join(faults[:SHOWN])}{more}")
+    if wanted and not located:
+        others = " and others" if len(paths) > 1 else ""
+        raise DataError(f"{source} holds none of the {counted(len(wanted), 'picture')} wanted, such as "
+                        f"{wanted[0].file or wanted[0].place}; it holds {paths[0]}{others}; name the folder of these")
+    return located
 
 
-def _meant(source: Path, path: str, by_stem: Mapping[str, list[Wanted]], by_number: bool) -> Wanted | None:
-    """Which of the wanted pictures this one is."""
+def read_wanted(source: Path, located: Mapping[str, Sequence[Wanted]]) -> Iterator[Picture]:
+    """The pictures that `locate` found, or some of them, in the order of the folder or archive."""
+    for path, data in iterate_pictures(source, located):
+        for one in located[path]:
+            yield Picture(one.name, data, one.annotated)
+
+
+def _of_these_paths(paths: Iterable[str], wanted: Iterable[Wanted]) -> dict[str, list[Wanted]]:
+    """The wanted pictures whose very paths there are."""
+    there, found = Counter(paths), defaultdict(list)
+    for one in wanted:
+        if there[one.file] == 1:
+            found[one.file].append(one)
+    return dict(found)
+
+
+def _meant(path: str, by_stem: Mapping[str, list[Wanted]], by_number: bool) -> list[Wanted]:
+    """Which of the wanted pictures one may be."""
     place = without_ending(path)
     if by_number and place.name not in by_stem:
         place = PurePosixPath(re.sub(r"^(.*\D)?0*(?=\d+$)", "", place.name))
-    found = [one for one in by_stem.get(place.name, ()) if fits(one.place, place)]
-    if len(found) > 1:
-        raise DataError(f"{source}: {path} could be {found[0].place} or {found[1].place} of the captions; name the "
-                        "folder above, whose pictures have these paths")  # fmt: skip
-    return found[0] if found else None
+    return [one for one in by_stem.get(place.name, ()) if fits(one.place, place)]

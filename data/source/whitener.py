@@ -54,7 +54,7 @@ class Whitener:
             total += rows.sum(0)
             outer += rows.T @ rows
         if count < 2:
-            raise DataError(f"whitening needs at least two regions to fit on, got {count}: is the train split empty?")
+            raise DataError(f"whitening needs at least two regions to fit on, got {count}")
         if not np.isfinite(outer).all():
             raise DataError("whitening met features that are not finite: rebuild the raw features")
         shift = total / count

@@ -155,7 +155,8 @@ def test_features_alone_need_the_native_layout(tmp_path: Path) -> None:
 def test_a_packing_goes_on_with_the_type_it_began_with(tmp_path: Path) -> None:
     def stopped() -> None:
         with ImageWriter(tmp_path, keep_all=True, features_only="float16") as writer:
-            writer.add_features("a.npz", np.zeros((0, 8)))
+            writer.add_features("a.npz", np.zeros((1, 8)))
+            writer.add_features("b.npz", np.zeros((0, 8)))
 
     with pytest.raises(DataError, match="no rows"):
         stopped()

@@ -194,6 +194,19 @@ def test_pictures_of_one_name_are_refused(pictures: Path, tmp_path: Path) -> Non
         pack(pictures, "train")
 
 
+def test_pictures_that_cannot_be_fitted_on_are_told_and_packed_with_the_flag(pictures: Path, tmp_path: Path) -> None:
+    for path in pictures.iterdir():
+        path.unlink()
+    shades = np.linspace(0, 1, 96 * 72, dtype=np.float32).reshape(72, 96)
+    for number in range(2):
+        Image.fromarray(np.roll(shades, number)).save(pictures / f"p{number}.tif")
+    flags = ["jpeg", str(pictures), "--output", str(tmp_path / "x"), "--workers", "1", "--img_dim", "8"]
+    with pytest.raises(DataError, match=r"got 0; 2 pictures cannot be used, such as p0\.npz holds .* 0 1$"):
+        main(flags)
+    main([*flags, "--float_range", "0", "1"])
+    assert ImageStore(tmp_path / "x").names == ["p0.npz", "p1.npz"]
+
+
 def test_a_split_needs_the_captions(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--split needs --captions"):
         main(["jpeg", str(pictures), "--output", str(tmp_path / "x"), "--split", "train"])
@@ -315,6 +328,11 @@ def test_captions_without_any_box_are_refused(pictures: Path) -> None:
         (["--annotated_boxes", "--keep_all"], "--annotated_boxes needs --captions FILE or --entities FOLDER"),
         (["--captions", "x", "--entities", "y"], "give either --captions FILE or --entities FOLDER"),
         (["--images", "x"], "--images needs --entities"),
+        (["--fit_on", "0"], "--fit_on 0: give 1 or more"),
+        (["--img_dim", "0"], "--img_dim 0: give 1 or more"),
+        (["--max_regions", "-1"], "--max_regions -1: give 1 or more"),
+        (["--max_pixels", "0"], "--max_pixels 0: give 1 or more"),
+        (["--float_range", "1", "0"], "--float_range 1 0: give black, then white"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(pictures: Path, flags: list[str], message: str) -> None:

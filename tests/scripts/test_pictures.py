@@ -137,6 +137,8 @@ def test_broken_off_and_started_again_gives_the_same_store(
     with pytest.raises(KeyboardInterrupt):
         pack(pictures, "broken")
     assert not (pictures.parent / "broken" / "pictures").exists()
+    with pytest.raises(DataError, match="was begun with another quality; remove it or use the same"):
+        pack(pictures, "broken", "--short_side", "9")
     pack(pictures, "broken")
     assert calls == [f"p{number}.npz" for number in (0, 1, 2, 2, 3, 4)]
     assert capsys.readouterr().out.startswith("4 pictures in ")
@@ -148,8 +150,9 @@ def test_a_run_with_other_options_does_not_go_on(pictures: Path, tmp_path: Path)
     (tmp_path / "empty" / "p0.jpg").touch()
     with pytest.raises(DataError, match="none of 1 inputs could be packed"):
         pack(tmp_path / "empty", "out")
-    with pytest.raises(DataError, match="was begun with another quality; remove it or use the same"):
-        pack(tmp_path / "empty", "out", "--short_side", "9")
+    (tmp_path / "empty" / "p0.jpg").write_bytes(picture(0))
+    pack(tmp_path / "empty", "out", "--short_side", "9")  # nothing was packed with those before
+    assert json.loads((tmp_path / "out" / "pictures" / "meta.json").read_text())["quality"] == 90
     pack(pictures, "done")
     with pytest.raises(DataError, match="pictures exists; remove it"):
         pack(pictures, "done")

@@ -9,7 +9,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.source.entries import Caption, Entry
-from data.source.wanted import Picture, Wanted, choose, every_picture, files_of, read_wanted
+from data.source.wanted import Picture, Wanted, choose, every_picture, files_of, locate, read_wanted
 
 
 def entry(name: str, *boxes: list[float]) -> Entry:
@@ -48,33 +48,34 @@ def test_pictures_are_found_by_their_names_in_folders_and_archives(folder: Path)
     for source in (folder, folder.parent / "all.tar"):
         assert {found.image for found in every_picture(source)} == {"a", "b"}
         wanted = [Wanted("B", PurePosixPath("b")), Wanted("C", PurePosixPath("c"))]
-        assert list(read_wanted(source, wanted)) == [Picture("B", b"b")]
+        assert list(read_wanted(source, locate(source, wanted))) == [Picture("B", b"b")]
 
 
 def test_two_pictures_of_one_name_are_refused(folder: Path) -> None:
     (folder / "deeper" / "a.png").write_bytes(b"other")
     with pytest.raises(DataError, match=r"a\.jpg and deeper/a\.png would both be A; rename one"):
-        list(read_wanted(folder, [Wanted("A", PurePosixPath("a"))]))
+        locate(folder, [Wanted("A", PurePosixPath("a"))])
 
 
 def test_pictures_may_be_wanted_by_number(tmp_path: Path) -> None:
     for name in ("COCO_val2014_000000000042.jpg", "7.jpg", "0007b.jpg", "x_000.jpg", "p8", "000000000139.jpg"):
         (tmp_path / name).write_bytes(name.encode())
     wanted = [Wanted(f"{number}.npz", PurePosixPath(number)) for number in ("42", "7", "0", "8", "139", "9")]
-    found = {picture.name: picture.data.decode() for picture in read_wanted(tmp_path, wanted, by_number=True)}
+    located = locate(tmp_path, wanted, by_number=True)
+    found = {picture.name: picture.data.decode() for picture in read_wanted(tmp_path, located)}
     assert found == {"42.npz": "COCO_val2014_000000000042.jpg", "7.npz": "7.jpg", "0.npz": "x_000.jpg",
                      "139.npz": "000000000139.jpg"}
-    assert [picture.name for picture in read_wanted(tmp_path, wanted)] == ["7.npz"]
+    assert [picture.name for picture in read_wanted(tmp_path, locate(tmp_path, wanted))] == ["7.npz"]
     (tmp_path / "COCO_train2014_000000000042.jpg").touch()
     with pytest.raises(DataError, match=r"COCO_train2014_0+42\.jpg and COCO_val2014_0+42\.jpg would both be 42\.npz"):
-        list(read_wanted(tmp_path, wanted, by_number=True))
+        locate(tmp_path, wanted, by_number=True)
 
 
 def test_a_number_may_be_written_in_one_way_only(tmp_path: Path) -> None:
     for name in ("00.jpg", "000.jpg"):
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"000?\.jpg and 000?\.jpg would both be 0\.npz; rename one"):
-        list(read_wanted(tmp_path, [Wanted("0.npz", PurePosixPath("0"))], by_number=True))
+        locate(tmp_path, [Wanted("0.npz", PurePosixPath("0"))], by_number=True)
 
 
 def jsonl(*lines: tuple[object, str]) -> list[Entry]:
@@ -89,6 +90,9 @@ def jsonl(*lines: tuple[object, str]) -> list[Entry]:
      {"1.npz": "cats/001.jpg", "2.npz": "dogs/001.jpg"}),
     (jsonl((1, "val/001.jpg"), (2, "002.jpg")), ("001.png", "deep/er/002.jpg"),
      {"1.npz": "001.png", "2.npz": "deep/er/002.jpg"}),
+    (jsonl((1, "1.png"), (2, "d/1.png")), ("1.jpg", "1.png", "c/1.png", "d/1.png"),
+     {"1.npz": "1.png", "2.npz": "d/1.png"}),
+    (jsonl((1, "x.png"), (2, "x.png")), ("x.png",), {"1.npz": "x.png", "2.npz": "x.png"}),
     (jsonl(("a.b", "")), ("a.b.jpg", "a.jpg"), {"a.b.npz": "a.b.jpg"}),
 ])  # fmt: skip
 def test_a_file_names_the_picture_relative_to_the_folder(
@@ -98,16 +102,32 @@ def test_a_file_names_the_picture_relative_to_the_folder(
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
     wanted, _ = choose(entries, "{stem}.npz", annotated=False)
-    assert {picture.name: picture.data.decode() for picture in read_wanted(tmp_path, wanted)} == expected
+    found = {picture.name: picture.data.decode() for picture in read_wanted(tmp_path, locate(tmp_path, wanted))}
+    assert found == expected
     odd = {key: entry.file for key, entry in zip(expected, entries, strict=True) if entry.file}
     assert files_of(entries, "{stem}.npz") == odd
 
 
 def test_a_picture_that_could_be_either_of_two_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "001.jpg").write_bytes(b"x")
-    wanted, _ = choose(jsonl((1, "cats/001.jpg"), (2, "dogs/001.jpg")), "{stem}.npz", annotated=False)
-    with pytest.raises(DataError, match=r"001\.jpg could be cats/001 or dogs/001 of the captions; name the"):
-        list(read_wanted(tmp_path, wanted))
+    for number in (1, 2, 3, 4):
+        (tmp_path / f"{number}.jpg").write_bytes(b"x")
+    both = [(f"{kind}{number}", f"{kind}/{number}.jpg") for kind in ("cats", "dogs") for number in (1, 2, 3, 4)]
+    wanted, _ = choose(jsonl(*both), "{stem}.npz", annotated=False)
+    with pytest.raises(DataError, match=r"1\.jpg could be cats/1 or dogs/1 of the captions; .*; 2\..* 1 more$"):
+        locate(tmp_path, wanted)
+
+
+def test_a_folder_of_none_of_the_pictures_is_told_with_one_of_either(folder: Path) -> None:
+    wanted, _ = choose(jsonl((1, "val/001.jpg"), (2, "002.jpg")), "{stem}.npz", annotated=False)
+    with pytest.raises(DataError, match=r"holds none of the 2 pictures wanted, such as val/001\.jpg; it holds a\.jp"):
+        locate(folder, wanted)
+
+
+def test_pictures_that_are_not_wanted_are_not_read(folder: Path) -> None:
+    (folder / "deeper" / "b.png").unlink()
+    (folder / "deeper" / "b.png").symlink_to("/proc/self/mem")  # a file that nobody can read at its beginning
+    assert {found.image for found in every_picture(folder)} == {"a", "b"}
+    assert list(read_wanted(folder, locate(folder, [Wanted("A", PurePosixPath("a"))]))) == [Picture("A", b"a")]
 
 
 def test_names_that_two_images_would_share_are_refused() -> None:
