@@ -6,12 +6,16 @@ of those whose file's name is not that of the image. A store whose source says n
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
 FILES = "files"
+STEM_FIELD = "{stem}"
+STEM = f"{STEM_FIELD}.npz"
+"""The `image_naming` of a store that tells none."""
 OWN = "the picture of its own name"
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 """Of the files that are pictures."""
@@ -45,12 +49,27 @@ def other_files(texts: Mapping[str, Any], images: Mapping[str, Any], names: Iter
     if FILES not in texts or FILES not in images:
         return
     there, here = texts[FILES], images[FILES]
+    namings = texts.get("image_naming", STEM), images.get("image_naming", STEM)
     for name in names:
         meant, packed = there.get(name), here.get(name)
-        if meant != packed and not _same(meant, packed, name):
+        if meant != packed and not _same(meant, packed, name, namings):
             yield f"{name} is {meant or OWN} for the captions, {packed or OWN} in the store"
 
 
-def _same(meant: str | None, packed: str | None, name: str) -> bool:
-    own = name.removesuffix(".npz")
-    return fits(without_ending(meant or own), without_ending(packed or own))
+def _same(meant: str | None, packed: str | None, name: str, namings: tuple[str, str]) -> bool:
+    places = [without_ending(file) if file else _own(name, naming)
+              for file, naming in zip((meant, packed), namings, strict=True)]  # fmt: skip
+    if None in places:  # a key of which only the number is that of the picture's name
+        return len({_number(place.name if place else name.removesuffix(".npz")) for place in places}) == 1
+    return fits(*(place for place in places if place))
+
+
+def _own(name: str, naming: str) -> PurePosixPath | None:
+    """The picture of an image's own name, from the image's key; None where the key does not hold that name."""
+    before, stem, after = naming.partition(STEM_FIELD)
+    return PurePosixPath(name.removeprefix(before).removesuffix(after)) if stem else None
+
+
+def _number(name: str) -> int | None:
+    found = re.search(r"\d+$", name)
+    return int(found[0]) if found else None
