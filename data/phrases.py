@@ -70,6 +70,13 @@ def pack_objects(
     ]
 
 
+def check_phrases(phrases: Sequence[Mapping[str, Any]], image_size: Any, words: int, where: str) -> None:
+    """Raise the DataError of `pack_objects` for phrases that do not fit a caption of so many words, or its picture."""
+    phrase_boxes(phrases, image_size, where)
+    for number, phrase in enumerate(phrases):
+        _span(phrase, words, f"{where}, phrase {number}")
+
+
 def phrase_boxes(phrases: Sequence[Mapping[str, Any]], image_size: Any, where: str) -> list[tuple[Box, ...]]:
     """Each phrase's boxes as shares of width and height, rounded to float32; equal boxes are equal tuples.
 

@@ -32,10 +32,12 @@ from typing import Any
 
 from config.errors import ConfigError, DataError
 from config.wording import counted
+from data.phrases import check_phrases
 from data.picture_files import FILES
 from data.source.captions import read_caption_files, read_captions
 from data.source.entities import read_entities
 from data.source.entries import Caption, Entry, name_images, select
+from data.source.lines import Faults
 from data.source.wanted import files_of
 from data.texts import TextWriter, caption_record
 from data.vocabulary import Vocabulary
@@ -102,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     check(options)
     entries = read(options)
+    check_entries(entries, options)
     with tempfile.TemporaryDirectory() as folder:
         words = tokenizer(options, entries, Path(folder))
         files = (options.annotations, options.ids, options.captions, options.entities, options.images, options.precomp)
@@ -129,6 +132,22 @@ def check(options: argparse.Namespace) -> None:
         raise ConfigError(
             "give either --vocab FILE or --make_vocab SIZE (WordPieces), or --words FILE or --make_words [MIN_COUNT]"
         )
+
+
+def check_entries(entries: Sequence[Entry], options: argparse.Namespace) -> None:
+    """Raise DataError where there is no caption, or phrases do not fit theirs: before anything is written."""
+    source = options.annotations or options.captions or options.entities or options.precomp
+    if not any(entry.captions for entry in entries):
+        raise DataError(f"there is no caption to pack in {source}; check it and --split")
+    faults = Faults(source)
+    for name, entry in name_images(entries, options.image_naming):
+        for caption in entry.captions:
+            try:
+                phrases, size = caption.fields.get("phrases", ()), caption.fields.get("image_size")
+                check_phrases(phrases, size, len(caption.text.split()), f"caption {caption.id} of {name}")
+            except DataError as error:
+                faults.add(str(error))
+    faults.refuse()
 
 
 def read(options: argparse.Namespace, splits: Sequence[str] | None = None) -> list[Entry]:
@@ -191,7 +210,7 @@ def pack(
                 empty.append(caption)
                 print(f"caption {caption} of {record['img_fname']} has no word, left out", file=sys.stderr)
         if not len(writer):
-            raise DataError("there is no caption to pack; check the source and --split")
+            raise DataError("there is no caption with a word to pack; see the messages above")
     return len(writer), len(images), empty
 
 

@@ -140,9 +140,19 @@ def test_annotation_that_does_not_fit_stops_the_packing(entities: Path, tmp_path
     path = entities / "Annotations" / "22.xml"
     path.write_text(ANNOTATION.replace("<xmax>50<", "<xmax>150<"))
     flags = ["--entities", str(entities), "--make_vocab", "400", "--output", str(tmp_path / "toy.db"), "--workers", "2"]
-    with pytest.raises(DataError, match=r"caption 2 of 22\.npz, phrase 0: box \[0, 0, 150, 50\] reaches outside"):
+    with pytest.raises(DataError, match=r"entities, caption 2 of 22\.npz, phrase 0: box \[0, 0, 150, 50\] reaches out"):
         main(flags)
-    assert not (tmp_path / "toy.db").exists()
+    assert not list(tmp_path.glob("toy.db*")), "nothing is written, nor begun"
+
+
+def test_all_phrases_that_do_not_fit_are_told_at_once(tmp_path: Path) -> None:
+    phrase = {"start": 0, "end": 9, "boxes": []}
+    lines = [json.dumps({"image_id": number, "captions": ["a b"], "phrases": [[phrase]]}) for number in range(7)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    flags = ["--annotations", str(tmp_path / "a.jsonl"), "--make_vocab", "400", "--output", str(tmp_path / "toy.db")]
+    with pytest.raises(DataError, match=r"a\.jsonl, caption 0 of 0\.npz, phrase 0: words 0 to 9 .*; and 2 more$"):
+        main(flags)
+    assert not list(tmp_path.glob("toy.db*"))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +184,11 @@ def test_wrong_input_is_refused(
 def test_a_source_without_captions_is_refused(tmp_path: Path) -> None:
     (tmp_path / "captions.jsonl").write_text('{"image_id": 1, "captions": []}\n')
     flags = ["--annotations", str(tmp_path / "captions.jsonl"), "--make_vocab", "400"]
-    with pytest.raises(DataError, match="no caption to pack"):
+    with pytest.raises(DataError, match=r"no caption to pack in .*captions\.jsonl; check it and --split"):
+        main([*flags, "--output", str(tmp_path / "toy.db")])
+    assert not list(tmp_path.glob("toy.db*"))
+    (tmp_path / "captions.jsonl").write_text('{"image_id": 1, "captions": [" "]}\n')
+    with pytest.raises(DataError, match="no caption with a word to pack; see"):
         main([*flags, "--output", str(tmp_path / "toy.db")])
 
 
