@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from config.paths import Kind, look, told
-from config.wording import counted
 from data.codec import DamagedRecord, decode_text, encode_text
 from data.files import write_json
 from data.phrases import pack_objects
-from data.seal import sealed_json
 from data.store import LmdbStore, missing
 from data.store_writer import LmdbWriter
-from data.words import Special, Words
+from data.text_files import is_id, listed_images, read_side_files
+from data.words import Words
 
 VERSION = 1
 REQUIRED = ("input_ids", "img_fname")
@@ -50,40 +49,15 @@ class TextStore:
         if look(self.folder).kind is not Kind.TEXTS:
             what = told(self.folder, Kind.TEXTS, "check txt_db or pack it")
             raise DataError(f"there is no text store {self.folder}: {what}")
-        self.meta: dict[str, Any] = sealed_json(self.folder / "meta.json")
-        self.special = self._special()
+        beside = read_side_files(self.folder)
+        self.meta: dict[str, Any] = beside.meta
+        self.special = beside.special
         self.vocab_hash: str | None = self.meta.get("vocab_hash")
-        lengths: dict[str, int] = sealed_json(self.folder / "id2len.json")
-        self.ids = list(lengths)
-        self.lengths = np.fromiter(lengths.values(), np.int64, len(lengths))
-        owner: dict[str, str] = sealed_json(self.folder / "txt2img.json")
-        self.images = [self._image(owner, id) for id in self.ids]
-        self.image_order: list[str] = list(sealed_json(self.folder / "img2txts.json"))
-        self._check()
+        self.ids = list(beside.lengths)
+        self.lengths = np.fromiter(beside.lengths.values(), np.int64, len(self.ids))
+        self.images, self.image_order = beside.images, beside.image_order
         self._store = LmdbStore(self.folder)
         self._tokens: dict[str, NDArray[np.int32]] = {}
-
-    def _special(self) -> Special:
-        try:
-            first, end = self.meta["v_range"]
-            return Special(self.meta["CLS"], self.meta["SEP"], self.meta["MASK"], (first, end))
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self.folder}/meta.json lacks {error}; pack the store again") from error
-
-    def _image(self, owner: Mapping[str, str], id: str) -> str:
-        if id not in owner:
-            raise DataError(f"{self.folder}/txt2img.json has no caption {id}; pack the store again")
-        return owner[id]
-
-    def _check(self) -> None:
-        empty = np.flatnonzero(self.lengths < 1)
-        if len(empty):
-            names = ", ".join(self.ids[at] for at in empty[:3])
-            raise DataError(f"{self.folder}: {counted(len(empty), 'caption')} without a word ({names}); leave "
-                            "them out")
-        unlisted = set(self.images) - set(self.image_order)
-        if unlisted:
-            raise DataError(f"{self.folder}/img2txts.json lacks {min(unlisted)}; pack the store again")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TextStore, (self.folder,)
@@ -121,23 +95,37 @@ class TextStore:
             expected = self._length_of.get(id)
             if expected is None:
                 raise missing(self.folder, id, self.ids)
-            tokens = np.array(self.record(id)["input_ids"], dtype=np.int32)
+            tokens = np.array(self._ids_of(id, self.record(id)), dtype=np.int32)
             if len(tokens) != expected:
                 raise DamagedRecord(f"{self.folder}: caption {id} has {len(tokens)} ids, id2len.json says {expected}")
             tokens.flags.writeable = False
             self._tokens[id] = tokens
         return tokens
 
+    def _ids_of(self, id: str, record: Mapping[str, Any]) -> list[int]:
+        """The word ids of a caption's record; raises DamagedRecord where they are something else."""
+        ids = record["input_ids"]
+        if not (isinstance(ids, list) and all(map(is_id, ids))):
+            raise DamagedRecord(f"{self.folder}: caption {id} has input_ids that are no list of word ids ({ids!r:.40})")
+        return ids
+
     def damaged(self, ids: Iterable[str]) -> list[tuple[str, str]]:
-        """Read the named records; (id, reason) of those that cannot be used."""
+        """Read the named records; (id, reason) of those that cannot be used, or that the side files contradict."""
         found = []
+        listed = listed_images(self.folder)
         for id in ids:
             try:
                 record, image = self.record(id), self._image_of[id]
-                if len(record["input_ids"]) != self._length_of[id]:
-                    found.append((id, f"{len(record['input_ids'])} ids, id2len.json: {self._length_of[id]}"))
+                words, known = self._ids_of(id, record), self.special.size
+                if len(words) != self._length_of[id]:
+                    found.append((id, f"{len(words)} ids, id2len.json: {self._length_of[id]}"))
+                if max(words, default=0) >= known:
+                    found.append((id, f"has the word id {max(words)}, but the vocabulary 0 to {known - 1}"))
                 if record["img_fname"] != image:
                     found.append((id, f"belongs to {record['img_fname']}, txt2img.json says {image}"))
+                if (under := listed.get(id, set())) != {image}:
+                    where = " and ".join(sorted(under)) or "no image"
+                    found.append((id, f"belongs to {image}, img2txts.json lists it under {where}"))
             except DataError as error:
                 found.append((id, str(error)))
         return found
@@ -204,7 +192,7 @@ class TextWriter:
         """Store a caption's record; `input_ids` and `img_fname` are required, all of it is kept.
 
         Raises:
-            DataError: no word, an id that is taken, or a missing field; names the caption.
+            DataError: no word, an id that is taken, a missing field, or one that is no text; names the caption.
         """
         absent = [name for name in REQUIRED if name not in record]
         if absent:
@@ -213,7 +201,15 @@ class TextWriter:
             raise DataError(f"caption id {id} occurs twice; ids must be unique within a store")
         if not record["input_ids"]:
             raise DataError(f"caption {id} of {record['img_fname']} has no word; leave it out")
-        self._writer.put(id, encode_text(record))
+        if not (isinstance(record["input_ids"], list) and all(map(is_id, record["input_ids"]))):
+            raise DataError(f"caption {id} has input_ids that are no list of word ids; tokenise it again")
+        if not isinstance(record["img_fname"], str) or not record["img_fname"]:
+            raise DataError(f"caption {id} has {record['img_fname']!r} as img_fname, not the name of an image")
+        try:
+            content = encode_text(record)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"caption {id} cannot be stored ({error}); mend or leave out what is no text") from error
+        self._writer.put(id, content)
         self._lengths[id] = len(record["input_ids"])
         self._owner[id] = record["img_fname"]
         self._texts.setdefault(record["img_fname"], []).append(id)

@@ -123,7 +123,9 @@ def without_files(meta: dict[str, Any]) -> dict[str, Any]:
 
 def about_texts(store: TextStore) -> dict[str, Any]:
     """What a text store holds, from its side files."""
-    captions = np.unique(store.images, return_counts=True)[1] if len(store) else np.zeros(0)
+    if not len(store):
+        raise DataError(f"{store.folder} holds no caption; pack it again")
+    captions = np.unique(store.images, return_counts=True)[1]
     return {
         "texts": str(store.folder),
         "count": len(store),
@@ -157,7 +159,7 @@ def damaged_images(store: Images) -> Check:
 
 def verify(damaged: Check, keys: list[str], workers: int) -> list[tuple[str, str]]:
     """(key, reason) of every record of a store that cannot be used."""
-    parts = batches(keys, max(BATCH, len(keys) // (16 * workers)))
+    parts = batches(keys, max(BATCH, len(keys) // (16 * max(workers, 1))))
     checked = progress(in_order(damaged, parts, workers), len(parts), " batches")
     return [fault for faults in checked for fault in faults]
 

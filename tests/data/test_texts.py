@@ -143,6 +143,29 @@ def test_damaged_records_are_listed_and_named(folder: Path) -> None:
         store.tokens("3")
 
 
+@pytest.mark.parametrize("ids", [None, "ab", ["a"], [2.5], [-1], [[1]], [True], [1 << 40], 3])
+def test_word_ids_that_are_none_are_told(ids: Any, folder: Path) -> None:
+    with lmdb.open(str(folder), map_size=1 << 20) as environment, environment.begin(write=True) as writer:
+        writer.put(b"3", lz4.frame.compress(msgpack.packb({"input_ids": ids, "img_fname": "a.npz"})))
+    (folder / "seal.json").unlink()
+    store = TextStore(folder)
+    with pytest.raises(DamagedRecord, match=r"itm_toy\.db: caption 3 has input_ids that are no list of word ids"):
+        store.tokens("3")
+    assert "no list of word ids" in store.damaged(["3"])[0][1]
+
+
+def test_ids_behind_the_vocabulary_and_lists_that_disagree_are_found(folder: Path) -> None:
+    with lmdb.open(str(folder), map_size=1 << 20) as environment, environment.begin(write=True) as writer:
+        writer.put(b"3", lz4.frame.compress(msgpack.packb({"input_ids": [50], "img_fname": "a.npz"})))
+    edit(folder / "img2txts.json", {"a.npz": ["3", "12"], "b.npz": ["12"]})
+    found = TextStore(folder).damaged(["7", "3", "12"])
+    assert found == [
+        ("7", "belongs to b.npz, img2txts.json lists it under no image"),
+        ("3", "has the word id 50, but the vocabulary 0 to 49"),
+        ("12", "belongs to b.npz, img2txts.json lists it under a.npz and b.npz"),
+    ]
+
+
 def test_survives_forks_and_pickling(folder: Path) -> None:
     store = TextStore(folder)
     store.tokens("7")
@@ -159,6 +182,12 @@ def test_survives_forks_and_pickling(folder: Path) -> None:
         ("7", {"input_ids": [1], "img_fname": "a.npz"}, "id 7 occurs twice"),
         ("8", {"input_ids": [], "img_fname": "a.npz"}, r"caption 8 of a\.npz has no word"),
         ("8", {"input_ids": [1]}, "caption 8 lacks img_fname"),
+        ("8", {"input_ids": [1.5], "img_fname": "a.npz"}, "caption 8 has input_ids that are no list of word ids"),
+        ("8", {"input_ids": "x", "img_fname": "a.npz"}, "caption 8 has input_ids that are no list of word ids"),
+        ("8", {"input_ids": [1], "img_fname": 8}, "caption 8 has 8 as img_fname, not the name of an image"),
+        ("8", {"input_ids": [1], "img_fname": "a.npz", "raw": "\ud800"}, "caption 8 cannot be stored .*surrogates"),
+        ("8", {"input_ids": [1], "img_fname": "a.npz", "odd": {1, 2}}, "caption 8 cannot be stored"),
+        ("\ud800", {"input_ids": [1], "img_fname": "a.npz"}, "cannot be a name, it is no UTF-8"),
     ],
 )
 def test_records_that_cannot_be_stored_are_named(tmp_path: Path, id: str, record: Any, message: str) -> None:

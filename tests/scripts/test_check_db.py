@@ -142,6 +142,16 @@ def test_images_without_captions_are_counted(tmp_path: Path, capsys: pytest.Capt
     assert "images_without_captions: 1" in capsys.readouterr().out
 
 
+def test_a_store_without_captions_is_no_good_one(tmp_path: Path) -> None:
+    texts = write_texts(tmp_path / "toy.db", images=0)
+    with pytest.raises(DataError, match=r"toy\.db holds no caption; pack it again"):
+        main(["--txt_db", str(texts)])
+
+
+def test_without_workers_this_process_does_it(stores: list[str]) -> None:
+    assert main([*stores[:-1], "0"]) == 0
+
+
 def test_two_vocabularies_are_a_fault(tmp_path: Path) -> None:
     first, second = write_texts(tmp_path / "a.db"), write_texts(tmp_path / "b.db", vocab_hash="xyz")
     with pytest.raises(DataError, match="2 faults"):
