@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.errors import DataError
+from config.wording import counted
 from data.seal import sealed_json
 from data.words import Special
 
@@ -92,7 +93,8 @@ def _check(path: Path, content: Mapping[str, Any], right: Callable[[Any], bool],
 def _check_words(folder: Path, lengths: Mapping[str, int]) -> None:
     empty = [id for id, length in lengths.items() if length < 1]
     if empty:
-        raise DataError(f"{folder}: {len(empty)} captions have no word ({', '.join(empty[:3])}); leave them out")
+        names = ", ".join(empty[:3])
+        raise DataError(f"{folder}: {counted(len(empty), 'caption')} without a word ({names}); leave them out")
 
 
 def _image(path: Path, owners: Mapping[str, str], id: str) -> str:
