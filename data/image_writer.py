@@ -19,7 +19,6 @@ from data import codec as formats
 from data.files import read_json, write_json
 from data.native import encode_native
 from data.regions import Codec, RegionRule, are_shares, box_features, box_range, cut
-from data.store import LmdbStore
 from data.store_writer import LmdbWriter
 
 KEYS, META = "__keys__", "meta.json"
@@ -51,8 +50,10 @@ def encode_image(
         raise DataError("holds no region")
     if dtype == "float32":
         kept |= {name: arrays[name][:rows].astype(np.float32) for name in ("features", "norm_bb")}
-    if not all(np.isfinite(kept[name]).all() for name in REGIONS if name in kept):
-        raise DataError(f"{NOT_FINITE} in half precision" if dtype == "float16" else NOT_FINITE)
+    for name in REGIONS:
+        if name in kept and not np.isfinite(kept[name]).all():
+            too_large = np.isfinite(arrays[name][:rows]).all()
+            raise DataError(f"{NOT_FINITE}{' in half precision' if too_large else ''} ({name})")
     if codec == "native":
         conf = kept["conf"].reshape(-1) if "conf" in kept else np.ones(rows)
         boxes = box_features(kept["norm_bb"])
@@ -86,7 +87,7 @@ def _check(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool)
     if odd:
         raise DataError(f"holds {', '.join(odd)}, not of floating numbers; extract it again")
     features, boxes = arrays["features"], arrays["norm_bb"]
-    conf = arrays.get("conf", np.ones(len(features)))
+    conf = arrays.get("conf", np.ones(features.shape[:1]))
     if features.ndim != 2 or not features.shape[1] or boxes.shape != (len(features), 6) or conf.size != len(features):
         raise DataError(f"features {features.shape}, boxes {boxes.shape}, conf {conf.shape} do not agree")
     if keep_all and "nbb" in arrays:
@@ -216,8 +217,10 @@ class ImageWriter:
         """Store a record that `encode_image` made; all images of a store have one feature width.
 
         Raises:
-            DataError: the width is not that of the images before.
+            DataError: the width is not that of the images before, or no image can have this name.
         """
+        if name == KEYS:
+            raise DataError(f"{name} is what a store calls the list of its images; rename the image")
         if self._dim is not None and dim != self._dim:
             raise DataError(f"{name}: features are {dim} wide, {self._dim} before; a store has one width")
         self._dim = dim
@@ -259,14 +262,6 @@ class ImageWriter:
         path = (self.partial if self.codec == "native" else self.folder) / name
         write_json(path, counts)
         return [] if self.codec == "native" else [path]
-
-
-def read_back(path: Path, checksums: Mapping[str, int]) -> None:
-    """Read all records of a finished store; raises DataError where one is not what was written."""
-    store = LmdbStore(path)
-    for name, checksum in checksums.items():
-        if crc32c.crc32c(store.get(name)) != checksum:
-            raise DataError(f"{path}: {name} is not what was written; see to the disk, remove the store and pack again")
 
 
 def note_options(writer: LmdbWriter, meta: Mapping[str, Any]) -> None:

@@ -243,7 +243,9 @@ class PictureWriter:
         return set(self._names)
 
     def put(self, name: str, record: bytes) -> None:
-        """Store a record that `encode_picture` made."""
+        """Store a record that `encode_picture` made; raises DataError where no image can have this name."""
+        if name == KEYS:
+            raise DataError(f"{name} is what a store calls the list of its images; rename the picture")
         self._writer.put(name, record)
         self._names.add(name)
 

@@ -33,6 +33,8 @@ class RegionRule:
                 f"min_bb {self.min_bb}, max_bb {self.max_bb}, num_bb {self.num_bb}: "
                 "give 1 <= min_bb <= max_bb and num_bb >= 1"
             )
+        if not (self.is_fixed or 0 <= self.conf_th <= 1):
+            raise ConfigError(f"conf_th {self.conf_th:g}: give a confidence from 0 to 1, or -1 for num_bb regions")
 
     @property
     def is_fixed(self) -> bool:

@@ -6,12 +6,13 @@ import bisect
 import difflib
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+import crc32c
 import lmdb
 
 from config.errors import DataError
@@ -159,6 +160,14 @@ class LmdbStore:
     def close(self) -> None:
         """Let go of the environment; it is closed when no other store of this process uses it."""
         self._shared = None
+
+
+def read_back(path: Path, checksums: Mapping[str, int]) -> None:
+    """Read all records of a finished store; raises DataError where one is not what was written."""
+    store = LmdbStore(path)
+    for name, checksum in checksums.items():
+        if crc32c.crc32c(store.get(name)) != checksum:
+            raise DataError(f"{path}: {name} is not what was written; see to the disk, remove the store and pack again")
 
 
 def missing(path: Path, key: str, keys: Iterable[str]) -> DataError:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.errors import DataError
-from data.image_writer import DTYPES, ImageWriter, encode_image, read_back
+from data.image_writer import DTYPES, ImageWriter, encode_image
 from data.regions import RegionRule
 from data.source.detected import BoxRule
 from data.source.entries import Entry, name_images
 from data.source.region_tsv import Place, TsvFile, predictions_of, read_row
+from data.store import read_back
 from scripts._packing import Packed, add_box_flags, box_rules, nothing_packed, usable
 from scripts._program import in_order
 

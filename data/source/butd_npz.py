@@ -18,7 +18,7 @@ def list_npz(folder: str | Path) -> list[Path]:
     """All `.npz` files of a folder, in order of name.
 
     Raises:
-        DataError: there is no such folder, or it holds none.
+        DataError: there is no such folder, it holds none, or file names are no text.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -26,6 +26,10 @@ def list_npz(folder: str | Path) -> list[Path]:
     files = sorted(folder.glob("*.npz"))
     if not files:
         raise DataError(f"{folder} holds no .npz file; give the folder that the extractor wrote into")
+    odd = [path.name for path in files if not path.name.isprintable()]
+    if odd:
+        more = f", and {len(odd) - 1} more" if len(odd) > 1 else ""
+        raise DataError(f"{folder} holds {odd[0]!r}{more}: no names of images, for they are no text; rename the files")
     return files
 
 

@@ -109,8 +109,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def read_json_text(path: Path) -> Any:
     """The value of a JSON file, plain or gzipped; raises DataError where it is none."""
+    text = read_text(path)
     try:
-        return parse_json(read_text(path))
+        return parse_json(text)
     except ValueError as error:
         remedy = "name it .jsonl if it has an object a line" if "Extra data" in str(error) else "mend it"
         raise DataError(f"{path} is not JSON ({error}); {remedy}, or copy it again") from error

@@ -55,9 +55,11 @@ class TsvFile:
             raise DataError(f"{path} is no file; name a .tsv of region features")
         index = path.with_suffix(INDEX)
         self.starts = _indexed(path, index) if index.exists() else _looked_through(path)
-        if len(self.starts) < 2:
-            raise DataError(f"{path} holds no row; copy it again")
         with path.open("rb") as file:
+            while len(self.starts) > 1 and not self._line(file, len(self.starts) - 2).strip():
+                self.starts = self.starts[:-1]  # blank lines at the end
+            if len(self.starts) < 2:
+                raise DataError(f"{path} holds no row; copy it again")
             self.keys = [self._key(file, row) for row in range(len(self.starts) - 1)]
         self._check_keys()
 
@@ -70,12 +72,19 @@ class TsvFile:
             raise DataError(f"{self.path}, line {twice[0] + 1}: {key} stands in line {first[key] + 1} already{more}; "
                             "keep one line of each")  # fmt: skip
 
+    def _line(self, file: BinaryIO, row: int) -> bytes:
+        """The beginning of a row, or all of it."""
+        start, end = map(int, self.starts[row : row + 2])
+        file.seek(start)
+        return file.read(min(end - start, KEY_BYTES))
+
     def _key(self, file: BinaryIO, row: int) -> str:
-        file.seek(int(self.starts[row]))
-        begin = file.read(KEY_BYTES)
+        begin = self._line(file, row)
         key, tab, _ = (begin.removeprefix(BYTE_ORDER_MARK) if row == 0 else begin).partition(b"\t")
+        if not begin.strip():
+            raise DataError(f"{self.path}, line {row + 1}: is empty; remove it")
         if not (key and tab):
-            raise DataError(f"{self.path}, line {row + 1}: begins with no key and tab; is this a .tsv of regions?")
+            raise DataError(f"{self.path}, line {row + 1}: begins with no key and tab; give an unpacked .tsv")
         try:
             return key.decode()
         except UnicodeDecodeError as error:
@@ -128,7 +137,7 @@ def _indexed(path: Path, index: Path) -> NDArray[np.int64]:
     """Where rows begin as an index says, which is believed only if they do."""
     try:
         starts = np.array(index.read_text(encoding="ascii").split(), np.int64)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise DataError(f"{index}: is no list of places ({error}); remove it, it is not needed") from error
     size = path.stat().st_size
     wrong = not len(starts) or starts[0] != 0 or (np.diff(starts) <= 0).any() or starts[-1] >= size

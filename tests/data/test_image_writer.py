@@ -257,7 +257,9 @@ def test_counts_of_records_that_were_not_committed_are_dropped(tmp_path: Path) -
     ({"norm_bb": lambda boxes: boxes * 100}, r"has boxes from .* to .*, not shares .*; --pixel_boxes of build_imgdb"),
     ({"norm_bb": lambda boxes: -boxes}, "has boxes from -.* to -?0.*, not shares"),
     ({"norm_bb": lambda boxes: boxes * np.nan}, "not finite"),
-    ({"conf": lambda conf: conf * np.nan}, "not finite"),
+    ({"conf": lambda conf: conf * np.nan}, r"not finite \(conf\)"),
+    ({"features": lambda features: features.astype(float) * 1e6}, r"not finite in half precision \(features\)"),
+    ({"features": lambda features: np.array(3.0)}, "do not agree"),
     ({"features": lambda features: features.astype(int)}, "holds features of int64, not of floating numbers"),
     ({"features": lambda features: features.astype(str), "conf": lambda conf: conf.astype("S4")},
      "holds features of .*, conf of .*, not of floating numbers"),
@@ -288,3 +290,11 @@ def test_boxes_a_little_outside_of_their_picture_are_stored(tmp_path: Path) -> N
     with ImageWriter(tmp_path, keep_all=True) as writer:
         writer.add("a.npz", **arrays)
     assert np.array_equal(ImageStore(tmp_path).read("a.npz").boxes[0, :6], arrays["norm_bb"][0])
+
+
+def test_no_image_has_the_name_of_the_list(tmp_path: Path) -> None:
+    with ImageWriter(tmp_path) as writer:
+        with pytest.raises(DataError, match="__keys__ is what a store calls the list of its images; rename"):
+            writer.add("__keys__", **extracted(0))
+        writer.add("a.npz", **extracted(0))
+    assert ImageStore(tmp_path).names == ["a.npz"]

@@ -115,3 +115,9 @@ def test_a_fixed_number_still_stores_up_to_max_bb_rows() -> None:
     image = extracted(0, rows=9)
     assert cut(image, RegionRule(conf_th=-1, num_bb=3, max_bb=100), False)[1] == 10
     assert len(cut(image, RegionRule(conf_th=-1, num_bb=3, max_bb=6, min_bb=1), False)[0]["features"]) == 6
+
+
+@pytest.mark.parametrize("conf_th", [float("nan"), float("inf"), 20, -0.5])
+def test_thresholds_that_are_no_confidence_are_refused(conf_th: float) -> None:
+    with pytest.raises(ConfigError, match=r"conf_th .*: give a confidence from 0 to 1, or -1 for num_bb regions"):
+        RegionRule(conf_th)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +107,11 @@ def test_sizes_that_are_none_are_refused(content: str, tmp_path: Path) -> None:
 def test_missing_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
         read_npz(tmp_path / "a.npz")
+
+
+def test_file_names_that_are_no_text_are_told_together(tmp_path: Path) -> None:
+    write_npz_folder(tmp_path / "raw", 1)
+    for name in (b"\xff.npz", b"\xfe.npz"):
+        (tmp_path / "raw" / os.fsdecode(name)).touch()
+    with pytest.raises(DataError, match=r"raw holds '\\udcfe\.npz', and 1 more: no names of images, .* rename"):
+        list_npz(tmp_path / "raw")

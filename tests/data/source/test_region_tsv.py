@@ -103,7 +103,9 @@ def test_rows_are_found_by_an_index_or_without_one(tmp_path: Path) -> None:
     assert TsvFile(path).keys == looked.keys, "the last line may have no end"
 
 
-@pytest.mark.parametrize("index", ["", "0\n5\n", "0\nx\n", "9\n", "0\n0\n", "0\n99999999\n", "0\n"])
+@pytest.mark.parametrize(
+    "index", ["", "0\n5\n", "0\nx\n", "9\n", "0\n0\n", "0\n99999999\n", f"0\n{10**30}\n", "-9\n", "0\n"]
+)
 def test_an_index_of_another_file_is_refused(index: str, tmp_path: Path) -> None:
     path = written(tmp_path, bottom_up("1"), bottom_up("2"))
     (tmp_path / "features.lineidx").write_text(index)
@@ -113,6 +115,8 @@ def test_an_index_of_another_file_is_refused(index: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("rows", "told"), [
     ([""], "holds no row"),
+    (["\n", "\r\n", "\n"], "holds no row"),
+    ([bottom_up("1"), "\n", bottom_up("2")], "line 2: is empty; remove it"),
     (["no tabs here\n"], "line 1: begins with no key and tab"),
     ([bottom_up("1"), bottom_up("2"), bottom_up("1")], "line 3: 1 stands in line 1 already; keep one line of each"),
     ([bottom_up(key) for key in "1122"], r"line 2: 1 .* already \(2 lines in all repeat a key\); keep one line"),
@@ -204,3 +208,9 @@ def test_an_index_that_skips_a_line_is_told(tmp_path: Path) -> None:
     (tmp_path / "features.lineidx").write_text(f"0\n{len(rows[0] + rows[1])}\n")
     with pytest.raises(DataError, match=r"line 1: holds several lines: features\.lineidx skips one; remove that index"):
         first(path)
+
+
+def test_blank_lines_at_the_end_are_no_rows(tmp_path: Path) -> None:
+    file = TsvFile(written(tmp_path, bottom_up("1"), bottom_up("2"), "\n", "\r\n"))
+    assert file.keys == ["1", "2"]
+    assert np.array_equal(read_row(file.place(1))["features"], FEATURES)
