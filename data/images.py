@@ -18,7 +18,7 @@ from data.image_source import stored_meta, stored_names
 from data.image_writer import CHECKSUMS, DTYPES, ImageWriter
 from data.native import Record, view_native
 from data.regions import Codec, RegionRule, are_shares, box_features, box_range
-from data.seal import is_sealed, sealed_json
+from data.seal import is_sealed, sealed_numbers
 from data.store import LmdbStore, missing
 from data.variants import find_variant, store_variants
 
@@ -139,7 +139,7 @@ class ImageStore:
     @cached_property
     def _noted(self) -> dict[str, int] | None:
         path = self._counts_path or self._absent_counts()
-        return sealed_json(path, self.path) if path else None
+        return sealed_numbers(path, self.path) if path else None
 
     def _absent_counts(self) -> Path | None:
         """The count file that the store was packed with, where it is gone."""
@@ -151,7 +151,7 @@ class ImageStore:
     def _checksums(self) -> dict[str, int]:
         path = self.path / CHECKSUMS
         there = self.codec == "published" and (path.is_file() or is_sealed(self.path, path))
-        return sealed_json(path) if there else {}
+        return sealed_numbers(path) if there else {}
 
     def index_counts(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Regions that the index states for each name [n]; may exceed the rows stored (published stores)."""
@@ -160,9 +160,11 @@ class ImageStore:
     def _index_count(self, name: str) -> int:
         if self._noted is not None:
             count = self._noted.get(name)
+            if count is None and name in self._store:
+                raise DataError(f"{self._counts_path} has no count of {name}, which is in the store; copy both again")
             if count is None:
                 raise missing(self.path, name, self.names)
-            return int(count)
+            return count
         if self.rule.is_fixed:
             if name not in self._store:
                 raise missing(self.path, name, self.names)

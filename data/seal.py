@@ -20,6 +20,8 @@ SEAL, DATA = "seal.json", "data.mdb"
 UNSEALED = (".mdb", ".jsonl", ".partial")
 """Endings of the records themselves and of what a packer removes."""
 REMEDY = "copy or pack the store again"
+SHOWN = 40
+"""Characters of a wrong value that are shown."""
 
 
 def write_seal(folder: Path, beside: Iterable[Path] = ()) -> None:
@@ -52,6 +54,18 @@ def sealed_json(path: Path, folder: Path | None = None) -> Any:
     content = read_bytes(path, REMEDY)
     check_content(path, content, folder)
     return parsed(path, content, REMEDY)
+
+
+def sealed_numbers(path: Path, folder: Path | None = None) -> dict[str, int]:
+    """A whole number for each name, from a file of the store in `folder`; DataError: it is damaged or another kind."""
+    content = sealed_json(path, folder)
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is no JSON object with a whole number for each name; {REMEDY}")
+    wrong = [name for name, value in content.items() if type(value) is not int]
+    if wrong:
+        first = f"{wrong[0]!r} has {str(content[wrong[0]])[:SHOWN]!r}"
+        raise DataError(f"{path} has a whole number for each name, but {len(wrong)} have none: {first}; {REMEDY}")
+    return content
 
 
 def check_keys(folder: Path) -> None:

@@ -354,3 +354,17 @@ def test_boxes_in_pixels_that_others_packed_are_told(tmp_path: Path, codec: Code
         store.read(first)
     assert [name for name, _ in store.damaged([first, second])] == [first]
     assert store.read(second).boxes.max() <= 1
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    ("[]", r"nbb_th0\.5_max9_min3\.json is no JSON object with a whole number for each name"),
+    ('{"a": "x"}', r"a whole number for each name, but 1 have none: 'a' has 'x'"),
+    ("{}", r"nbb_th0\.5_max9_min3\.json has no count of flickr30k_000000000000\.npz, which is in the store"),
+])  # fmt: skip
+def test_counts_that_are_none_are_told(tmp_path: Path, content: str, told: str) -> None:
+    name, *_ = write_image_store(tmp_path, "published", RULE)
+    store = open_store(tmp_path, "published")
+    (store.path / "seal.json").unlink()
+    (tmp_path / "nbb_th0.5_max9_min3.json").write_text(content)
+    with pytest.raises(DataError, match=told):
+        store.read(name)
