@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from data import address_space
@@ -140,6 +141,14 @@ def test_reading_says_how_much_it_needs(sealed: bool, tmp_path: Path) -> None:
     for line in refused:
         assert re.fullmatch(told, line), line
     assert len(refused) == 2
+
+
+def test_stores_that_others_packed_into_a_tebibyte_are_read_under_a_limit(tmp_path: Path) -> None:
+    """The published packers map a tebibyte, and the file keeps that number."""
+    with lmdb.open(str(tmp_path / "store"), map_size=1 << 40) as environment, environment.begin(write=True) as writer:
+        writer.put(b"a", b"1")
+    done = run(PACK + "print(LmdbStore(folder / 'store').keys())", tmp_path, "2048")
+    assert (done.stdout, done.stderr) == ("['a']\n", "")
 
 
 def test_without_a_limit_there_is_no_talk_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
