@@ -146,10 +146,12 @@ def pictures_of(pictures: Pictures, pairs: Sequence[Pair], index: PairIndex) -> 
     found = {image: picture_of(pictures, index.images[image], image) for image, _ in pairs}
     shown = {image: picture for image, picture in found.items() if picture is not None}
     if not shown:
-        raise DataError(f"{pictures.place}: holds no readable picture of {pictures.failed[0]}; name its folder or tar "
-                        "with --pictures")
+        name, why = next(iter(pictures.failed.items()))
+        raise DataError(f"{pictures.place}: holds no readable picture of {name}: it {why}; name its folder or tar with "
+                        "--pictures")
     if pictures.failed:
-        warn(f"pairs left out, for their pictures are not to be read: {', '.join(pictures.failed)}")
+        told = "; ".join(f"{name} {why}" for name, why in pictures.failed.items())
+        warn(f"pairs left out, for their pictures are not to be read: {told}")
     return shown
 
 

@@ -6,8 +6,10 @@ import base64
 import io
 import re
 import tarfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from config.errors import DataError
@@ -20,6 +22,8 @@ from scripts.page.outcome import Outcome
 from train.scores import ENSEMBLE, TWO_STAGE, Scores
 
 Read = Callable[[], bytes]
+TOLD = 3
+"""Pictures that are not shown whose reasons a page tells."""
 
 
 def bare(image: str) -> str:
@@ -78,7 +82,7 @@ class Captions:
 
 
 class Pictures:
-    """Thumbnails by image id, as data addresses; what could not be found or read is kept in `failed`.
+    """Thumbnails by image id, as data addresses; what could not be found or read is kept in `failed`, with the reason.
 
     Args:
         place: a folder, searched with those in it, or a tar.
@@ -92,7 +96,7 @@ class Pictures:
     def __init__(self, place: Path | None, size: int = 256, files: Mapping[str, str] | None = None) -> None:
         self.place = place
         self.size = size
-        self.failed: list[str] = []
+        self.failed: dict[str, str] = {}
         self._files = {bare(image): file for image, file in (files or {}).items()}
         self._made: dict[str, str | None] = {}
         self._readers = {} if place is None else _readers(place)
@@ -102,9 +106,12 @@ class Pictures:
         if self.place is None:
             return None
         if image not in self._made:
-            self._made[image] = self._shrunk(bare(image))
-            if self._made[image] is None:
-                self.failed.append(bare(image))
+            try:
+                self._made[image] = self._shrunk(bare(image))
+            except (OSError, DataError) as error:
+                self._made[image] = None
+                why = getattr(error, "strerror", None) or str(error)
+                self.failed[bare(image)] = why.partition(";")[0]  # remedies are the packers'
         return self._made[image]
 
     @property
@@ -114,32 +121,32 @@ class Pictures:
             return "Pictures are shown by their ids: --pictures names no folder."
         if not self.failed:
             return f"Pictures are those of {self.place}."
-        names = ", ".join(self.failed[:3]) + (", ..." if len(self.failed) > 3 else "")
-        return (f"Pictures are those of {self.place}; {len(self.failed)} are missing, damaged or not the only ones of "
-                f"their name ({names}).")
+        some = "; ".join(f"{name} {why}" for name, why in islice(self.failed.items(), TOLD))
+        more = f"; and {len(self.failed) - TOLD} more" if len(self.failed) > TOLD else ""
+        return f"Pictures are those of {self.place}; {len(self.failed)} are not shown: {some}{more}."
 
-    def _shrunk(self, name: str) -> str | None:
-        read = self._reader(name)
-        if read is None:
-            return None
-        try:
-            picture = decode(read(), self.size, MOST_PIXELS)
-        except (OSError, DataError):  # kept in `failed`, which the page tells
-            return None
+    def _shrunk(self, name: str) -> str:
+        picture = decode(self._reader(name)(), self.size, MOST_PIXELS)
         picture.thumbnail((self.size, self.size))
         packed = io.BytesIO()
         picture.save(packed, "JPEG", quality=80, optimize=True)
         return "data:image/jpeg;base64," + base64.b64encode(packed.getvalue()).decode()
 
-    def _reader(self, name: str) -> Read | None:
-        """What reads the one picture of an id; None where there is none, or several that it could be."""
-        place = _lowered(without_ending(self._files[name]) if name in self._files else PurePosixPath(name))
-        found = [(path, read) for path, read in self._readers.get(place.name, ()) if fits(path, place)]
-        exact = [one for one in found if one[0] == place] or found
+    def _reader(self, name: str) -> Read:
+        """What reads the one picture of an id; DataError where there is none, or several that it could be."""
+        file = self._files.get(name, name).lower()
+        place = without_ending(file) if name in self._files else PurePosixPath(file)
+        found = [(path, read) for path, read in self._readers.get(place.name, ()) if fits(without_ending(path), place)]
+        exact = [one for one in found if one[0] == file] or [one for one in found if without_ending(one[0]) == place]
         number = re.search(r"0*(\d+)$", name)  # flickr30k_000000012345 is 12345.jpg
-        if not exact and number and name not in self._files:
-            exact = self._readers.get(number[1], [])
-        return exact[0][1] if len(exact) == 1 else None
+        if not found and number and name not in self._files:
+            found = self._readers.get(number[1], [])
+        chosen = exact or found
+        if len(chosen) > 1:
+            raise DataError(f"is the name of several ({', '.join(path for path, _ in chosen[:TOLD])})")
+        if not chosen:
+            raise DataError(f"is not there ({self._files[name]})" if name in self._files else "is not there")
+        return chosen[0][1]
 
 
 def files_for(texts: Path | None, captions: Path | None, images: Iterable[str]) -> dict[str, str]:
@@ -166,23 +173,18 @@ def files_for(texts: Path | None, captions: Path | None, images: Iterable[str]) 
     return told
 
 
-def _lowered(path: PurePosixPath) -> PurePosixPath:
-    return PurePosixPath(str(path).lower())
-
-
 def _describes(entry: Entry, image: str) -> bool:
     """Whether an entry is of the image: of its name, or, where stores name images anew, of its number."""
     number = re.search(r"\d+$", image)
     return entry.image == image or (number is not None and entry.number == int(number[0]))
 
 
-def _readers(place: Path) -> dict[str, list[tuple[PurePosixPath, Read]]]:
-    """By its name in lower case without the ending, the paths and readers of the pictures of a folder or a tar."""
-    found: dict[str, list[tuple[PurePosixPath, Read]]] = defaultdict(list)
+def _readers(place: Path) -> dict[str, list[tuple[str, Read]]]:
+    """By their name without the ending, the paths and readers of the pictures of a folder or a tar, in lower case."""
+    found: dict[str, list[tuple[str, Read]]] = defaultdict(list)
     for name, read in _members(place):
         if PurePosixPath(name).suffix.lower() in ENDINGS:
-            path = _lowered(without_ending(name))
-            found[path.name].append((path, read))
+            found[without_ending(name.lower()).name].append((name.removeprefix("./").lower(), read))
     return found
 
 
@@ -193,8 +195,9 @@ def _members(place: Path) -> Iterator[tuple[str, Read]]:
     try:
         with tarfile.open(place) as archive:
             members = [member for member in archive.getmembers() if member.isfile()]
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{place}: neither a folder nor a tar of pictures ({error})") from None
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or str(error).partition("\n")[0].removesuffix(":")
+        raise DataError(f"{place}: neither a folder nor a tar of pictures ({why})") from None
     yield from ((member.name, _Member(place, member)) for member in members)
 
 
@@ -206,6 +209,9 @@ class _Member:
         self.member = member
 
     def __call__(self) -> bytes:
-        with tarfile.open(self.archive) as archive:
-            file = archive.extractfile(self.member)
-            return file.read() if file is not None else b""
+        try:
+            with tarfile.open(self.archive) as archive:
+                file = archive.extractfile(self.member)
+                return file.read() if file is not None else b""
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            raise DataError(f"cannot be read from its archive ({error})") from error

@@ -48,7 +48,7 @@ def test_pictures_are_found_by_name_or_number(make_run, tmp_path):
     assert pictures.thumbnail("flickr30k_000000012345.npz") is not None
     assert pictures.thumbnail("Scene_test_000001.npz") is not None
     assert pictures.thumbnail("scene_test_000000.npz") is None
-    assert pictures.failed == ["scene_test_000000"]
+    assert pictures.failed == {"scene_test_000000": "is not there"}
     (place / "deeper").mkdir()
     (place / "deeper" / "scene_test_000001.png").write_bytes((place / "scene_test_000001.png").read_bytes())
     assert Pictures(tmp_path / "pictures").thumbnail("scene_test_000001.npz") is None, "which of the two?"
@@ -75,7 +75,39 @@ def test_files_name_pictures_where_ids_do_not(tmp_path: Path) -> None:
     assert named.thumbnail("1.npz") == plain.thumbnail("2.npz") != plain.thumbnail("1.npz")
     assert named.thumbnail("c.npz") is not None
     assert plain.thumbnail("7.npz") is None
-    assert "not the only ones of their name (7)" in plain.source
+    assert "; 1 are not shown: 7 is the name of several (cats/7.png, dogs/7.png)." in plain.source
+
+
+def test_the_very_file_is_drawn_where_there_are_others_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "thumbs").mkdir()
+    for name, colour in (("2.png", "red"), ("2.bmp", "blue"), ("thumbs/2.png", "green"), ("only.png", "red")):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / name)
+    pictures = Pictures(tmp_path, files={"1.npz": "2.png"})
+    assert pictures.thumbnail("1.npz") == pictures.thumbnail("only.npz") is not None
+
+
+def test_pictures_that_are_not_shown_are_told_with_the_reason(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 0.5, 1]], np.float32)).save(tmp_path / "f.tif")
+    Image.new("RGB", (4, 4)).save(tmp_path / "good.png")
+    (tmp_path / "cut.png").write_bytes(b"no picture")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "a_folder.jpg").mkdir()
+    pictures = Pictures(tmp_path, files={"odd.npz": "x/y.png"})
+    for name in ("f", "good", "cut", "empty", "a_folder", "odd"):
+        assert (pictures.thumbnail(f"{name}.npz") is None) == (name != "good")
+    assert pictures.failed["f"] == "holds floating numbers from 0 to 1, not shades from 0 to 255 or 65535"
+    assert pictures.failed["cut"].startswith("cannot be read as a picture (")
+    assert pictures.failed["a_folder"] == "Is a directory"
+    assert pictures.failed["odd"] == "is not there (x/y.png)"
+    assert "; 5 are not shown: f holds floating" in pictures.source
+    assert pictures.source.endswith("; and 2 more.")
+
+
+def test_a_file_that_is_no_archive_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_text("nothing of the kind")
+    with pytest.raises(DataError, match=r"x\.tar: neither a folder nor a tar of pictures \(file could") as told:
+        Pictures(tmp_path / "x.tar")
+    assert "\n" not in str(told.value)
 
 
 def test_the_files_of_a_captions_file_must_be_those_of_the_store(tmp_path: Path) -> None:
