@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, NoReturn
 from xml.parsers import expat
 
 from config.errors import DataError
+from data.picture_files import without_ending
 from data.source.entries import Caption, Entry
-from data.source.lines import read_lines
+from data.source.lines import SHOWN, read_lines
 
 MARK = "[/EN#"
 OPENING = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+)")
-PICTURE = re.compile(r"\.(jpe?g|png)$", re.IGNORECASE)
 NOT_VISUAL = "0"
 
 
@@ -43,7 +43,7 @@ def read_entities(folder: str | Path, images: str | Path | None = None) -> list[
             all images are read in order of name.
 
     Raises:
-        DataError: a file is missing or malformed; names file and line.
+        DataError: files are missing or malformed; names file and line, of the first fault of each image.
     """
     folder = Path(folder)
     for name in ("Sentences", "Annotations"):
@@ -52,15 +52,23 @@ def read_entities(folder: str | Path, images: str | Path | None = None) -> list[
     names = sorted(path.stem for path in (folder / "Sentences").glob("*.txt")) if images is None else _listed(images)
     if not names:
         raise DataError(f"{images or folder / 'Sentences'} names no image; check the path")
-    number = count()
-    return [Entry(name, "", tuple(_captions(folder, name, at, number))) for at, name in enumerate(names)]
+    number, entries, faults = count(), [], list[str]()
+    for at, name in enumerate(names):
+        try:
+            entries.append(Entry(name, "", tuple(_captions(folder, name, at, number))))
+        except DataError as error:
+            faults.append(str(error))
+    if faults:
+        more = f"; and {len(faults) - SHOWN} more images" if len(faults) > SHOWN else ""
+        raise DataError("; ".join(faults[:SHOWN]) + more)
+    return entries
 
 
 def _listed(path: str | Path) -> list[str]:
     """The image ids of a list, which may be names of picture files."""
     names: dict[str, int] = {}
     for at, line in enumerate(read_lines(Path(path)), start=1):
-        name = PICTURE.sub("", line.strip())
+        name = str(without_ending(line.strip())) if line.strip() else ""
         if name in names:
             raise DataError(f"{path}, line {at}: image {name} stands in line {names[name]} already; remove one")
         if name:
@@ -160,7 +168,7 @@ def read_annotation(path: Path) -> Annotation:
         for name in names:
             of_entity = boxes.setdefault(name.text.strip(), [])
             of_entity += [box for box in corners if box not in of_entity]
-    return Annotation([int(_number(size, side, path)) for side in ("width", "height")], boxes)
+    return Annotation([_pixels(size, side, path) for side in ("width", "height")], boxes)
 
 
 def _parse(path: Path) -> _Element:
@@ -217,6 +225,13 @@ def _number(element: _Element, tag: str, path: Path) -> float:
         value = math.nan
     if not math.isfinite(value):
         _refuse_annotation(path, found, f"is {found.text.strip() or 'empty'}, not a number")
+    return value
+
+
+def _pixels(size: _Element, side: str, path: Path) -> int:
+    value = int(_number(size, side, path))
+    if value < 1:
+        _refuse_annotation(path, _only(size, side, path), f"is {value}, not a number of pixels")
     return value
 
 

@@ -72,7 +72,7 @@ def test_without_a_list_images_come_by_name(folder: Path) -> None:
 
 
 def test_lists_choose_and_order_images(folder: Path) -> None:
-    (folder / "test.txt").write_text("9\r\n\n 77.jpg \n")
+    (folder / "test.txt").write_text("9.webp\r\n\n 77.jpg \n")
     entries = read_entities(folder, folder / "test.txt")
     assert [entry.image for entry in entries] == ["9", "77"]
     assert [caption.id for caption in entries[1].captions] == ["1", "2", "3"]
@@ -92,6 +92,14 @@ def test_lists_that_do_not_fit_are_named(folder: Path) -> None:
         read_entities(folder, listed)
     with pytest.raises(DataError, match=r"none\.txt is missing"):
         read_entities(folder, folder / "none.txt")
+
+
+def test_the_first_fault_of_each_image_is_told(folder: Path) -> None:
+    listed = folder / "test.txt"
+    (folder / "Sentences" / "100.txt").write_text("[/EN#1/people A dog\n")
+    listed.write_text("8\n77\n100\n" + "".join(f"{number}\n" for number in range(200, 206)))
+    with pytest.raises(DataError, match=r"Annotations/8\.xml is missing; .*100\.txt, line 1: .*and 3 more images$"):
+        read_entities(folder, listed)
 
 
 def test_missing_folders_and_sentences_are_named(folder: Path, tmp_path: Path) -> None:
@@ -146,6 +154,8 @@ def test_malformed_sentences_are_named(folder: Path, line: str, message: str) ->
         ("<width>500</width>", "", "line 3: size has no width"),
         ("<width>500</width>", "<width>wide</width>", "line 3: width is wide, not a number"),
         ("<width>500</width>", "<width>inf</width>", "line 3: width is inf, not a number"),
+        ("<width>500</width>", "<width>0</width>", "line 3: width is 0, not a number of pixels"),
+        ("<height>333</height>", "<height>-5</height>", "line 3: height is -5, not a number of pixels"),
         ("<xmin>10</xmin>", "", "line 6: bndbox has no xmin"),
         ("<xmin>10</xmin>", "<xmin/>", "line 6: xmin is empty, not a number"),
         ("<xmin>10</xmin>", "<xmin>1</xmin><xmin>2</xmin>", "line 6: bndbox has 2 xmin"),
