@@ -69,11 +69,14 @@ class ImageSource(Protocol):
 def stored_names(store: LmdbStore) -> list[str]:
     """All image names in the order of the store's own list; raises DataError where that list is damaged."""
     try:
-        names = [str(name) for name in json.loads(bytes(store.get(KEYS)).decode())]
+        content = json.loads(bytes(store.get(KEYS)).decode())
     except (ValueError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{store.path}: its list {KEYS} is damaged ({error}); pack it again") from error
+    if not isinstance(content, list) or any(type(name) not in (str, int) for name in content):
+        raise DataError(f"{store.path}: its list {KEYS} is no list of image names; pack it again")
+    names = [str(name) for name in content]
     if is_sealed(store.path) and {*names, KEYS} != set(store.keys()):
         raise DataError(f"{store.path}: its list {KEYS} is not that of its records; copy or pack the store again")
     return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from config.errors import DataError
 from data import codec as formats
 from data.codec import Buffer, DamagedRecord
+from data.image_notes import misfit, noted_boxes, noted_dtype
 from data.image_source import stored_meta, stored_names
-from data.image_writer import CHECKSUMS, DTYPES, ImageWriter
+from data.image_writer import CHECKSUMS, ImageWriter
 from data.native import Record, view_native
-from data.regions import Codec, RegionRule, are_shares, box_features, box_range
+from data.regions import Codec, RegionRule, box_features
 from data.seal import is_sealed, sealed_numbers
 from data.store import LmdbStore, missing
 from data.variants import find_variant, store_variants
@@ -114,15 +116,12 @@ class ImageStore:
     @cached_property
     def has_boxes(self) -> bool:
         """Whether it says where regions are; reading a store of features alone yields boxes of zeros."""
-        return bool(self.meta.get("has_boxes", True))
+        return noted_boxes(self.path, self.meta)
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
         """The type that holds its features without loss: float16, or float32 where its packer noted that."""
-        kind = self.meta.get("dtype", "float16")
-        if kind not in DTYPES:
-            raise DataError(f"{self.path}/meta.json: dtype {kind} is none of {', '.join(DTYPES)}; pack the store again")
-        return np.dtype(kind)
+        return noted_dtype(self.path, self.meta)
 
     @cached_property
     def dim(self) -> int:
@@ -220,14 +219,20 @@ class ImageStore:
             return self._rows(name, verify=False)
         rows = self._rows(name, verify=self._verify != "never")
         if name not in self._verified:
-            self._check_boxes(name, rows)
+            self._check_fit(name, rows)
             self._verified.add(name)
         return rows
 
-    def _check_boxes(self, name: str, rows: Record | _Rows) -> None:
-        if rows.boxes is not None and np.isfinite(rows.boxes).all() and not are_shares(rows.boxes[:, :6]):
-            raise DataError(f"{self.path}: {name} has boxes {box_range(rows.boxes[:, :6])}, not shares of width and "
-                            "height from 0 to 1; pack it again with build_imgdb.py npz --pixel_boxes")  # fmt: skip
+    @cached_property
+    def _width(self) -> int | None:
+        with suppress(DataError):  # the first record is damaged, which is told when that is read
+            return self.dim
+        return None
+
+    def _check_fit(self, name: str, rows: Record | _Rows, noted: int = 0) -> None:
+        dtype = self.dtype if self.codec == "native" else None
+        if reason := misfit(rows.features, rows.boxes, self._width, dtype, self.has_boxes, noted):
+            raise DataError(f"{self.path}: {name} {reason}")
 
     def read_into(
         self,
@@ -244,7 +249,7 @@ class ImageStore:
             key: what random draws would depend on; nothing about regions is random.
 
         Raises:
-            DataError: its boxes are in pixels; a DamagedRecord: its bytes are not what was written. Names both.
+            DataError: it does not fit the store; a DamagedRecord: its bytes are not what was written. Names both.
         """
         rows = self._verified_rows(name)
         count = len(features)
@@ -272,8 +277,7 @@ class ImageStore:
         for name in names:
             try:
                 rows = self._rows(name, verify=True)
-                self._check_boxes(name, rows)
-                self._count(name)
+                self._check_fit(name, rows, self._count(name))
             except DataError as error:
                 found.append((name, str(error)))
                 continue

@@ -61,7 +61,7 @@ def sealed_numbers(path: Path, folder: Path | None = None) -> dict[str, int]:
     content = sealed_json(path, folder)
     if not isinstance(content, dict):
         raise DataError(f"{path} is no JSON object with a whole number for each name; {REMEDY}")
-    wrong = [name for name, value in content.items() if type(value) is not int]
+    wrong = [name for name, value in content.items() if type(value) is not int or abs(value) >= 1 << 63]
     if wrong:
         first = f"{wrong[0]!r} has {str(content[wrong[0]])[:SHOWN]!r}"
         raise DataError(f"{path} has a whole number for each name, but {len(wrong)} have none: {first}; {REMEDY}")

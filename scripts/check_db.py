@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     images = [open_images(folder, rule, options) for folder in options.img_db]
     found = [about_images(store) for store in images] + [about_texts(store) for store in texts]
     if not options.inspect:
-        faults = [verify(damaged_images(store), store.names, options.workers) for store in images]
+        faults = [listed_twice(store) + verify(damaged_images(store), store.names, options.workers) for store in images]
         faults += [verify(store.damaged, store.ids, options.workers) for store in texts]
         for about, of_store in zip(found, faults, strict=True):
             about["faults"] = of_store
@@ -109,6 +110,8 @@ def about_images(store: Images) -> dict[str, Any]:
         "layout": store.codec,
         "count": len(store.names),
         "feature_width": store.dim,
+        "feature_type": str(store.dtype),
+        "has_boxes": store.has_boxes,
         "megabytes": megabytes(store.path),
         "noted_regions": spread(store.index_counts(store.names)),
         "meta": without_files(store.meta),
@@ -155,6 +158,12 @@ def spread(values: NDArray[Any]) -> str:
 def damaged_images(store: Images) -> Check:
     """What looks for damage in an image store: pictures are decoded, whatever their checksum says."""
     return partial(store.damaged, decoded=True) if isinstance(store, PictureStore) else store.damaged
+
+
+def listed_twice(store: Images) -> list[tuple[str, str]]:
+    """Images that a store's own list names more than once."""
+    counts = Counter(store.names)
+    return [(name, f"stands {counts[name]} times in the store's list") for name in counts if counts[name] > 1]
 
 
 def verify(damaged: Check, keys: list[str], workers: int) -> list[tuple[str, str]]:

@@ -44,6 +44,14 @@ def test_a_damaged_list_is_named(tmp_path: Path) -> None:
         stored_names(LmdbStore(tmp_path / "store"))
 
 
+@pytest.mark.parametrize("content", [b'{"a": 1}', b'"abc"', b"null", b"3", b'[["a"]]', b"[null]", b"[true]"])
+def test_a_list_of_something_else_is_named(content: bytes, tmp_path: Path) -> None:
+    with LmdbWriter(tmp_path / "store") as writer:
+        writer.put("__keys__", content)
+    with pytest.raises(DataError, match=r"store: its list __keys__ is no list of image names; pack it again"):
+        stored_names(LmdbStore(tmp_path / "store"))
+
+
 def test_notes_are_there_or_empty(tmp_path: Path) -> None:
     store = LmdbStore(tmp_path)
     assert stored_meta(store) == {}

@@ -46,7 +46,8 @@ def test_good_stores_are_described(stores: list[str], capsys: pytest.CaptureFixt
     assert main(stores) == 0
     said = capsys.readouterr().out
     for line in ("layout: native", "count: 6", "count: 12", "words: 1 / 2.0 / 3", "tokenizer: vocab.txt",
-                 "captions_an_image: 2 / 2.0 / 2", "feature_width: 8", "images_without_captions: 0"):  # fmt: skip
+                 "captions_an_image: 2 / 2.0 / 2", "feature_width: 8", "feature_type: float16", "has_boxes: True",
+                 "images_without_captions: 0"):  # fmt: skip
         assert line in said
     assert "FAULT" not in said
 
@@ -140,6 +141,17 @@ def test_images_without_captions_are_counted(tmp_path: Path, capsys: pytest.Capt
     texts = write_texts(tmp_path / "toy.db", images=5)
     assert main(["--txt_db", str(texts), "--img_db", str(tmp_path / "img"), "--workers", "1"]) == 0
     assert "images_without_captions: 1" in capsys.readouterr().out
+
+
+def test_images_that_are_listed_twice_are_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = write_image_store(tmp_path / "img")
+    path = tmp_path / "img" / "native_th0.2_max100_min10"
+    with lmdb.open(str(path), map_size=1 << 24) as environment, environment.begin(write=True) as writer:
+        writer.put(b"__keys__", json.dumps([*names, names[1]]).encode())
+    (path / "seal.json").unlink()
+    with pytest.raises(DataError, match="1 fault"):
+        main(["--img_db", str(tmp_path / "img"), "--workers", "1"])
+    assert f"FAULT {names[1]}: stands 2 times in the store's list" in capsys.readouterr().out
 
 
 def test_a_store_without_captions_is_no_good_one(tmp_path: Path) -> None:
