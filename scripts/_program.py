@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from tqdm import tqdm
@@ -26,6 +27,7 @@ class Parser(ArgumentParser):
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """What a command line says; raises ConfigError for a flag that is unknown or lacks its value."""
+        self._refuse_empty(sys.argv[1:] if args is None else args)
         found, others = self.parse_known_args(args, namespace)
         if others:
             flag = next((word.partition("=")[0] for word in others if word.startswith("-")), others[0])
@@ -33,6 +35,13 @@ class Parser(ArgumentParser):
             what = "not a flag" if flag.startswith("-") else "one word too many"
             raise ConfigError(f"{flag} is {what}: {did_you_mean(flag, here, '--help lists all flags')}")
         return found
+
+    def _refuse_empty(self, words: Sequence[str]) -> None:
+        """Raise ConfigError for an empty word where a path is wanted: it would be the current folder."""
+        for before, word in zip(["", *words], words, strict=False):
+            action = self._option_string_actions.get(before)
+            if word == "" and (action is None or action.type is Path):
+                raise ConfigError(f"{before or 'a word'} is empty; is a variable not set?")
 
     def error(self, message: str) -> NoReturn:
         """Raise it, without the page of usage before it."""

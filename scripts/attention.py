@@ -64,7 +64,7 @@ def open_run(args: argparse.Namespace) -> tuple[Run, Path]:
     given = {f"data.{args.split}_{kind}_db": getattr(args, f"{kind}_db") for kind in ("txt", "img")}
     run_of_folder = load(config, {key: path for key, path in given.items() if path}, KINDS)
     checkpoints = Checkpoints(args.run_dir, keep=1)
-    checkpoint = args.checkpoint or checkpoints.best() or checkpoints.newest(warn)
+    checkpoint = args.checkpoint or checkpoints.marked_best() or checkpoints.newest(warn)
     if checkpoint is None:
         raise DataError(f"{args.run_dir}: holds no checkpoint; name one with --checkpoint PATH")
     return run_of_folder, checkpoint
@@ -183,6 +183,8 @@ def write_attention(args: argparse.Namespace) -> Path:
     args.run_dir = run_at(args.run_dir)
     run_of_folder, checkpoint = open_run(args)
     output = args.output or args.run_dir / "attention.html"
+    if output.is_dir():
+        raise ConfigError(f"--output {output}: is a folder; name a file in it")
     if not output.resolve().parent.is_dir():
         raise ConfigError(f"--output {output}: there is no folder {output.parent}; make it, or name another")
     parts, split = open_parts(run_of_folder, checkpoint, args.split)

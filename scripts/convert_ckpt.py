@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -103,6 +103,7 @@ def rename(options: argparse.Namespace, system: str) -> list[str]:
         DataError: nothing belongs to `system` under published names, or something is unknown.
     """
     published = read_weights(options.input)
+    check_finite(options.input, published)
     found, nameless = adapt.to_house(system, adapt.take_rank_row(published))
     if not found:
         raise DataError(f"{options.input}: none of its {len(published)} tensors is published {system}; is it converted "
@@ -126,6 +127,7 @@ def unpack(options: argparse.Namespace, system: str) -> list[str]:
     """
     source, folder = options.input, options.output
     published = read_published(source, system)
+    check_finite(source, published.weights)
     matcher = matcher_of(system, published)
     found, nameless = adapt.to_house(system, adapt.take_rank_row(published.weights))
     placeless = [*nameless, *(name for name in found if name not in matcher.state_dict())]
@@ -156,7 +158,9 @@ def export(options: argparse.Namespace, system: str) -> list[str]:
         DataError: the weights are not whole, or the published layout has no place for them.
     """
     made_by = read_run(options.input)
-    matcher = matcher_with(system, read_weights(options.input), made_by)
+    weights = read_weights(options.input)
+    check_finite(options.input, weights)
+    matcher = matcher_with(system, weights, made_by)
     content, notes = published_content(matcher, made_by, given(options.option))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(options.output) as beside:
@@ -189,6 +193,15 @@ def refuse_unknown(options: argparse.Namespace, system: str, names: Sequence[str
         more = " ..." if len(strange) > SHOWN else ""
         raise DataError(f"{options.input}: {system} has no place for {len(strange)} of its tensors "
                         f"({', '.join(strange[:SHOWN])}{more}); --leave_out_unknown leaves them out")  # fmt: skip
+
+
+def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise DataError where weights hold numbers that are not finite: training had failed."""
+    wrong = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if wrong:
+        more = " ..." if len(wrong) > SHOWN else ""
+        raise DataError(f"{path}: {counted(len(wrong), 'tensor')} with numbers that are not finite "
+                        f"({', '.join(wrong[:SHOWN])}{more}); give weights of an earlier checkpoint")  # fmt: skip
 
 
 def single(tensor: Tensor) -> Tensor:

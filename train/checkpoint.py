@@ -83,6 +83,18 @@ class Checkpoints:
         link = self.folder / BEST
         return place_of(self.folder, link.readlink().name) if link.is_symlink() else None
 
+    def marked_best(self) -> Path | None:
+        """The best checkpoint, for whoever measures it; None where none was chosen.
+
+        Raises:
+            DataError: `best` is no link to a checkpoint that is here, as after a copy that does not keep links.
+        """
+        found, link = self.best(), self.folder / BEST
+        if found is None and (link.exists() or link.is_symlink()):
+            raise DataError(f"{link}: is no link to a checkpoint beside it; link it again, or name one with its path "
+                            "(--which, --checkpoint)")  # fmt: skip
+        return found
+
     def choose(self, step: int) -> None:
         """Make the checkpoint of a step the best, in one move that is on disk then.
 

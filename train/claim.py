@@ -73,6 +73,8 @@ def extension_of(run: Run) -> Extension | None:
         ConfigError: as `claim`.
     """
     folder = Path(run.output.output_dir)
+    if run.output.output_dir and folder.exists() and not folder.is_dir():
+        raise ConfigError(f"output_dir={folder}: cannot be made (Not a directory); name another folder")
     if not run.output.output_dir or not (folder / CONFIG).exists():
         if run.output.extend:
             raise ConfigError(f"extend: output_dir={folder} holds no run; name the folder of one, or leave --extend "

@@ -110,7 +110,7 @@ def chosen(which: str, folder: Path, start: str, is_said: bool = False) -> Path:
     if which not in ("best", "latest"):
         return checkpoint_at(Path(which), "which")
     checkpoints, passed_over = Checkpoints(folder, keep=1), list[str]()
-    found = (checkpoints.best() if which == "best" else None) or checkpoints.newest(passed_over.append)
+    found = (checkpoints.marked_best() if which == "best" else None) or checkpoints.newest(passed_over.append)
     sys.stderr.writelines(f"{line}\n" for line in passed_over)
     if found is not None and is_said:
         raise ConfigError(f"--checkpoint {start}: {folder} holds checkpoints of its own, which go before weights to "

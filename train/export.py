@@ -48,8 +48,11 @@ def matcher_with(system: str, state: Mapping[str, Tensor], run: Mapping[str, Any
     """The matcher that weights are of, holding them: with the settings of its run, or with what its shapes tell.
 
     Raises:
-        DataError: the weights are not all that such a matcher has.
+        DataError: the weights are not all that such a matcher has, or of another one.
     """
+    noted = run.get("matcher", {}).get("name", system)
+    if noted != system:
+        raise DataError(f"these are weights of matcher {noted}, not of {system}; leave --matcher out")
     if "matcher" in run:
         matcher = build(find(system).settings.model_validate(run["matcher"]))
     else:
@@ -86,7 +89,11 @@ def published_content(
     facts = run.get("_note", {})
     counted = {"epoch": facts.get("epoch", 0), "best_rsum": facts.get("best_rsum", 0.0),
                "Eiters": facts.get("Eiters", facts.get("step", 0))}  # fmt: skip
-    options = {**facts.get("options", {}), **options_of(matcher, run), **given}
+    own = options_of(matcher, run)
+    wrong = [f"{key}={given[key]} (here {own[key]})" for key in given if key in ours and given[key] != own.get(key)]
+    if wrong:
+        raise ConfigError(f"--option {', '.join(wrong)}: contradicts the weights and their settings; leave it out")
+    options = {**facts.get("options", {}), **own, **given}
     if isinstance(matcher, Vsrn):
         options["data_name"] = data_name(matcher.config.variant, given)
     model = weights if system == "laps" else parts_of(weights)

@@ -225,7 +225,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end is empty or torn
         try:
             event = json.loads(line)
-            event["event"]
+            if not isinstance(event["event"], str) or type(event.get("step", 0)) is not int:
+                raise TypeError
         except (ValueError, TypeError, KeyError):
             raise DataError(f"{path}: line {number} is no event; delete this line to read the rest") from None
         yield event

@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from config.errors import DataError
 from data.files import read_json, write_json
 from train.scores import TWO_STAGE
 
 
 def keep(folder: Path, name: str, found: dict[str, Any]) -> None:
-    """Put an entry into results.json; the others stay as they are, and that of all pairs beside one of two stages."""
+    """Put an entry into results.json; the others stay as they are, and that of all pairs beside one of two stages.
+
+    Raises:
+        DataError: the file there is something else.
+    """
     path = folder / "results.json"
     folder.mkdir(parents=True, exist_ok=True)
     there = read_json(path, "remove it and evaluate again") if path.exists() else {}
+    if not isinstance(there, dict):
+        raise DataError(f"{path}: is no JSON object of entries; remove it and evaluate again")
     write_json(path, there | {name + (TWO_STAGE if "two_stage" in found else ""): found}, indent=1)
 
 

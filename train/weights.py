@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from config.errors import DataError
 from config.leaves import flatten
 from config.schema import Run
@@ -38,12 +40,12 @@ def start_from(matcher: Matcher, run: Run) -> Brought:
         DataError: they cannot be read, or are not plainly a part of the matcher and the run does not allow that.
     """
     path, rank_head = Path(run.weights.checkpoint), run.weights.rank_head_init
-    name = f"weights.checkpoint={path}"
+    name, state = f"weights.checkpoint={path}", read_weights(path)
     if not run.weights.strict_checkpoint:
-        return _put(load_what_fits, matcher, path, name, rank_head)
+        return _put(load_what_fits, matcher, state, path, name, rank_head)
     check_system(path, run, name)
     try:
-        brought = _put(load_part, matcher, path, name, rank_head)
+        brought = _put(load_part, matcher, state, path, name, rank_head)
         if brought.share < LEAST_SHARE:
             told = f"that is hardly a part of this {matcher.config.name}: name other weights"
             raise DataError(f"{brought.notes[0]}; {told}")
@@ -59,7 +61,7 @@ def measure_with(matcher: Matcher, run: Run, path: Path, rank_head: RankHead = "
         DataError: they cannot be read, are of another matcher, or anything that scores need is missing or left over.
     """
     check_system(path, run, str(path))
-    brought = _put(load_to_score, matcher, path, str(path), rank_head)
+    brought = _put(load_to_score, matcher, read_weights(path), path, str(path), rank_head)
     unlike = differing(read_run(path).get("matcher", {}), run.matcher.model_dump(mode="json"))
     note = [f"{path}: was trained with other settings than it is measured with: {', '.join(unlike)}"] if unlike else []
     return brought._replace(notes=(*brought.notes, *note))
@@ -96,8 +98,11 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
             if key in here and there[key] != here[key] and not TRAINING.fullmatch(key)]  # fmt: skip
 
 
-def _put(load: Callable[..., Loaded], matcher: Matcher, path: Path, name: str, rank_head: RankHead) -> Brought:
-    loaded = load(matcher, matcher.config.name, read_weights(path), name, rank_head)
+def _put(
+    load: Callable[..., Loaded], matcher: Matcher, state: Mapping[str, Tensor], path: Path, name: str,
+    rank_head: RankHead,
+) -> Brought:
+    loaded = load(matcher, matcher.config.name, state, name, rank_head)
     whole = not loaded.missing and not loaded.ignored
     notes = () if whole else (f"{name}: {loaded.told()}",)
     return Brought(read_facts(path).get("vocab_hash"), notes, loaded.share)

@@ -37,8 +37,8 @@ class Entry:
 
     @property
     def number(self) -> int | None:
-        found = re.search(r"\d+$", self.image)
-        return int(found[0]) if found else None
+        found = re.search(r"\d{1,18}$", self.image)  # what a record can hold; a longer one is part of a name
+        return int(found[0]) if found and not re.search(r"\d{19}$", self.image) else None
 
     def image_name(self, naming: str) -> str:
         """The image's key in an image store, from a template with {stem} or {id}, the trailing number.

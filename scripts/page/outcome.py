@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from config.errors import DataError
+from config.errors import ConfigError, DataError
 from config.paths import Kind, look, run_at
 from train.isda import SHOWN
 from train.journal import METRICS, read_events
@@ -55,6 +55,8 @@ class Outcome:
 
         Of an entry of two stages it is that of the candidates, with -inf for all other pairs.
         """
+        if split in ("", ".", "..") or "/" in split:
+            raise ConfigError(f"--split {split}: is no name of a split; give one, such as test")
         folder = self.folder / "scores" / split
         file = CANDIDATES if self.results.get(split, {}).get("two_stage") else MATRIX
         return open_scores(folder, file) if (folder / file).is_file() else None

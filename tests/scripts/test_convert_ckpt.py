@@ -52,6 +52,17 @@ def test_published_weights_come_in_and_go_out_again(tmp_path: Path, capsys: pyte
     assert all(torch.equal(back[name], tensor.half().float()) for name, tensor in state.items())
 
 
+@pytest.mark.parametrize("output", ["x.safetensors", "folder"])
+def test_weights_that_are_not_finite_are_not_converted(output: str, tmp_path: Path) -> None:
+    theirs = released(tmp_path / "best.pth.tar")
+    state = {name: torch.full_like(tensor, torch.nan) for name, tensor in theirs.state_dict().items()}
+    parts = [{"img_enc.fc.weight": torch.full((1,), torch.nan)}]
+    torch.save({"model": parts, "opt": Namespace()} if output == "folder" else state, tmp_path / "nan.pth.tar")
+    with pytest.raises(DataError, match=r"nan\.pth\.tar: \d+ tensors? with numbers that are not finite \(\w+"):
+        main([str(tmp_path / "nan.pth.tar"), "--to", "house", "--matcher", "bfan", "--output", str(tmp_path / output)])
+    assert not (tmp_path / output).exists()
+
+
 def test_what_cannot_be_converted_is_named(tmp_path: Path) -> None:
     torch.save({"resnet.weight": torch.zeros(2)}, tmp_path / "other.pt")
     with pytest.raises(DataError, match="none of its 1 tensors"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,15 @@ def test_a_wrong_command_line_is_told_in_one_line(words: list[str], told: str) -
                                    ["RUN", "--split", "val"]])
 def test_a_run_may_come_after_config_as_elsewhere(words: list[str]) -> None:
     assert naming_runs(words) == ["RUN", "--split", "val"]
+
+
+@pytest.mark.parametrize("words", [["--output", ""], [""], ["x", "--output", ""]])
+def test_an_empty_word_is_no_path(words: list[str]) -> None:
+    """As of a variable that is not set: it would be the current folder."""
+    parser = Parser()
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--flags")
+    parser.add_argument("input", nargs="?", type=Path)
+    with pytest.raises(ConfigError, match="is empty; is a variable not set"):
+        parser.parse_args(words)
+    assert parser.parse_args(["--flags", ""]).flags == ""

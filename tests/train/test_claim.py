@@ -88,6 +88,8 @@ def test_a_folder_must_be_named_and_possible(make_run: MakeRun, tmp_path: Path) 
     with pytest.raises(ConfigError, match="output_dir is not set"):
         claim(make_run(), Solo())
     (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"/file: cannot be made \(Not a directory\)"):
+        extension_of(make_run(output={"output_dir": str(tmp_path / "file")}))
     with pytest.raises(ConfigError, match=r"file/out: cannot be made \(Not a directory\)"):
         claim(make_run(output={"output_dir": str(tmp_path / "file" / "out")}), Solo())
 

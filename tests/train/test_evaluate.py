@@ -217,6 +217,19 @@ def test_the_best_is_measured_or_else_the_newest_whole_one(tmp_path: Path, capsy
     assert capsys.readouterr().err.endswith("step-00000030: state.pt is missing; going on with step-00000020\n")
 
 
+def test_a_best_that_is_no_link_is_not_passed_over(tmp_path: Path) -> None:
+    """As after a copy that does not keep links: another checkpoint would be measured in its place."""
+    saved(tmp_path, 10, 20).choose(10)
+    link = tmp_path / "ckpt" / "best"
+    link.unlink()
+    for make in (link.touch, lambda: link.symlink_to("step-00000099")):
+        make()
+        with pytest.raises(DataError, match=r"ckpt/best: is no link to a checkpoint beside it; link it again, or name"):
+            chosen("best", tmp_path, "")
+        link.unlink()
+    assert chosen("latest", tmp_path, "").name == "step-00000020"
+
+
 def test_without_a_whole_one_nothing_is_measured(tmp_path: Path) -> None:
     for name in ("start.pt", "elsewhere.pt"):
         (tmp_path / name).touch()

@@ -102,6 +102,19 @@ def test_the_published_programs_find_all_that_they_read(system: str, tmp_path: P
     assert (tmp_path / "best.pth.tar").read_bytes()[:2] != b"PK", "torch's old format"
 
 
+def test_options_that_contradict_the_weights_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--option embed_size=7 \(here 16\): contradicts the weights"):
+        published_content(small("bfan"), {}, {"embed_size": 7})
+    content, _ = published_content(small("bfan"), {}, {"embed_size": 16, "logger_name": "runs"})
+    assert vars(content["opt"])["logger_name"] == "runs"
+
+
+def test_weights_of_another_system_are_told_as_such() -> None:
+    run = {"matcher": {"name": "bfan"}}
+    with pytest.raises(DataError, match="these are weights of matcher bfan, not of vsrn; leave --matcher out"):
+        matcher_with("vsrn", small("bfan").state_dict(), run)
+
+
 def test_parts_are_those_of_the_published_lists(tmp_path: Path) -> None:
     vsrn = exported(small("vsrn"), tmp_path / "vsrn.pth.tar")["model"]
     assert [next(iter(part)).split(".")[0] for part in vsrn] == ["fc", "embed", "encoder"]

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,3 +185,10 @@ def test_tensorboard_is_a_reader_of_the_events(tmp_path, talk):
 def test_the_module_needs_no_torch():
     code = "import sys, train.journal, train.recall; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("line", ['{"event": "train", "step": "x"}', '{"event": 3}', '{"event": "train", "step": 1.5}'])
+def test_events_of_wrong_types_are_told_with_their_line(line: str, tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"event": "start", "step": 0}\n' + line + "\n")
+    with pytest.raises(DataError, match="line 2 is no event; delete this line"):
+        read_events(tmp_path / "metrics.jsonl")

@@ -71,3 +71,10 @@ def test_two_stages_stand_beside_all_pairs(tmp_path: Path) -> None:
     keep(tmp_path, "test", {"rsum": 2, "two_stage": TWO_STAGE})
     found = json.loads((tmp_path / "results.json").read_text())
     assert found == {"test": {"rsum": 1}, "test-two-stage": {"rsum": 2, "two_stage": TWO_STAGE}}
+
+
+def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text("[]")
+    with pytest.raises(DataError, match=r"results\.json: is no JSON object of entries; remove it and evaluate again"):
+        keep(tmp_path, "test", {})
+    assert (tmp_path / "results.json").read_text() == "[]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,10 @@ class Settings:
             ("save_seconds", self.save_seconds, 0),
             ("shortlist", self.shortlist, self.texts_per_image),
         ):
-            if value < least:
+            if not value >= least:  # also what is no number
                 raise ConfigError(f"--{flag} {value} is too small; give at least {least}")
+        if self.score_margin is not None and not math.isfinite(self.score_margin):
+            raise ConfigError(f"--score_margin {self.score_margin}: give a number")
         if not self.name or "/" in self.name:
             raise ConfigError(f"--name {self.name!r} is no part of a file name; give letters and digits")
 

@@ -284,6 +284,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- choosing and naming
 
 
+def test_a_number_that_no_record_can_hold_is_part_of_the_name() -> None:
+    assert Entry("a_" + "9" * 18, "", ()).number == 10**18 - 1
+    assert Entry("a_" + "9" * 19, "", ()).number is None
+
+
 def test_image_names_from_templates() -> None:
     assert Entry("1000092795", "", ()).image_name("flickr30k_{id:012d}.npz") == "flickr30k_001000092795.npz"
     assert Entry("COCO_train2014_000000000009", "", ()).image_name("coco_train2014_{id:012d}.npz").endswith("09.npz")

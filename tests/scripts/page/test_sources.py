@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from config.errors import DataError
+from config.errors import ConfigError, DataError
 from data.texts import TextWriter
 from scripts.page.outcome import open_outcome
 from scripts.page.sources import Captions, Pictures, files_for
@@ -121,3 +121,9 @@ def test_the_files_of_a_captions_file_must_be_those_of_the_store(tmp_path: Path)
     captions.write_text('{"image_id": 1, "file": "3.png", "captions": ["x"]}\n')
     with pytest.raises(DataError, match=r"is of other pictures than .*: 1\.npz is 3\.png for the captions, 2\.png in"):
         files_for(texts, captions, ["1.npz"])
+
+
+@pytest.mark.parametrize("split", ["../test", "a/b", "..", ""])
+def test_a_split_is_no_path(split: str, make_run) -> None:
+    with pytest.raises(ConfigError, match="is no name of a split"):
+        open_outcome(make_run(images=2)).scores(split)
