@@ -129,7 +129,7 @@ def test_elastic_ranks_that_leave_with_75_are_not_replaced(folder: Path) -> None
 @pytest.mark.parametrize(("flags", "told"), [
     (("-np", "2", "--mpi", "true"), "--mpi and --jsrun start ranks in their own ways"),
     (("-np", "2"), "no program is named; give it after the flags"),
-    (("-np", "4", "-H", "localhost:2", "true"), "Requested more processes (4) than"),
+    (("-np", "4", "-H", "localhost:2", "true"), "-H localhost:2 has room for 2 ranks; lower -np or name more hosts"),
     (("-np", "x", "true"), "argument -np/--num-proc: invalid int value: 'x'; horovodrun --help lists the flags"),
     (("-np", "2", "--network-interface", "none0", "true"), "--network-interface none0: there is no such interface"),
 ])
