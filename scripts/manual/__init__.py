@@ -1,0 +1,1 @@
+"""Reference pages of the documentation, written from the schema and the parsers while the pages are built."""
