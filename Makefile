@@ -1,6 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. The rest is for those who work on the code.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo evidence evidence-aoq evidence-laps test quick soak lint image-test slurm-test bench scaling clean
+.PHONY: help setup demo docs evidence evidence-aoq evidence-laps test quick soak lint image-test slurm-test bench scaling clean
 bin := .venv/bin
 # For two cores: a third of the time, a test waits for what it has started.
 jobs ?= 3
@@ -15,13 +15,13 @@ setup:  ## .venv with torch, the pinned packages and Horovod, proven by a two-ra
 demo: setup  ## scenes -> stores -> two-rank training -> recalls -> .demo/run/report.html
 	@bash scripts/demo.sh
 
-evidence: setup  ## the README's ablation: nine training runs, most of an hour on two cores
+evidence: setup  ## docs/evidence.md: UNITER and IAIS, nine training runs, most of an hour on two cores
 	@bash scripts/evidence.sh
 
-evidence-aoq: setup  ## the README's ablation of AOQ: 24 training runs, half an hour on two cores
+evidence-aoq: setup  ## docs/evidence.md: AOQ, 24 training runs, half an hour on two cores
 	@bash scripts/evidence-aoq.sh
 
-evidence-laps: setup  ## the README's comparison of LAPS: nine training runs, half an hour on two cores
+evidence-laps: setup  ## docs/evidence.md: LAPS, nine training runs, half an hour on two cores
 	@bash scripts/evidence-laps.sh
 
 test: setup lint  ## all tests
@@ -49,9 +49,13 @@ bench: setup  ## measured against peers, side by side
 	@$(bin)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,bench]"
 	$(bin)/python scripts/bench.py
 
+docs: setup  ## the documentation, with its reference of every setting and flag -> .site/index.html
+	@$(bin)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,docs]"
+	$(bin)/mkdocs build --strict --clean
+
 scaling: setup  ## an update's time fitted on 1, 2 and 4 ranks and projected to 512 GPUs; wants a quiet machine
 	$(bin)/python scripts/scaling.py
-	cp .scaling/scaling.svg scripts/scaling_model/scaling.svg
+	cp .scaling/scaling.svg docs/pictures/scaling.svg
 
-clean:  ## what the demo and the benchmarks wrote
-	rm -rf .demo .bench .scaling
+clean:  ## what the demo, the benchmarks and the documentation wrote
+	rm -rf .demo .bench .scaling .site

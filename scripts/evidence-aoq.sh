@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's evidence for AOQ: VSRN and BFAN with the losses of its ablation, three seeds each, on drawn scenes.
+# The evidence for AOQ (docs/evidence.md): VSRN and BFAN with the losses of its ablation, three seeds each, on drawn scenes.
 # Candidates are mined once, with the VSRN of the first seed. 24 runs of demonstration size; what is finished is kept.
 #
 #   FLAGS="--train_txt_dbs ... --img_dim 32 --vocab_size 1200" scripts/evidence-aoq.sh FOLDER      for other stores

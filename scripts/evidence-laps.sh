@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's evidence for LAPS: the same towers compared by pooled vectors, by all patches, and by the patches that
+# The evidence for LAPS (docs/evidence.md): the same towers compared by pooled vectors, by all patches, and by the patches that
 # matter, three seeds each, on the pictures of drawn scenes. Nine runs of demonstration size; what is finished is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's evidence: UNITER with hard negatives against both forms of IAIS, three seeds each, on drawn scenes.
+# The evidence of docs/evidence.md: UNITER with hard negatives against both forms of IAIS, three seeds each, on drawn scenes.
 # Nine runs of demonstration size; what is finished already is kept.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scripts.manual.programs import LAUNCHER
 from tests.docs.blocks import SHELL, Block, blocks_of, lines_of
 from tests.docs.commands import HARMLESS, Shell, write
+from tests.docs.stand_ins import stand_ins
 from tests.flow.child import become
 from tests.flow.warm import server
 from tests.support import ROOT, environment
@@ -23,7 +24,7 @@ SMALL: dict[str, list[str]] = {
     "train/itm_hn.py": ["--num_train_steps", "2", "--valid_steps", "2", "--warmup_steps", "0", "--n_workers", "0"],
     "train/mine.py": ["--texts_per_image", "25", "--images_per_text", "5", "--n_workers", "0"],
     "train/evaluate.py": ["--n_workers", "0"],
-    "scripts/build_imgdb.py": ["--workers", "1"], "scripts/build_txtdb.py": ["--workers", "1"],
+    **{f"scripts/{name}.py": ["--workers", "1"] for name in ("build_imgdb", "build_txtdb", "check_db")},
 }  # fmt: skip
 """What makes a program small; it is said after the page's own words, so that it counts."""
 TIMEOUT_S = 120.0
@@ -32,11 +33,12 @@ TIMEOUT_S = 120.0
 class Place:
     """A copy of the project where the commands of one page run, with stand-ins for what a reader brings along."""
 
-    def __init__(self, folder: Path, stand_ins: dict[str, Callable[[Path], None]]) -> None:
-        self.folder, self.stand_ins = folder, stand_ins
+    def __init__(self, folder: Path, drawn: Path) -> None:
+        self.folder, self.stand_ins = folder, stand_ins(drawn / "scenes")
         for floor in FLOORS:
             shutil.copytree(ROOT / floor, folder / floor, ignore=shutil.ignore_patterns("__pycache__"))
         self.shell = Shell(folder)
+        self.shell.variables |= {"SCENES": str(drawn / "scenes"), "OFFLINE": str(drawn / "round_one/offline")}
 
     def follow(self, text: str, page: str) -> Iterator[str]:
         """Do what a page says, block by block; yield what went wrong, as `page:line: what`."""
@@ -71,8 +73,7 @@ class Place:
         for word in rest:
             self.bring(word)
         if program == "scripts/make_scenes.py":
-            self.stand_ins["scenes"](self.folder / rest[rest.index("--output") + 1])
-            return
+            return  # drawn once for all pages
         said = self.folder / "said"
         said.unlink(missing_ok=True)
         given = [program, *rest, *SMALL.get(program, [])], str(self.folder), environment() | self.shell.variables

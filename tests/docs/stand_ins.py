@@ -6,22 +6,26 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-SPLITS = ("train", "val", "test")
+FROM_SCENES = {
+    ".demo/scenes": ".",
+    "scenes": ".",
+    "pictures": "pictures",
+    "captions.jsonl": "captions.jsonl",
+    "vocab.txt": "vocab.txt",
+    "bert-base-cased/vocab.txt": "vocab.txt",
+    "bert-base-uncased/vocab.txt": "vocab.txt",
+}
+"""As the pages call it, and which part of a drawn set is put there."""
 
 
-def stand_ins(drawn: Path) -> dict[str, Callable[[Path], None]]:
-    """By the name that the pages call it, what makes it there; `drawn` is a set of make_scenes.py."""
+def stand_ins(scenes: Path) -> dict[str, Callable[[Path], None]]:
+    """By the name that the pages call it: what makes it at a path. `scenes` is a set of make_scenes.py."""
+    return {name: lambda place, source=scenes / part: copy(source, place) for name, part in FROM_SCENES.items()}
 
-    def copy(part: str) -> Callable[[Path], None]:
-        source = drawn / part
-        return lambda place: shutil.copytree(source, place) if source.is_dir() else shutil.copy(source, place)  # type: ignore[return-value]
 
-    return {
-        "scenes": copy("."),
-        ".demo/scenes": copy("."),
-        "pictures": copy("pictures"),
-        "captions.jsonl": copy("captions.jsonl"),
-        "vocab.txt": copy("vocab.txt"),
-        "bert-base-cased/vocab.txt": copy("vocab.txt"),
-        "bert-base-uncased/vocab.txt": copy("vocab.txt"),
-    }
+def copy(source: Path, place: Path) -> None:
+    """A file or a folder at another place."""
+    if source.is_dir():
+        shutil.copytree(source, place)
+    else:
+        shutil.copy(source, place)

@@ -9,7 +9,6 @@ import pytest
 from tests.docs.blocks import SHELL, blocks_of, pages
 from tests.docs.commands import problems
 from tests.docs.miniature import Place
-from tests.docs.stand_ins import stand_ins
 from tests.flow.shared import once
 from tests.flow.test_smoke import drawn
 from tests.support import ROOT
@@ -36,16 +35,14 @@ def runnable(page: str) -> bool:
 @pytest.mark.parametrize("page", [page for page in PAGES if runnable(page)])
 def test_what_a_page_tells_to_do_can_be_done(page: str, tmp_path: Path,
                                              tmp_path_factory: pytest.TempPathFactory) -> None:
-    scenes = once(tmp_path_factory, "drawn", drawn) / "scenes"
-    place = Place(tmp_path, stand_ins(scenes))
+    place = Place(tmp_path, once(tmp_path_factory, "drawn", drawn))
     assert list(place.follow((ROOT / page).read_text("utf-8"), page)) == []
 
 
 @pytest.mark.slow
 def test_a_command_that_fails_is_noticed(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    scenes = once(tmp_path_factory, "drawn", drawn) / "scenes"
     text = "```bash\npython scripts/check_db.py --img_db nowhere\n```\n\n```python\nassert False, 'wrong'\n```\n"
-    first, second = Place(tmp_path, stand_ins(scenes)).follow(text, "p.md")
+    first, second = Place(tmp_path, once(tmp_path_factory, "drawn", drawn)).follow(text, "p.md")
     assert first.startswith("p.md:2: scripts/check_db.py --img_db nowhere ends with 3")
     assert second.startswith("p.md:6: ")
     assert "wrong" in second
