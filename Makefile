@@ -51,7 +51,7 @@ bench: setup  ## measured against peers, side by side
 
 docs: setup  ## the documentation, with its reference of every setting and flag -> .site/index.html
 	@$(bin)/pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[test,docs]"
-	$(bin)/mkdocs build --strict --clean
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet --strict --clean
 
 scaling: setup  ## an update's time fitted on 1, 2 and 4 ranks and projected to 512 GPUs; wants a quiet machine
 	$(bin)/python scripts/scaling.py

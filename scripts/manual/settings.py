@@ -26,15 +26,20 @@ from scripts.manual.programs import ROOT, parser_of
 
 ENTRY = "train/itm.py"
 """The settings are the same for every entry; this one's parser tells which flag sets which."""
-HEAD = ("setting", "flag", "values", "default", "meaning", "same run")
+HEAD = ("setting", "values", "default", "meaning")
+PASSING = " †"
+"""Marks a setting that does not belong to the run's identity."""
 FINDERS: dict[str, tuple[Any, Callable[[str], Any]]] = {
     "matcher": (model, find), "objective": (model.objective, find_objective),
 }  # fmt: skip
 INTRODUCTION = """# Settings
 
-Every setting of a run, from the schema that checks it. A config file groups settings in sections. Each is a flag too,
-or is reached by `--set section.setting=value`. *Same run* says whether a run may be continued with another value: all
-other settings are part of the run's identity. How files and flags are merged: [Training](../training.md).
+Every setting of a run, from the schema that checks it. A config file groups settings in sections: `data.conf_th` is
+`conf_th` in the section `data`. Its flag is the last part, `--conf_th 0.3`; where there is no such flag, the table
+says `--set`, which reaches every setting.
+
+A dagger † marks settings that a run may be continued with another value of. All others belong to the run: with another
+value it is another run, and wants another output folder. How files and flags are merged: [training](../training.md).
 
 """
 
@@ -111,10 +116,11 @@ def _table(section: type[Section], prefix: str, only: tuple[str, ...] = (),
     for key, leaf, decides in leaves_of(section, prefix):
         if (only and key not in only) or key == f"{prefix}name":
             continue
-        flag = flags.get(key, f"--set {key}=")
         default = "required" if leaf["required"] else code(_shown(leaf.get("default")))
-        rows.append([code(key), code(flag), values(leaf), default, plain(leaf.get("description", "")),
-                     "" if decides else "yes"])
+        meaning = plain(leaf.get("description", ""))
+        if key not in flags:
+            meaning += f" (no flag of its own: {code(f'--set {key}=VALUE')})"
+        rows.append([code(key) + ("" if decides else PASSING), values(leaf), default, meaning])
     return table(HEAD, rows)
 
 

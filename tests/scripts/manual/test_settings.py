@@ -11,6 +11,7 @@ from pydantic import Field, create_model
 from config.schema import Run, Section
 from model.matcher import find
 from model.objective import find_objective
+from scripts.manual.programs import parser_of
 from scripts.manual.settings import configs_page, names, settings_page, values
 from tests.contract.conftest import with_a_subclass_of
 from tests.support import ROOT
@@ -38,17 +39,17 @@ def expected() -> list[tuple[str, str]]:
 
 
 def row(page: str, key: str) -> str:
-    return next((line for line in page.splitlines() if line.startswith(f"| `{key}` |")), "")
+    return next((line for line in page.splitlines() if line.startswith((f"| `{key}` |", f"| `{key}` † |"))), "")
 
 
 def test_every_leaf_is_there_with_its_meaning(page: str) -> None:
-    lines = page.replace("\\", "")
+    lines = page.replace("\\", "").splitlines()
     assert len(expected()) > 100
     for key, meaning in expected():
-        rows = [line for line in lines.splitlines() if line.startswith(f"| `{key}` |")]
+        rows = [line for line in lines if line.startswith(f"| `{key}` ")]
         assert rows, f"{key} is not in the reference"
-        assert any(" ".join(meaning.split()) in line for line in rows), f"{key}: {meaning}"
         assert meaning, f"{key} has no description; write one below the field"
+        assert any(" ".join(meaning.split()) in line for line in rows), f"{key}: {meaning}"
 
 
 def test_every_kind_has_a_heading(page: str) -> None:
@@ -58,11 +59,19 @@ def test_every_kind_has_a_heading(page: str) -> None:
     assert set(names("objective")) == set(with_a_subclass_of("Objective", "model/objective"))
 
 
-def test_a_leaf_says_its_flag_range_default_and_whether_a_run_may_go_on_with_another(page: str) -> None:
-    assert row(page, "optim.decay_factor").split(" | ")[1:4] == ["`--decay_factor`", "number > 0, ≤ 1", "`0.1`"]
-    assert row(page, "data.n_workers").endswith("| yes |")
-    assert row(page, "optim.learning_rate").endswith("|  |")
-    assert "`--set matcher.vision=`" in row(page, "matcher.vision")
+def test_a_leaf_says_its_range_its_default_and_whether_a_run_may_go_on_with_another(page: str) -> None:
+    assert row(page, "optim.decay_factor").split(" | ")[1:3] == ["number > 0, ≤ 1", "`0.1`"]
+    assert row(page, "data.n_workers").startswith("| `data.n_workers` † |")
+    assert row(page, "optim.learning_rate").startswith("| `optim.learning_rate` |")
+
+
+def test_a_leaf_without_a_flag_says_how_it_is_reached(page: str) -> None:
+    known = {option for action in parser_of("train/itm.py")._actions for option in action.option_strings}
+    assert "`--set matcher.vision=VALUE`" in row(page, "matcher.vision")
+    for line in page.splitlines():
+        if line.startswith("| `") and line[3:].partition(".")[0] not in ("matcher", "objective", "seed` "):
+            leaf = line[3:].partition("`")[0].rpartition(".")[2]
+            assert ("--set" in line) == (f"--{leaf}" not in known), line
 
 
 @pytest.mark.parametrize(("kind", "told"), [
