@@ -84,8 +84,8 @@ def _help(parser: ArgumentParser, action: Action) -> str:
 
 
 def _container() -> str:
-    done = subprocess.run(["bash", "launch_container.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return f"\n## launch_container.sh\n\n```text\n{done.stdout.strip()}\n```\n"
+    told = subprocess.check_output(["bash", "launch_container.sh", "--help"], cwd=ROOT, text=True)
+    return f"\n## launch_container.sh\n\n```text\n{told.strip()}\n```\n"
 
 
 def targets() -> dict[str, str]:

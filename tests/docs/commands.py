@@ -98,7 +98,7 @@ class Shell:
         elif program in OUTSIDE:
             self.check_paths(word for word in rest if word.startswith("scripts/"))
             if not needs:
-                raise Stale(f"{program} is not of this project: say what it needs in <!-- needs: ... --> before the block")
+                raise Stale(f"{program} is not of this project: say what it needs in <!-- needs: ... -->")
         elif program not in HARMLESS:
             raise Stale(f"{program}: no such program")
 
@@ -112,7 +112,7 @@ class Shell:
         path = words[0].removeprefix("./")
         self.check_paths([path])
         if path not in COVERED and not needs:
-            raise Stale(f"{path}: no test runs it; say what it needs in <!-- needs: ... --> before the block")
+            raise Stale(f"{path}: no test runs it; say what it needs in <!-- needs: ... -->")
         if path == "launch_container.sh":
             inside = [word for word in words[1:] if word != "--dry-run"][4:]
             if inside:

@@ -15,6 +15,7 @@ from tests.docs.blocks import pages
 from tests.docs.links import broken
 from tests.support import ROOT
 
+FETCHED = re.compile(r'<(?:script|img|iframe)[^>]* src="([^"]+)"|<link[^>]* rel="stylesheet"[^>]* href="([^"]+)"')
 README = (ROOT / "README.md").read_text("utf-8")
 
 
@@ -73,3 +74,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     built = {path.relative_to(tmp_path / "site") for path in (tmp_path / "site").rglob("*.html")}
     assert {Path("index.html"), Path("reference/settings.html"), Path("reference/programs.html")} <= built
+    fetched = {found for path in built for pair in FETCHED.findall((tmp_path / "site" / path).read_text("utf-8"))
+               for found in pair if found}
+    assert fetched, "pages without any script or style"
+    assert [address for address in fetched if address.startswith(("http:", "https:", "//"))] == []
