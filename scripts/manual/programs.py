@@ -55,8 +55,8 @@ def parser_of(path: str, words: Sequence[str] = ()) -> ArgumentParser:
             runpy.run_path(str(ROOT / path), run_name="__main__")
         except _Built as built:
             return built.parser
-        except SystemExit:
-            pass
+        except SystemExit as end:
+            raise LookupError(f"{path}: left with {end.code} before its parser was built") from end
     raise LookupError(f"{path}: ends without reading a command line; list it among WITHOUT_FLAGS")
 
 
