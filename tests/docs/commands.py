@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
+import shutil
+import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from io import StringIO
 from pathlib import Path
 
+import pytest
+
+import model
+import model.objective
 from config.cli import parse
 from config.errors import ConfigError
+from config.schema import Run
 from scripts.manual.flags import targets
 from scripts.manual.programs import LAUNCHER, parser_of, program_paths
 from scripts.slurm.checks import ENTRIES, command_of
@@ -137,24 +143,14 @@ class Shell:
 
     def check_entry(self, path: str, words: Sequence[str]) -> None:
         """An entry of train/: its flags, its config file and the run that they describe."""
-        talk, here = StringIO(), os.getcwd()
-        before = {name: os.environ.get(name) for name in self.variables}
-        os.environ.update(self.variables)
-        os.chdir(self.folder)
+        talk = StringIO()
         try:
-            with redirect_stderr(talk), redirect_stdout(talk):
+            with redirect_stderr(talk), redirect_stdout(talk), inside(self.folder, self.variables):
                 run, _ = parse(words, path, KINDS, "", ENTRIES[path])
-            if run.output.output_dir and not Path(run.output.output_dir, "config.json").exists():
-                Path(run.output.output_dir).mkdir(parents=True, exist_ok=True)
-                kept = {name: part for name, part in run.dump().items() if name != "cluster"}
-                Path(run.output.output_dir, "config.json").write_text(json.dumps(kept))
+                keep(run)
         except SystemExit as end:
             if end.code:
                 raise Stale(talk.getvalue().strip().replace("\n", "; ")) from None
-        finally:
-            os.chdir(here)
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
 
     def check_job(self, kind: str, words: Sequence[str]) -> None:
         """What submit.py is given: a program's command, or a file of them."""
@@ -182,6 +178,31 @@ class Shell:
         return list(found)
 
 
+@contextmanager
+def inside(folder: Path, variables: dict[str, str]) -> Iterator[None]:
+    """A folder as the working one, with variables of the environment and the systems that a page has written there."""
+    known = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        for package in (model, model.objective):
+            patch.setattr(package, "__path__", [*package.__path__, str(folder / package.__name__.replace(".", "/"))])
+        try:
+            yield
+        finally:
+            for name in set(sys.modules) - known:
+                if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
+                    del sys.modules[name]
+
+
+def keep(run: Run) -> None:
+    """What training would leave of a run for later commands."""
+    if run.output.output_dir and not (config := Path(run.output.output_dir, "config.json")).exists():
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(json.dumps({name: part for name, part in run.dump().items() if name != "cluster"}))
+
+
 @cache
 def parser(path: str) -> ArgumentParser:
     """A program's parser, as the program itself builds it."""
@@ -203,8 +224,7 @@ def read(flags: ArgumentParser, words: Sequence[str]):  # type: ignore[no-untype
 def problems(text: str, page: str, folder: Path) -> list[str]:
     """Everything in a page that no reader could follow, as `page:line: why`."""
     shell, found = Shell(folder), list[str]()
-    if not (folder / "config").exists():
-        (folder / "config").symlink_to(ROOT / "config")
+    shutil.copytree(ROOT / "config", folder / "config", dirs_exist_ok=True)
     for block in blocks_of(text, page):
         if not block.language:
             found.append(f"{page}:{block.line}: the block has no language; write bash, console, text, json ...")

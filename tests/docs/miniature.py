@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from scripts.manual.programs import LAUNCHER
+from scripts.slurm.checks import ENTRIES
 from tests.docs.blocks import SHELL, Block, blocks_of, lines_of
-from tests.docs.commands import HARMLESS, Shell, write
+from tests.docs.commands import HARMLESS, Shell, Stale, parser, read, write
 from tests.docs.stand_ins import stand_ins
 from tests.flow.child import become
 from tests.flow.warm import server
@@ -74,7 +75,7 @@ class Place:
             return  # drawn once for all pages
         said = self.folder / "said"
         said.unlink(missing_ok=True)
-        given = [program, *rest, *SMALL.get(program, [])], str(self.folder), environment() | self.shell.variables
+        given = [program, *rest, *small(program, rest)], str(self.folder), environment() | self.shell.variables
         process = server.Process(target=become, args=(*given, str(said), str(said)))
         process.start()
         process.join(TIMEOUT_S)
@@ -91,3 +92,14 @@ class Place:
             if (word.rstrip("/") == name or word.startswith(f"{name}/")) and not at.exists():
                 at.parent.mkdir(parents=True, exist_ok=True)
                 make(at)
+
+
+def small(program: str, words: Sequence[str]) -> list[str]:
+    """What makes a program small where it is called so: not every part of a program has workers."""
+    wanted = SMALL.get(program, [])
+    if program in SMALL and program not in ENTRIES:
+        try:
+            read(parser(program), [*words, *wanted])
+        except Stale:
+            return []
+    return wanted

@@ -124,3 +124,41 @@ def test_files_that_a_page_shows_are_there(tmp_path: Path) -> None:
 
 def test_a_block_without_a_language_is_noticed(tmp_path: Path) -> None:
     assert len(problems("```\nmake demo\n```\n", "p.md", tmp_path)) == 1
+
+
+SIXTH = """
+<!-- file: model/objective/sixth.py -->
+```python
+from typing import Literal
+
+from config.schema import Named
+from model.objective import Objective
+
+
+class Config(Named):
+    name: Literal["sixth"] = "sixth"
+    sharpness: float = 2.0
+
+
+class Sixth(Objective):
+    settings = Config
+
+    def __call__(self, out, batch, progress):
+        return {}
+```
+
+<!-- file: config/sixth.json -->
+```json
+{"extends": "smoke-vsrn.json", "objective": {"name": "sixth"}}
+```
+"""
+
+
+def test_a_system_that_a_page_writes_is_known_on_that_page_alone(tmp_path: Path) -> None:
+    for number, flag in enumerate(("--sharpness 3", "--sharp 3")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        text = SIXTH + of(f"python train/itm.py --config config/sixth.json {flag} --output_dir run")
+        assert len(problems(text, "p.md", folder)) == number
+    found = problems(of("python train/itm.py --config config/smoke-vsrn.json --objective sixth"), "p.md", tmp_path)
+    assert "sixth" in found[0]
