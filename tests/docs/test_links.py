@@ -63,7 +63,7 @@ def test_the_citation_names_a_version_and_every_paper() -> None:
     assert version
     assert str(citation["version"]) == version[1]
     assert all({"type", "title", "authors", "year"} <= paper.keys() for paper in citation["references"])
-    assert len(citation["references"]) == 6
+    assert len(citation["references"]) >= 6
 
 
 @pytest.mark.slow
