@@ -45,11 +45,11 @@ class Stale(Exception):
 class Shell:
     """Where the commands of one page are judged, one after the other: a folder, and variables that were exported.
 
-    A command that trains leaves its config where a later command may name it.
+    Unless it is really run, a command that trains leaves its config where a later command may name it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, keeps_configs: bool = True) -> None:
+        self.folder, self.keeps_configs = folder, keeps_configs
         self.variables = {"SCENES": "scenes", "OFFLINE": "offline"}
 
     def judge(self, line: Line, needs: str) -> list[list[str]]:
@@ -146,8 +146,9 @@ class Shell:
         talk = StringIO()
         try:
             with redirect_stderr(talk), redirect_stdout(talk), inside(self.folder, self.variables):
-                run, _ = parse(words, path, KINDS, "", ENTRIES[path])
-                keep(run)
+                run, _ = parse(words, path, KINDS, "", *ENTRIES[path])
+                if self.keeps_configs:
+                    keep(run)
         except SystemExit as end:
             if end.code:
                 raise Stale(talk.getvalue().strip().replace("\n", "; ")) from None
