@@ -39,7 +39,8 @@ Every setting of a run, from the schema that checks it. A config file groups set
 says `--set`, which reaches every setting.
 
 A dagger † marks settings that a run may be continued with another value of. All others belong to the run: with another
-value it is another run, and wants another output folder. How files and flags are merged: [training](../training.md).
+value it is another run, and wants another output folder. Only a larger `num_train_steps` goes on with the same run,
+with `--extend`. How files and flags are merged: [training](../training.md).
 
 """
 
