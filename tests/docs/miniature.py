@@ -20,7 +20,7 @@ TRAINING = ("--warmup_steps 0", "--decay_steps 2", "--num_train_steps 2", "--val
 SMALL: dict[str, tuple[str, ...]] = {
     "train/itm.py": TRAINING,
     "train/itm_hn.py": TRAINING,
-    "train/mine.py": ("--texts_per_image 25", "--images_per_text 5", "--n_workers 0"),
+    "train/mine.py": ("--texts_per_image 50", "--images_per_text 10", "--n_workers 0"),
     "train/evaluate.py": ("--n_workers 0",),
     **{f"scripts/{name}.py": ("--workers 1",) for name in ("build_imgdb", "build_txtdb", "check_db")},
 }
