@@ -26,7 +26,7 @@ CHANCE_R10 = 0.25
 class FullLength(Place):
     """As a reader does it: nothing is made smaller than the page has it."""
 
-    def small(self, program: str, words: Sequence[str]) -> list[str]:  # noqa: ARG002
+    def small(self, program: str, words: Sequence[str]) -> list[str]:
         return []
 
 
