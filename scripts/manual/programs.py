@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NoReturn
 from unittest.mock import patch
 
+from scripts._program import Parser
+
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("train", "scripts", "scripts/slurm")
 WITHOUT_FLAGS = {"scripts/horovod_edits.py", "scripts/slurm/ranks.py"}
@@ -48,7 +50,7 @@ def parser_of(path: str, words: Sequence[str] = ()) -> ArgumentParser:
     def stop(parser: ArgumentParser, *_: object, **__: object) -> NoReturn:
         raise _Built(parser)
 
-    with _restored(), patch.object(ArgumentParser, "parse_args", stop):
+    with _restored(), patch.object(ArgumentParser, "parse_args", stop), patch.object(Parser, "parse_args", stop):
         sys.argv = [path, *words]
         sys.path.insert(0, str((ROOT / path).parent))
         try:

@@ -216,6 +216,8 @@ def read(flags: ArgumentParser, words: Sequence[str]):  # type: ignore[no-untype
     try:
         with redirect_stderr(talk), redirect_stdout(talk):
             return flags.parse_args(list(words))
+    except ConfigError as error:
+        raise Stale(str(error)) from None
     except SystemExit as end:
         if end.code:
             raise Stale(talk.getvalue().strip().splitlines()[-1]) from None

@@ -80,7 +80,7 @@ def test_a_right_command_is_let_through(command: str, tmp_path: Path) -> None:
     ("make tea", "no such target"),
     ("python scripts/reports.py run", "no such program"),
     ("pyhton scripts/report.py run", "no such program"),
-    ("python scripts/report.py run --picture_folder here", "unrecognized arguments"),
+    ("python scripts/report.py run --picture_folder here", "--picture_folder is not a flag"),
     ("python train/itm_hn.py --config config/demo-uniter.json --learning_speed 3e-5", "--learning_speed is not a flag"),
     ("python train/itm_hn.py --config config/demo-uniter.json --learning_rate fast", "learning_rate"),
     ("python train/itm_hn.py --config config/demo-unite.json", "there is no such config file"),
