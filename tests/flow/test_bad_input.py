@@ -120,7 +120,7 @@ def test_an_image_store_without_images(stores: Stores, tmp_path: Path) -> None:
     for name in images.rglob("nbb_*.json"):
         name.write_text("{}")
     config = write_config(tmp_path / "c.json", config_of((texts, images)))
-    assert "has no count of a_000000.npz, which is in the store; copy both again" in refused(config, tmp_path / "out", 3)
+    assert "has no count of a_000000.npz, which is in the store; copy both" in refused(config, tmp_path / "out", 3)
 
 
 def test_other_thresholds_say_which_variants_there_are(config: Path, tmp_path: Path) -> None:
