@@ -28,6 +28,8 @@ VERSION = 1
 DTYPES = ("float16", "float32")
 REGIONS = ("features", "norm_bb", "conf")
 """Arrays of numbers, a row a region."""
+TURNED = 1e-3
+"""So far below 0 a box's width or height may be rounded."""
 NOT_FINITE = "holds numbers that are not finite"
 
 
@@ -95,6 +97,8 @@ def _check(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool)
     if np.isfinite(boxes).all() and not are_shares(boxes):
         raise DataError(f"has boxes {box_range(boxes)}, not shares of width and height from 0 to 1; --pixel_boxes of "
                         "build_imgdb.py converts pixels")  # fmt: skip
+    if (boxes[:, 4:] < -TURNED).any():
+        raise DataError("has boxes that end before they begin; give x1, y1, x2, y2, width and height as shares")
 
 
 def _check_number(nbb: NDArray[Any]) -> None:

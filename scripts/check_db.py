@@ -11,6 +11,7 @@ goes to stdout, as JSON with --json. Leaves with 3 if anything is damaged or mis
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = [about_images(store) for store in images] + [about_texts(store) for store in texts]
     if not options.inspect:
         faults = [listed_twice(store) + verify(damaged_images(store), store.names, options.workers) for store in images]
-        faults += [verify(store.damaged, store.ids, options.workers) for store in texts]
+        faults += [other_vocabulary(store) + verify(store.damaged, store.ids, options.workers) for store in texts]
         for about, of_store in zip(found, faults, strict=True):
             about["faults"] = of_store
     found += [cross_check(*pair) for pair in zip(texts, images, strict=False)]
@@ -188,6 +189,18 @@ def cross_check(texts: TextStore, images: Images) -> dict[str, Any]:
     about["faults"] = [(name, "has captions but is not in the image store") for name in absent]
     about["faults"] += [("files", told) for told in other_files(texts.meta, images.meta, texts.image_order)]
     return about
+
+
+def other_vocabulary(store: TextStore) -> list[tuple[str, str]]:
+    """The fault of a store whose copy of the vocabulary is not the one that it was written with."""
+    path = store.folder / "vocab.txt"
+    if store.vocab_hash is None or not path.exists():
+        return []
+    try:
+        same = hashlib.sha256(path.read_bytes()).hexdigest() == store.vocab_hash
+    except OSError as error:
+        return [(path.name, f"cannot be read ({error.strerror})")]
+    return [] if same else [(path.name, "is not the vocabulary that the captions were written with")]
 
 
 def one_vocabulary(texts: Sequence[TextStore]) -> dict[str, Any]:

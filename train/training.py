@@ -42,9 +42,9 @@ class Training:
         recipe = build_recipe(run, comm, start)
         regime = self._build(recipe)
         extension = extension_of(recipe.run)
+        test, own = recipe.split("test"), recipe.split("val")
         if args.dry_run:
             return dry_run(regime)
-        test, own = recipe.split("test"), recipe.split("val")
         folder = claim(recipe.run, comm)
         with Journal(folder, comm.rank, run.output.tensorboard, run.output.log_steps) as journal:
             for note in [*args.notes, *recipe.notes, *notes, *([str(extension)] if extension else [])]:

@@ -298,3 +298,10 @@ def test_no_image_has_the_name_of_the_list(tmp_path: Path) -> None:
             writer.add("__keys__", **extracted(0))
         writer.add("a.npz", **extracted(0))
     assert ImageStore(tmp_path).names == ["a.npz"]
+
+
+def test_boxes_that_end_before_they_begin_are_refused() -> None:
+    image = extracted(0)
+    image["norm_bb"][1, 4] = -0.2
+    with pytest.raises(DataError, match="has boxes that end before they begin; give x1, y1, x2, y2, width and height"):
+        encode_image(image, RULE, "native")

@@ -352,3 +352,9 @@ def test_a_reading_worker_that_dies_is_named(stores: Stores, tmp_path: Path) -> 
         assert process.wait(30) == 1
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last == "itm_hn: a reading worker died (exit code -9); is memory short?"
+
+
+def test_a_dry_run_opens_all_stores(stores: Stores, tmp_path: Path) -> None:
+    other = write_stores(tmp_path, name="b")
+    config = write_config(tmp_path / "c.json", config_of(stores, data={"val_txt_db": str(other[0])}))
+    assert "holds no 'b_000000.npz'" in refused(config, tmp_path / "out", 3, "--dry_run")

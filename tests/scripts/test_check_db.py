@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.codec import StoredPicture, encode_picture
-from data.texts import TextWriter
+from data.texts import TextStore, TextWriter
 from scripts.check_db import main
 from tests.arrays import FLICKR, write_image_store
 from tests.drawn import drawn, encoded, write_picture_store
@@ -190,3 +191,24 @@ def test_thresholds_that_are_not_there_list_those_that_are(tmp_path: Path) -> No
     write_image_store(tmp_path / "img")
     with pytest.raises(DataError, match=r"but native_th0\.2_max100_min10"):
         main(["--img_db", str(tmp_path / "img"), "--conf_th", "0.5"])
+
+
+def test_a_vocabulary_that_is_another_one_is_a_fault(
+    stores: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "toy.db" / "vocab.txt"
+    meta = tmp_path / "toy.db" / "meta.json"
+    store = TextStore(tmp_path / "toy.db")
+    vocabulary = b"[UNK]\n[CLS]\n[SEP]\n[MASK]\ndog\n"
+    (tmp_path / "toy.db" / "seal.json").unlink(missing_ok=True)
+    meta.write_text(json.dumps(store.meta | {"vocab_hash": hashlib.sha256(vocabulary).hexdigest()}))
+    path.write_bytes(vocabulary)
+    assert main(stores) == 0
+    path.write_bytes(vocabulary[::-1])
+    with pytest.raises(DataError, match="1 fault in 3 checks"):
+        main(stores)
+    assert "FAULT vocab.txt: is not the vocabulary that the captions were written with" in capsys.readouterr().out
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(DataError, match="1 fault in 3 checks"):
+        main(stores)
