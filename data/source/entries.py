@@ -9,6 +9,9 @@ from typing import Any
 
 from config.errors import ConfigError
 
+RECORDED = 1 << 63
+"""Numbers below it can be kept in a record; a larger one is part of a name."""
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -37,8 +40,9 @@ class Entry:
 
     @property
     def number(self) -> int | None:
-        found = re.search(r"\d{1,18}$", self.image)  # what a record can hold; a longer one is part of a name
-        return int(found[0]) if found and not re.search(r"\d{19}$", self.image) else None
+        found = re.search(r"\d+$", self.image)
+        number = int(found[0]) if found else RECORDED
+        return number if number < RECORDED else None
 
     def image_name(self, naming: str) -> str:
         """The image's key in an image store, from a template with {stem} or {id}, the trailing number.
