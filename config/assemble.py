@@ -15,7 +15,8 @@ from config.errors import ConfigError
 from config.files import Reader
 from config.kinds import Kinds, refuse_contradiction, with_implied
 from config.leaves import DEFAULT_KINDS, Given, Leaves, chosen, expand, flatten, merge, nest
-from config.schema import Named, Run, Section
+from config.schema import Run
+from config.sections import Named, Section
 
 COMMON: dict[str, type[Section]] = {
     name: field.annotation

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from config.schema import Run
+from config.sections import Settings
 
 
 class Clash(NamedTuple):
@@ -16,19 +15,19 @@ class Clash(NamedTuple):
     text: str
 
 
-def first_clash(run: Run) -> Clash | None:
+def first_clash(run: Settings) -> Clash | None:
     """Return the first contradiction between the settings of a run, or None."""
     return next(_clashes(run), None)
 
 
-def _clashes(run: Run) -> Iterator[Clash]:
+def _clashes(run: Settings) -> Iterator[Clash]:
     yield from _of_data(run)
     yield from _of_update(run)
     yield from _of_optimizer(run)
     yield from _of_lengths(run)
 
 
-def _of_data(run: Run) -> Iterator[Clash]:
+def _of_data(run: Settings) -> Iterator[Clash]:
     data = run.data
     if len(data.train_txt_dbs) != len(data.train_img_dbs):
         yield Clash(
@@ -54,7 +53,7 @@ def _of_data(run: Run) -> Iterator[Clash]:
         )
 
 
-def _of_update(run: Run) -> Iterator[Clash]:
+def _of_update(run: Settings) -> Iterator[Clash]:
     negatives, optim = run.negatives, run.optim
     if negatives.refresh_every and not negatives.offline:
         yield Clash(
@@ -95,7 +94,7 @@ def _of_update(run: Run) -> Iterator[Clash]:
         )
 
 
-def _of_optimizer(run: Run) -> Iterator[Clash]:
+def _of_optimizer(run: Settings) -> Iterator[Clash]:
     optim = run.optim
     falls, keys = list(optim.decay_at), ["optim.schedule", "optim.decay_at"]
     if bool(falls) != (optim.schedule == "milestones"):
@@ -121,7 +120,7 @@ def _of_optimizer(run: Run) -> Iterator[Clash]:
         )
 
 
-def _of_lengths(run: Run) -> Iterator[Clash]:
+def _of_lengths(run: Settings) -> Iterator[Clash]:
     """Words, regions, [CLS] and [SEP] together fit the matcher, if the matcher has such a limit."""
     limit = getattr(run.matcher, "max_position_embeddings", None)
     data = run.data

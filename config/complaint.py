@@ -12,7 +12,8 @@ from config.habits import answer
 from config.hints import did_you_mean
 from config.leaves import Leaves
 from config.legacy import MEANING
-from config.schema import Run, Section
+from config.schema import Run
+from config.sections import Section
 
 Types = Mapping[str, type[Section]]
 

@@ -21,7 +21,8 @@ from config.hints import did_you_mean
 from config.kinds import Kinds, comes_with
 from config.leaves import DEFAULT_KINDS, IMPLIED, Given, flatten
 from config.legacy import MEANING, ONLY, WITHOUT_EFFECT
-from config.schema import Run, Section
+from config.schema import Run
+from config.sections import Section
 
 
 class Parser(ArgumentParser):

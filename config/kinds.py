@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from config.errors import ConfigError
 from config.leaves import DEFAULT_KINDS, IMPLIED, Leaves, chosen, is_off
-from config.schema import Named
+from config.sections import Named
 
 Kinds = Mapping[str, Callable[[str], type[Named]]]
 """Finds a `matcher` and an `objective` by name; a KeyError or ConfigError lists the known names."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from config.schema import Named
+from config.sections import Named
 from data.batch import Images, Ragged
 from model.focal import Focus, all_pairs, listed_pairs
 from model.layers import full, l2norm, run_gru

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from config.errors import ConfigError
-from config.schema import Named
+from config.sections import Named
 from data.batch import Images, Ragged, ranges
 from model.aligning import SIMILARITIES, aligned
 from model.backbone import TextTower, VisionTower

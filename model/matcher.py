@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from config.schema import Named
+from config.sections import Named
 from data.batch import Batch, Images, Pool, Ragged
 from model.attention import Attention
 from model.finding import find_class

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from config.schema import Named
+from config.sections import Named
 from data.batch import Images, Pool, Ragged, ranges
 from model.attention import Attention
 from model.matcher import HeadKind, Matcher, Side

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from config.schema import Named
+from config.sections import Named
 from data.batch import Images, Ragged
 from model.captioning import Captioner, Targets
 from model.layers import BatchNorm, full, l2norm, packed, rectangle, run_gru

@@ -12,7 +12,8 @@ from config.errors import ConfigError
 from config.files import NOTE
 from config.leaves import flatten
 from config.paths import CONFIG
-from config.schema import Optim, Run
+from config.schema import Run
+from config.sections import Optim
 from data.files import read_json, write_json
 from train.comm import Comm
 from train.entry import KINDS

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from config.schema import Named, Run
+from config.schema import Run
+from config.sections import Named
 
 UPDATES = 100
 """For so many updates in a row it has to look so; any run passes by the margin on its way."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from config.schema import Eval
+from config.sections import Eval
 from data.negatives import following
 from data.pairs import Array
 from train.clock import Clock

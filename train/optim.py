@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from config.errors import ConfigError
-from config.schema import Optim
+from config.sections import Optim
 from train import uncompiled
 
 Named = Iterable[tuple[str, nn.Parameter]]

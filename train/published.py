@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from config.errors import DataError
-from config.schema import Named
+from config.sections import Named
 from model.matcher import Matcher, build, find
 from model.names import PARTS
 from train import published_laps, published_uniter

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from config.errors import ConfigError
-from config.schema import Data, Run
+from config.schema import Run
+from config.sections import Data
 from data.augment import WordAugment
 from data.pictures import PictureView
 from model.loading import RankHead

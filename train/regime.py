@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from config.errors import ConfigError
-from config.schema import Data, Run
+from config.schema import Run
+from config.sections import Data
 from config.wording import counted
 from data.batch import Batch
 from data.loader import Loader

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import ConfigError, DataError
-from config.schema import Data, Named
+from config.sections import Data, Named
 from data.image_source import ImageSource
 from data.images import ImageStore
 from data.pairs import Array, PairIndex, Source

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from config.schema import Named
+from config.sections import Named
 from data.batch import Batch
 from model.finding import find_class
 from model.matcher import MatchOut

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from config.schema import Optim
+from config.sections import Optim
 from data.batch import Batch, Direction, Images, Pool, Ragged
 from model.attention import Attention
 from model.objective import Objective

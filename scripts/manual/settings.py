@@ -18,7 +18,8 @@ from config.errors import ConfigError
 from config.files import NOTE, Reader
 from config.leaves import DEFAULT_KINDS, chosen
 from config.legacy import MEANING, ONLY, WITHOUT_EFFECT
-from config.schema import Run, Section
+from config.schema import Run
+from config.sections import Section
 from model.matcher import find
 from model.objective import find_objective
 from scripts.manual.markdown import code, plain, table

@@ -11,7 +11,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from config.kinds import Kinds
-from config.schema import Named, Section
+from config.sections import Named, Section
 
 
 class Uniter(Named):

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from config import load
 from config.assemble import COMMON, Kinds
-from config.schema import Data, Eval, Negatives, Optim, Run, Section
+from config.schema import Run
+from config.sections import Data, Eval, Negatives, Optim, Section
 
 Write = Callable[..., Path]
 

@@ -131,7 +131,7 @@ SIXTH = """
 ```python
 from typing import Literal
 
-from config.schema import Named
+from config.sections import Named
 from model.objective import Objective
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.schema import Named
+from config.sections import Named
 from data.batch import Batch, Images, Ragged
 from model.matcher import find
 

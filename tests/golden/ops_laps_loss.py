@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from config.schema import Optim
+from config.sections import Optim
 from model.matcher import MatchOut, Side
 from model.objective import distance_weighted, triplet
 from train.optim import build_optimizer, learning_rate, set_learning_rate

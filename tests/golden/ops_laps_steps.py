@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.schema import Optim
+from config.sections import Optim
 from model import adapt
 from model.loading import load
 from model.matcher import Matcher, build

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from config.schema import Optim
+from config.sections import Optim
 from data.batch import Batch, Direction, Images, Pool, Ragged
 from model import adapt
 from model.loading import load, load_to_score

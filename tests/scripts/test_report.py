@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
-from config.schema import Eval
+from config.sections import Eval
 from data.texts import TextWriter
 from scripts import report
 from scripts.page.plot import plain

@@ -14,7 +14,7 @@ import torch
 
 from config import load
 from config.errors import ConfigError
-from config.schema import Eval
+from config.sections import Eval
 from data.pairs import PairIndex
 from model.matcher import Matcher
 from tests.items import items_config

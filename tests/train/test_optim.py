@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from config.errors import ConfigError
-from config.schema import Optim
+from config.sections import Optim
 from tests.samples import small
 from train import uncompiled
 from train.optim import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from config.errors import ConfigError, DataError
-from config.schema import Data
+from config.sections import Data
 from data.plan import MARKS
 from tests.train.conftest import MakeRun, Pretended
 from train.comm import Solo

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from config.errors import ConfigError, DataError
-from config.schema import Data, Named
+from config.sections import Data, Named
 from data.codec import DamagedRecord
 from data.pairs import PairIndex
 from data.pictures import PictureStore, PictureView

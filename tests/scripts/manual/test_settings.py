@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, create_model
 
-from config.schema import Run, Section
+from config.schema import Run
+from config.sections import Section
 from model.matcher import find
 from model.objective import find_objective
 from scripts.manual.programs import parser_of
