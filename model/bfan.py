@@ -1,6 +1,6 @@
 """BFAN (Liu et al., ACM MM 2019): regions and words by themselves; a pair is how well each side finds the other.
 
-What a pair scores is in `model/focal.py`.
+What a pair scores is in `model/parts/focal.py`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from config.sections import Named
-from data.batch import Images, Ragged
-from model.focal import Focus, all_pairs, listed_pairs
-from model.layers import full, l2norm, run_gru
+from data.batches.batch import Images, Ragged
 from model.matcher import HeadKind, Matcher, Side
+from model.parts.focal import Focus, all_pairs, listed_pairs
+from model.parts.layers import full, l2norm, run_gru
 
 EPS = 1e-8
 

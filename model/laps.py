@@ -1,6 +1,6 @@
 """LAPS (Fu et al., CVPR 2024): pictures through ViT or Swin, captions through BERT, a pair by the patches that matter.
 
-What a pair scores is in `model/slimming.py`; `model/backbone.py` holds the towers.
+What a pair scores is in `model/parts/slimming.py`; `model/parts/backbone.py` holds the towers.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from config.errors import ConfigError
 from config.sections import Named
-from data.batch import Images, Ragged, ranges
-from model.aligning import SIMILARITIES, aligned
-from model.backbone import TextTower, VisionTower
-from model.layers import full, l2norm, rectangle
+from data.batches.batch import Images, Ragged, ranges
 from model.matcher import HeadKind, Matcher, Side
-from model.slimming import Captions, Pictures, Rule, Shapes, Tile, unit
-from model.tiling import similarities
+from model.parts.aligning import SIMILARITIES, aligned
+from model.parts.backbone import TextTower, VisionTower
+from model.parts.layers import full, l2norm, rectangle
+from model.parts.slimming import Captions, Pictures, Rule, Shapes, Tile, unit
+from model.parts.tiling import similarities
 
 IMAGENET = {"pixel_mean": (0.485, 0.456, 0.406), "pixel_std": (0.229, 0.224, 0.225)}
 SQUEEZE, SCORE_SQUEEZE = 0.2, 0.25

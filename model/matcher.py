@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from config.sections import Named
-from data.batch import Batch, Images, Pool, Ragged
-from model.attention import Attention
+from data.batches.batch import Batch, Images, Pool, Ragged
 from model.finding import find_class
-from model.layers import full, l2norm, rectangle
+from model.parts.attention import Attention
+from model.parts.layers import full, l2norm, rectangle
 
 HeadKind = Literal["dot", "late", "joint"]
 

@@ -14,10 +14,10 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from config.sections import Named
-from data.batch import Images, Pool, Ragged, ranges
-from model.attention import Attention
+from data.batches.batch import Images, Pool, Ragged, ranges
 from model.matcher import HeadKind, Matcher, Side
-from model.transformer import EPS, Encoder, EncoderLayer, Packing
+from model.parts.attention import Attention
+from model.parts.transformer import EPS, Encoder, EncoderLayer, Packing
 
 Padding = Callable[[int], Tensor]
 

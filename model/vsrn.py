@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from config.sections import Named
-from data.batch import Images, Ragged
-from model.captioning import Captioner, Targets
-from model.layers import BatchNorm, full, l2norm, packed, rectangle, run_gru
+from data.batches.batch import Images, Ragged
 from model.matcher import HeadKind, Matcher, Side
+from model.parts.captioning import Captioner, Targets
+from model.parts.layers import BatchNorm, full, l2norm, packed, rectangle, run_gru
 
 BLOCKS = 4
 

@@ -29,12 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.errors import FAILED, INTERRUPTED, DataError
 from data.files import read_json, write_text
-from scripts._program import Parser, cores, run
 from scripts.ablation.grid import Cell, check_evaluations, columns, make_cell, plan, refuse_mixture, split_words
 from scripts.ablation.rows import Row, measured, read_rows, train_seconds, write_rows
 from scripts.ablation.supervisor import Ended, Supervisor, alone, launcher, stop_code
 from scripts.ablation.table import tables
-from train.journal import METRICS, read_events
+from scripts.command.parallel import cores
+from scripts.command.program import Parser, run
+from train.metrics.journal import METRICS, read_events
 
 REPORT = ("img_r1", "img_r10", "txt_r1", "txt_r10", "rsum")
 OF_FLAGS = ("--flags", "--evaluate")

@@ -26,23 +26,23 @@ from config import load
 from config.errors import ConfigError, DataError
 from config.paths import CONFIG, Kind, look, run_at
 from config.schema import Run
+from data.batches.pairs import PairIndex
 from data.draws import generator
-from data.pairs import PairIndex
-from data.store import missing
+from data.stores.store import missing
 from model.laps import Laps
 from model.matcher import Matcher
-from scripts._program import Parser, naming_runs, run
+from scripts.command.program import Parser, naming_runs, run
 from scripts.page.attention import ATTENTION
 from scripts.page.pairs import WIDTH, Drawing, Picture, Places, Subject, words_of
 from scripts.page.patches import PATCHES
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare, files_for
-from train.checkpoint import Checkpoints
-from train.comm import Solo
+from train.assembly.recipe import Parts, build_parts
+from train.assembly.splits import Split
+from train.checkpointing.checkpoint import Checkpoints
+from train.distributed.comm import Solo
 from train.entry import KINDS
-from train.recipe import Parts, build_parts
-from train.scores import Scores
-from train.splits import Split
+from train.scoring.scores import Scores
 
 Pair = tuple[int, int]
 """Numbers of an image and a text."""

@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from data.files import write_json
-from scripts._program import Parser, cores, run
 from scripts.benchmarks.timing import Row
+from scripts.command.parallel import cores
+from scripts.command.program import Parser, run
 
 BENCHMARKS = ("reading", "packing", "update", "evaluation", "alignment", "late", "slimming", "mining")
 

@@ -34,20 +34,21 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from config.wording import counted
-from data.image_writer import ImageWriter, encode_image
-from data.picture_files import FILES
-from data.pixels import shaded
-from data.regions import Codec, RegionRule, normalise_boxes
+from data.records.pixels import shaded
+from data.records.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
 from data.source.detected import BoxRule
 from data.source.entries import Entry
 from data.source.jpeg import Whitener, describe, propose, read_picture
 from data.source.region_features import EDGE_SIDE
 from data.source.wanted import Picture, Wanted, choose, files_of, locate, read_wanted
-from scripts import _pictures, _precomputed, _tsv
-from scripts._packing import Packed, add_box_flags, box_rules, leave_out, nothing_packed, usable
-from scripts._pictures import add_choice, by_number, check_limits, listed, still_wanted
-from scripts._program import Parser, cores, in_order, progress, run
+from data.stores.image_writer import ImageWriter, encode_image
+from data.stores.picture_files import FILES
+from scripts.building import pictures, precomputed, tsv
+from scripts.building.packing import Packed, add_box_flags, box_rules, leave_out, nothing_packed, usable
+from scripts.building.pictures import add_choice, by_number, check_limits, listed, still_wanted
+from scripts.command.parallel import cores, in_order, progress
+from scripts.command.program import Parser, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,9 +66,9 @@ def parser() -> argparse.ArgumentParser:
     npz = sources.add_parser("npz", parents=[common], help="a folder of npz files of a bottom-up extractor")
     npz.add_argument("input", type=Path)
     add_box_flags(npz)
-    _precomputed.add_program(sources)
-    _tsv.add_program(sources, common)
-    _pictures.add_program(sources)
+    precomputed.add_program(sources)
+    tsv.add_program(sources, common)
+    pictures.add_program(sources)
     jpeg = sources.add_parser("jpeg", parents=[common], help="a folder or tar of pictures; simple built-in features")
     add_choice(jpeg)
     jpeg.add_argument(
@@ -84,14 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Pack what is not yet packed."""
     options = parser().parse_args(arguments)
     if options.source == "precomp":
-        print(f"{_precomputed.pack_precomputed(options)} images in {options.output}, features without boxes")
+        print(f"{precomputed.pack_precomputed(options)} images in {options.output}, features without boxes")
         return 0
     if options.source == "pictures":
-        count, broken = _pictures.pack_originals(options)
+        count, broken = pictures.pack_originals(options)
         print(f"{counted(count, 'picture')} in {options.output}, {len(broken)} left out")
         return 0
     rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb)
-    pack = {"npz": pack_npz, "tsv": _tsv.pack_tsv, "jpeg": pack_pictures}[options.source]
+    pack = {"npz": pack_npz, "tsv": tsv.pack_tsv, "jpeg": pack_pictures}[options.source]
     count, broken = pack(options, rule)
     print(f"{counted(count, 'image')} in {options.output}, {len(broken)} left out")
     return 0

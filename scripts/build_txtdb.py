@@ -32,19 +32,20 @@ from typing import Any
 
 from config.errors import ConfigError, DataError
 from config.wording import counted
-from data.phrases import check_phrases
-from data.picture_files import FILES
+from data.records.phrases import check_phrases
 from data.source.captions import read_caption_files, read_captions
 from data.source.entities import read_entities
 from data.source.entries import Caption, Entry, name_images, select
 from data.source.lines import Faults
 from data.source.wanted import files_of
-from data.texts import TextWriter, caption_record
-from data.vocabulary import Vocabulary
-from data.word_list import CaptionWords, WordList
-from data.words import WordPiece, Words, make_vocabulary
-from scripts._precomputed import add_flags, splits_of
-from scripts._program import Parser, batches, cores, in_order, progress, run
+from data.stores.picture_files import FILES
+from data.stores.texts import TextWriter, caption_record
+from data.words.vocabulary import Vocabulary
+from data.words.word_list import CaptionWords, WordList
+from data.words.words import WordPiece, Words, make_vocabulary
+from scripts.building.precomputed import add_flags, splits_of
+from scripts.command.parallel import batches, cores, in_order, progress
+from scripts.command.program import Parser, run
 
 BATCH = 500
 PIECES = ("lower_case", "clean_first", "special_words")

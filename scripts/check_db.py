@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from config.wording import counted
-from data.images import ImageStore, RegionRule, store_variants
-from data.picture_files import FILES, other_files
-from data.pictures import PICTURES, PictureStore, PictureView
-from data.texts import TextStore
-from scripts._program import Parser, batches, cores, in_order, progress, run
+from data.stores.images import ImageStore, RegionRule, store_variants
+from data.stores.picture_files import FILES, other_files
+from data.stores.pictures import PICTURES, PictureStore, PictureView
+from data.stores.texts import TextStore
+from scripts.command.parallel import batches, cores, in_order, progress
+from scripts.command.program import Parser, run
 
 Images = ImageStore | PictureStore
 Check = Callable[[list[str]], list[tuple[str, str]]]

@@ -16,10 +16,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import DataError
-from scripts._program import Parser, naming_runs, run
+from scripts.command.program import Parser, naming_runs, run
+from scripts.command.tables import Table, flattened, written
 from scripts.page.outcome import Outcome, counting, open_outcome
-
-Table = list[list[str]]
 
 COLUMNS = (("rsum", "rsum", 1, max), ("txt_r1", "i→t R@1", 100, max), ("txt_r5", "R@5", 100, max),
            ("txt_r10", "R@10", 100, max), ("txt_medr", "medr", 1, min), ("img_r1", "t→i R@1", 100, max),
@@ -46,15 +45,6 @@ def setting_table(names: Sequence[str], outcomes: Sequence[Outcome]) -> Table:
     return [["setting", *names], *rows] if rows else []
 
 
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of every leaf."""
-    pairs: list[tuple[str, Any]] = []
-    for key, value in settings.items():
-        name = prefix + key
-        pairs += flattened(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
-    return pairs
-
-
 def unlike(names: Sequence[str], entries: Sequence[dict[str, Any]]) -> list[str]:
     """In words, for each way of judging that differs: who was judged how."""
     ways: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -68,19 +58,6 @@ def unlike(names: Sequence[str], entries: Sequence[dict[str, Any]]) -> list[str]
             pairs = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
             told.append(f"not comparable, {title} differ: {pairs}")
     return told
-
-
-def written(table: Table, markdown: bool) -> str:
-    """The table as aligned text or as Markdown."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = ["  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
-                       for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-             for row in table]
-    if not markdown:
-        return "\n".join(lines)
-    rule = ["---", *["--:"] * (len(table[0]) - 1)]
-    rows = [table[0], rule, *table[1:]]
-    return "\n".join("| " + " | ".join(cell.strip() for cell in row) + " |" for row in rows)
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:

@@ -35,12 +35,12 @@ from data.files import replacing, sync
 from model import adapt
 from model.loading import SHOWN, load_to_score, takes_no_part
 from model.names import TABLES
-from scripts._program import Parser, run
-from train.checkpoint import read_run, read_weights
-from train.export import matcher_with, published_content, write_published
-from train.published import Plain, guesses, matcher_of, read_published
-from train.sealing import Unsealed
-from train.tensors import write_tensors
+from scripts.command.program import Parser, run
+from train.checkpointing.checkpoint import read_run, read_weights
+from train.checkpointing.export import matcher_with, published_content, write_published
+from train.checkpointing.published import Plain, guesses, matcher_of, read_published
+from train.checkpointing.sealing import Unsealed
+from train.checkpointing.tensors import write_tensors
 
 PUBLISHED = (".pt", ".pth", ".tar")
 BARE = (".safetensors", ".pt")

@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import DataError
-from scripts._program import Parser, naming_runs, run
+from scripts.command.program import Parser, naming_runs, run
 from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare, files_for, text_store
-from train.recall import Array, Counts, Floats, Ints, Ties, count, in_order
-from train.scores import Scores
+from train.scoring.recall import Array, Counts, Floats, Ints, Ties, count, in_order
+from train.scoring.scores import Scores
 
 SHOWN = 5
 GROUPS = (("Found first", 0, 1), ("Found among the first ten", 1, 10), ("Missed", 10, None))

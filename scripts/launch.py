@@ -38,7 +38,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.errors import FAILED, INTERRUPTED, REQUEUE, ConfigError
-from scripts._launch_flags import check, is_local_only, told_in_one_line
+from scripts.command.launch_flags import check, is_local_only, told_in_one_line
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 SRUN = "srun --overlap --nodes=1 --ntasks=1 --cpu-bind=none --input=none --quiet"

@@ -29,14 +29,15 @@ from typing import Any
 
 from config.errors import ConfigError, DataError
 from data.files import write_text
-from data.image_writer import ImageWriter
-from data.pictures import PICTURES, PictureWriter, encode_picture
 from data.source.captions import read_captions
 from data.source.entries import select
 from data.source.jpeg import RAW_DIM, Whitener
-from data.words import WordPiece
-from scripts._program import Parser, cores, in_order, progress, run
+from data.stores.image_writer import ImageWriter
+from data.stores.pictures import PICTURES, PictureWriter, encode_picture
+from data.words.words import WordPiece
 from scripts.build_txtdb import pack
+from scripts.command.parallel import cores, in_order, progress
+from scripts.command.program import Parser, run
 from scripts.scenes.detect import RULE
 from scripts.scenes.grammar import vocabulary
 from scripts.scenes.shard import SPLITS, Shard, image_id, make_shard, read_regions, shards

@@ -19,16 +19,16 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from scripts._program import Parser, naming_runs, run
+from scripts.command.program import Parser, naming_runs, run
 from scripts.gallery import Gallery, add_source_flags, make_gallery
 from scripts.page.charts import Chart
 from scripts.page.checks import Check, check_run, check_split
 from scripts.page.measures import found_within, other_charts, score_histogram, training_charts
 from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
-from train.isda import one_line
-from train.recall import TOP, chance
-from train.results import told as stages
+from train.evaluation.isda import one_line
+from train.evaluation.results import told as stages
+from train.scoring.recall import TOP, chance
 
 WAYS = (("txt", "image → text"), ("img", "text → image"))
 

@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from config.errors import ConfigError, DataError, Failure
 from data.files import read_json, write_json, write_text
-from scripts._program import Parser, cores, run
+from scripts.command.parallel import cores
+from scripts.command.program import Parser, run
 from scripts.scaling_model import tables
 from scripts.scaling_model.fitting import Fit, Point, fitted
 from scripts.scaling_model.measuring import measure, plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from model.attention import Attention
+from model.parts.attention import Attention
 
 Matrix = list[list[float]]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.images import ImageWriter
-from data.regions import Codec, RegionRule
+from data.records.regions import Codec, RegionRule
+from data.stores.images import ImageWriter
 
 FLICKR = "flickr30k_{:012d}.npz"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from data.pairs import PairIndex
+from data.batches.pairs import PairIndex
 from tests.support import open_index, write_stores
 
 # Also for what the tests start: two threads each on two busy cores wait for each other a hundred times longer.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tests.support import events
-from train.rates import CLOCKED
+from train.metrics.rates import CLOCKED
 
 
 def plain(value: Any) -> Any:

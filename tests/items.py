@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import Batch
-from data.candidates import MANIFEST, ORDER, Candidates
-from data.pairs import PairIndex
+from data.batches.batch import Batch
+from data.batches.candidates import MANIFEST, ORDER, Candidates
+from data.batches.pairs import PairIndex
 from model.matcher import MatchOut, OfflineScores, Side
 from tests.samples import images_of, texts_of
 from tests.support import DIM, VOCAB, config_of

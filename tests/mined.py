@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.pairs import Array
+from data.batches.pairs import Array
 from train.mining.filters import Excluded, positives
 from train.mining.lists import Task
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data.vocabulary import SPECIAL_WORDS, Vocabulary
+from data.words.vocabulary import SPECIAL_WORDS, Vocabulary
 
 WORDS = ("a", "man", "dog", "runs", ".", "red", "two", "can", "``", "''")
 NAMES = ("Dog", "man", "Two", "red")

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from train.comm import Comm, Wait
+from train.distributed.comm import Comm, Wait
 
 T = TypeVar("T")
 PATIENCE_S = 60.0

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.batch import Batch, Images, Pool, Ragged
+from data.batches.batch import Batch, Images, Pool, Ragged
 from model.matcher import Matcher, find
 
 SMALL = {"vocab_size": 60, "img_dim": 16, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,

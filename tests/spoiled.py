@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data.images import ImageStore
-from data.store import LmdbStore
+from data.stores.images import ImageStore
+from data.stores.store import LmdbStore
 from tests.support import ROOT, RULE
 
 IMAGE, CAPTION = "a_000005.npz", "50"

@@ -19,14 +19,14 @@ FLOORS = ("config", "data", "model", "train", "scripts")
 """Lowest first."""
 
 HOMES = {
-    "lmdb": {"data/store.py", "data/store_map.py", "data/store_writer.py", "data/codec.py"},
-    "msgpack": {"data/codec.py"},
-    "horovod": {"train/launched.py", "scripts/launch.py", "scripts/slurm/ranks.py"},
-    "torch.distributed": {"train/launched.py"},
+    "lmdb": {"data/records/codec.py"} | {f"data/stores/{name}.py" for name in ("store", "store_map", "store_writer")},
+    "msgpack": {"data/records/codec.py"},
+    "horovod": {"train/distributed/launched.py", "scripts/launch.py", "scripts/slurm/ranks.py"},
+    "torch.distributed": {"train/distributed/launched.py"},
     # optim.py, because what upstream apex still has for training is a fused optimizer; its amp is gone.
-    "apex": {"train/precision.py", "train/optim.py"},
-    "tensorboardX": {"train/journal.py"},
-    "wandb": {"train/journal.py"},
+    "apex": {"train/assembly/precision.py", "train/assembly/optim.py"},
+    "tensorboardX": {"train/metrics/journal.py"},
+    "wandb": {"train/metrics/journal.py"},
 }
 ABSENT_SOMEWHERE = ("horovod", "torch.distributed", "apex", "tensorboardX", "wandb")
 """Not built into every torch, or not installed everywhere: imported only where they are used."""
@@ -103,15 +103,15 @@ def test_nothing_imports_from_a_higher_floor_or_from_tests() -> None:
 
 
 def test_a_higher_import_would_be_noticed() -> None:
-    for line in ("import train.comm", "from train import comm", "def f():\n    from scripts.report import main"):
+    for line in ("import train.itm", "from train import itm", "def f():\n    from scripts.report import main"):
         found = list(imports_of(ast.parse(line), "model/sixth.py"))
         assert any(upward(one) for one in found)
 
 
 def test_the_model_takes_only_batches_from_the_data() -> None:
     taken = {found.module for found in all_imports() if found.path.startswith("model/") and found.is_of("data")}
-    assert {module for module in taken if module.count(".") == 1} == {"data.batch"}
-    assert all(module.startswith("data.batch") for module in taken)
+    assert {module for module in taken if module.count(".") == 2} == {"data.batches.batch"}
+    assert all(module.startswith("data.batches") for module in taken)
 
 
 @pytest.mark.parametrize("package", HOMES)

@@ -11,19 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from config.cli import Extra, parse
+from config.command.cli import Extra, parse
+from config.command.obeyed import Reads
 from config.errors import FAILED, ConfigError, DataError, Failure
-from config.obeyed import Reads
 from config.schema import Run
-from data.worker import kill_all
+from data.batches.worker import kill_all
 from model.matcher import find
 from model.objective import find_objective
-from train.comm import Comm
-from train.deadline import set_alarm
-from train.host import keep_freed_memory, share_cores
-from train.launched import Dismissed, detect
-from train.stop import SIGNALS, code_of
-from train.watch import MENDED, Watch, first_line
+from train.distributed.comm import Comm
+from train.distributed.deadline import set_alarm
+from train.distributed.host import keep_freed_memory, share_cores
+from train.distributed.launched import Dismissed, detect
+from train.distributed.stop import SIGNALS, code_of
+from train.liveness.watch import MENDED, Watch, first_line
 
 KINDS = {"matcher": lambda name: find(name).settings, "objective": lambda name: find_objective(name).settings}
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)

@@ -9,19 +9,19 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any
 
+from config.command.obeyed import measuring
 from config.errors import ConfigError, DataError
-from config.obeyed import measuring
 from config.schema import Run
-from train.checkpoint import Checkpoints
-from train.checkpoint_path import checkpoint_at
-from train.comm import Comm
+from train.assembly.recipe import build_parts
+from train.checkpointing.checkpoint import Checkpoints
+from train.checkpointing.checkpoint_path import checkpoint_at
+from train.distributed.comm import Comm
 from train.entry import leave, main
-from train.isda import check_offers_attention, measure_isda, one_line
-from train.journal import Journal
-from train.measure import judged, measure
-from train.recipe import build_parts
-from train.results import keep, shown
-from train.scores import CANDIDATES, ENSEMBLE, MATRIX, TWO_STAGE, keep_mean, open_scores
+from train.evaluation.isda import check_offers_attention, measure_isda, one_line
+from train.evaluation.measure import judged, measure
+from train.evaluation.results import keep, shown
+from train.metrics.journal import Journal
+from train.scoring.scores import CANDIDATES, ENSEMBLE, MATRIX, TWO_STAGE, keep_mean, open_scores
 
 RANK_HEAD, CHECKPOINT = "weights.rank_head_init", "weights.checkpoint"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config.obeyed import training_on_batches
+from config.command.obeyed import training_on_batches
 from train.entry import leave, main
-from train.in_batch import BatchRegime
-from train.training import Training
+from train.loop.in_batch import BatchRegime
+from train.loop.training import Training
 
 if __name__ == "__main__":
     leave(main("itm", __doc__ or "", Training(BatchRegime), training_on_batches))

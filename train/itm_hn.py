@@ -5,10 +5,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config.obeyed import training_on_pools
+from config.command.obeyed import training_on_pools
 from train.entry import leave, main
-from train.hard_pools import PoolRegime
-from train.training import Training
+from train.loop.hard_pools import PoolRegime
+from train.loop.training import Training
 
 if __name__ == "__main__":
     leave(main("itm_hn", __doc__ or "", Training(PoolRegime), training_on_pools))

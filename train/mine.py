@@ -9,25 +9,25 @@ from argparse import ArgumentParser, Namespace
 
 import numpy as np
 
+from config.command.obeyed import mining
 from config.errors import ConfigError, DataError
-from config.obeyed import mining
 from config.schema import Run
-from data.pairs import Array, PairIndex
-from data.pictures import PictureView
+from data.batches.pairs import Array, PairIndex
+from data.stores.pictures import PictureView
 from model.matcher import find
-from train.comm import Comm
+from train.assembly.recipe import build_parts
+from train.assembly.splits import open_split, store_folders
+from train.distributed.comm import Comm
 from train.entry import leave, main
 from train.evaluate import CHECKPOINT, chosen
-from train.journal import Journal
+from train.metrics.journal import Journal
+from train.metrics.rates import reported
 from train.mining.facts import Given
 from train.mining.job import Job, mine
 from train.mining.screen import ROWS
 from train.mining.settings import Settings, settings_of
 from train.mining.settings import flags as mining_flags
 from train.mining.storage import opened
-from train.rates import reported
-from train.recipe import build_parts
-from train.splits import open_split, store_folders
 
 RANDOM = "random"
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from data.phrases import phrase_boxes
-from data.regions import normalise_boxes
+from data.records.phrases import phrase_boxes
+from data.records.regions import normalise_boxes
 from data.source.entries import Entry
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from data.codec import DamagedRecord, decode_npz
+from data.records.codec import DamagedRecord, decode_npz
 from data.source.detected import BoxRule, regions_of
 
 PLAIN = BoxRule()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from data.regions import are_shares, box_range, normalise_boxes
+from data.records.regions import are_shares, box_range, normalise_boxes
 from data.source.lines import read_json_text
 
 Arrays = dict[str, NDArray[Any]]

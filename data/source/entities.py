@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, NoReturn
 from xml.parsers import expat
 
 from config.errors import DataError
-from data.picture_files import without_ending
 from data.source.entries import Caption, Entry
 from data.source.lines import SHOWN, read_lines
+from data.stores.picture_files import without_ending
 
 MARK = "[/EN#"
 OPENING = re.compile(r"\[/EN#(\d+)((?:/[^\s/\[\]]+)+)")

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from data.picture_files import ENDINGS
-from data.pixels import MOST_PIXELS, decode
+from data.records.pixels import MOST_PIXELS, decode
 from data.source.region_features import RAW_DIM, describe
 from data.source.whitener import Whitener
+from data.stores.picture_files import ENDINGS
 
 __all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "picture_names", "propose", "read_picture"]
 

@@ -21,7 +21,7 @@ from data.files import open_array
 from data.source.captions_each import captions_each
 from data.source.entries import Caption, Entry
 from data.source.lines import read_lines
-from data.vocabulary import END, START, Vocabulary
+from data.words.vocabulary import END, START, Vocabulary
 
 DEV_LIMIT = 5000
 """Captions of the split `dev` that published results are chosen on."""

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from config.errors import DataError
 from config.wording import counted
-from data.picture_files import fits, odd_files, without_ending
 from data.source.annotated import AnnotatedBoxes, annotated_boxes
 from data.source.entries import Entry, name_images
 from data.source.jpeg import iterate_pictures, picture_names
+from data.stores.picture_files import fits, odd_files, without_ending
 
 SHOWN = 3
 """Pictures that leave open what they are, told one by one; the rest are counted."""
@@ -70,7 +70,7 @@ def choose(entries: Iterable[Entry], naming: str, annotated: bool) -> tuple[list
 
 
 def files_of(entries: Iterable[Entry], naming: str) -> dict[str, str]:
-    """What a store's description says of the files of these images (see `data.picture_files`)."""
+    """What a store's description says of the files of these images (see `data.stores.picture_files`)."""
     return odd_files((name, entry.image, entry.file) for name, entry in name_images(entries, naming))
 
 

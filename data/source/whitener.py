@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
-from data.codec import DamagedRecord, decode_npz
 from data.files import replacing
+from data.records.codec import DamagedRecord, decode_npz
 
 RIDGE = 0.01  # share of the mean variance added to each: directions of mere noise are not blown up to full size
 

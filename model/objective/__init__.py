@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from config.sections import Named
-from data.batch import Batch
+from data.batches.batch import Batch
 from model.finding import find_class
 from model.matcher import MatchOut
 

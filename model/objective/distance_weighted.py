@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from data.batch import Batch, Direction
+from data.batches.batch import Batch, Direction
 from model.matcher import MatchOut
 from model.objective import Objective, Term
 from model.objective.triplet import Ramped, item_scores, ramped

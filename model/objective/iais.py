@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from data.batch import Batch
-from model.attention import NEVER, Blocks
+from data.batches.batch import Batch
 from model.matcher import MatchOut
 from model.objective import Objective, Term
 from model.objective.hinge import Margin, hinge_of_pools
+from model.parts.attention import NEVER, Blocks
 
 EPS = 1e-6
 FLOOR = 1e-30

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from data.batch import Batch
+from data.batches.batch import Batch
 from model.matcher import MatchOut, OfflineScores
 from model.objective import Objective, Term
 from model.objective.triplet import Hinges, OfItems, Rivals, hinges, rivals

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from config.sections import Named
-from data.batch import Batch
+from data.batches.batch import Batch
 from model.matcher import MatchOut
 from model.objective import Objective, Term
 

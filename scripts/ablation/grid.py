@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config import load
-from config.cli import Extra, parse
+from config.command.cli import Extra, parse
+from config.command.obeyed import measuring, refuse_unread
 from config.errors import ConfigError
-from config.obeyed import measuring, refuse_unread
 from config.paths import CONFIG
 from config.schema import Run
-from scripts._training import READS, training_program
 from scripts.ablation.rows import PLUS, Row
-from train.claim import differences, told
+from scripts.command.training_program import READS, training_program
 from train.entry import KINDS
 from train.evaluate import flags as evaluate_flags
-from train.journal import METRICS, read_events
+from train.loop.claim import differences, told
+from train.metrics.journal import METRICS, read_events
 
 
 @dataclass(frozen=True)

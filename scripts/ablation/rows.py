@@ -10,7 +10,7 @@ from typing import Any
 
 from config.errors import DataError
 from data.files import replacing
-from scripts.compare_runs import flattened
+from scripts.command.tables import flattened
 
 Value = float | str
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from config.errors import ConfigError
 from config.hints import did_you_mean
 from scripts.ablation.rows import JUDGED, PLUS, Row
-from scripts.compare_runs import written
+from scripts.command.tables import written
 
 CONFIDENCE = 0.95
 NOTE = (f"mean ± half-width of the {100 * CONFIDENCE:.0f} % Student-t interval over n seeds (no interval for one "

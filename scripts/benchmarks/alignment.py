@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from config.sections import Optim
-from data.batch import Batch, Direction, Images, Pool, Ragged
-from model.attention import Attention
+from data.batches.batch import Batch, Direction, Images, Pool, Ragged
 from model.objective import Objective
 from model.objective.hinge import Config as HingeConfig
 from model.objective.hinge import Hinge
 from model.objective.iais import FORMS, Config, Iais
-from model.transformer import EncoderLayer
+from model.parts.attention import Attention
+from model.parts.transformer import EncoderLayer
 from model.uniter import Config as UniterConfig
 from model.uniter import Uniter
 from scripts.benchmarks.made import Shape
 from scripts.benchmarks.timing import Row, close, interleave, one_thread
-from train.host import keep_freed_memory
-from train.optim import build_optimizer, clip
-from train.step import forward, mine
+from train.assembly.optim import build_optimizer, clip
+from train.distributed.host import keep_freed_memory
+from train.loop.step import forward, mine
 
 GROUP = "IAIS"
 PAIRS = 64

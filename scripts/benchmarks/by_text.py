@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.batch import Ragged
+from data.batches.batch import Ragged
 from model.laps import Laps
 from model.matcher import Side
 

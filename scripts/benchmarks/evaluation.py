@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.images import ImageStore
-from data.pairs import PairIndex
-from data.store import LmdbStore
+from data.batches.pairs import PairIndex
+from data.stores.images import ImageStore
+from data.stores.store import LmdbStore
 from model.uniter import Config, Uniter
 from scripts.benchmarks import padded
 from scripts.benchmarks.made import Shape, image_name, open_pairs, write_stores
 from scripts.benchmarks.timing import Row, absent, close, interleave, one_thread
-from train.comm import Solo
-from train.scorer import Scorer
+from train.distributed.comm import Solo
+from train.scoring.scorer import Scorer
 
 GROUP = "all-pairs evaluation"
 CALL = 400

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.batch import Ragged
-from model.focal import Focus, all_pairs
+from data.batches.batch import Ragged
+from model.parts.focal import Focus, all_pairs
 from scripts.benchmarks.timing import Row, interleave, one_thread
 
 GROUP = "late interaction"

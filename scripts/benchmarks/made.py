@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from data.batches.pairs import PairIndex, Source
 from data.files import write_json
-from data.image_writer import ImageWriter
-from data.images import ImageStore
-from data.pairs import PairIndex, Source
-from data.regions import Codec, RegionRule
-from data.seal import write_seal
-from data.texts import TextStore, TextWriter
+from data.records.regions import Codec, RegionRule
+from data.stores.image_writer import ImageWriter
+from data.stores.images import ImageStore
+from data.stores.seal import write_seal
+from data.stores.texts import TextStore, TextWriter
 
 FIRST_WORD = 106
 CLASSES = 1601

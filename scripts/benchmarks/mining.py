@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from data.pairs import Array
+from data.batches.pairs import Array
 from scripts.benchmarks.timing import Row, absent, one_thread, product_peak
-from train.host import keep_freed_memory
+from train.distributed.host import keep_freed_memory
 from train.mining.filters import Excluded, positives
 from train.mining.lists import Task, lists
 from train.mining.screen import choose

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.batch import Ragged
-from model.transformer import Encoder, EncoderLayer, Packing
+from data.batches.batch import Ragged
+from model.parts.transformer import Encoder, EncoderLayer, Packing
 from scripts.benchmarks import padded
 from scripts.benchmarks.timing import Row, close, interleave, one_thread
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.transformer import Encoder, EncoderLayer
+from model.parts.transformer import Encoder, EncoderLayer
 from model.uniter import Uniter
 
 

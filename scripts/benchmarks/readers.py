@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.images import ImageStore
-from data.store import LmdbStore
+from data.stores.images import ImageStore
+from data.stores.store import LmdbStore
 from scripts.benchmarks.made import Shape, image_name
 
 ROWS, WIDTH = 36, 2048

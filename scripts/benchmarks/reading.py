@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import ImageStore
-from data.native import view_native
-from data.store import LmdbStore
+from data.records.native import view_native
+from data.stores.images import ImageStore
+from data.stores.store import LmdbStore
 from scripts.benchmarks.made import Shape, image_name, write_images
 from scripts.benchmarks.readers import (
     BATCH,

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.batch import Ragged
+from data.batches.batch import Ragged
 from model.laps import Config, Laps
 from model.matcher import Side
 from scripts.benchmarks.by_text import loop, margins
 from scripts.benchmarks.timing import Rounds, Row, interleave, one_thread, product_peak
-from train.host import keep_freed_memory
+from train.distributed.host import keep_freed_memory
 
 GROUP = "slimming"
 OURS, PEER = "all at once", "a text at a time"

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from config.errors import Failure
-from data.pairs import PairIndex
+from data.batches.pairs import PairIndex
 from model.uniter import Config
 from scripts.benchmarks.made import Shape, open_pairs, write_stores
 from scripts.benchmarks.timing import Row, one_thread, product_peak
-from train.clock import PARTS
+from train.metrics.clock import PARTS
 
 GROUP = "hard-negative update"
 ROOT = Path(__file__).resolve().parents[2]

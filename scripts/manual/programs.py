@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 from unittest.mock import patch
 
-from scripts._program import Parser
+from scripts.command.program import Parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("train", "scripts", "scripts/slurm")

@@ -1,0 +1,4 @@
+"""HTML pages of runs: charts, pictures, attention, drawn from what runs wrote.
+
+Nothing is measured anew.
+"""

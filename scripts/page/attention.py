@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data.pairs import PairIndex
+from data.batches.pairs import PairIndex
 from scripts.page.pairs import WIDTH, Drawing, Subject
-from train.scorer import Scorer, read_images
+from train.scoring.scorer import Scorer, read_images
 
 Weights = NDArray[np.float64]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from config.errors import ConfigError, DataError
 from scripts.page.outcome import Outcome, counting
-from train.recall import chance, recalls
-from train.scores import Scores
-from train.two_stage import facts
+from train.scoring.recall import chance, recalls
+from train.scoring.scores import Scores
+from train.scoring.two_stage import facts
 
 _SAME = 1e-6  # fractions; results.json holds what the same code computed
 

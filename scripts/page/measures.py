@@ -11,10 +11,10 @@ import numpy as np
 from scripts.page.charts import Chart, Line, curves, histogram, layers
 from scripts.page.outcome import Outcome
 from scripts.page.plot import plain
-from train.clock import PARTS
-from train.rates import CLOCKED, SHARES
-from train.recall import Floats, Ties, count
-from train.scores import TWO_STAGE, Scores
+from train.metrics.clock import PARTS
+from train.metrics.rates import CLOCKED, SHARES
+from train.scoring.recall import Floats, Ties, count
+from train.scoring.scores import TWO_STAGE, Scores
 
 Event = dict[str, Any]
 

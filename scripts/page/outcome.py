@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from config.errors import ConfigError, DataError
 from config.paths import Kind, look, run_at
-from train.isda import SHOWN
-from train.journal import METRICS, read_events
-from train.recall import IrCount, MedianRank, Ties
-from train.scores import CANDIDATES, MATRIX, Scores, open_scores
+from train.evaluation.isda import SHOWN
+from train.metrics.journal import METRICS, read_events
+from train.scoring.recall import IrCount, MedianRank, Ties
+from train.scoring.scores import CANDIDATES, MATRIX, Scores, open_scores
 
 RECALLS = (*(f"{way}_{name}" for way in ("txt", "img") for name in ("r1", "r5", "r10", "r_mean", "medr")),
            "r_mean", "rsum")
@@ -89,7 +89,7 @@ def open_outcome(folder: str | Path) -> Outcome:
 
 
 class Counting(NamedTuple):
-    """The options by which recalls were counted, in the order of `train.recall.recalls`."""
+    """The options by which recalls were counted, in the order of `train.scoring.recall.recalls`."""
 
     ties: Ties = "pessimistic"
     ir_count: IrCount = "correct"

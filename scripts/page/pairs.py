@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from data.pairs import PairIndex
+from data.batches.pairs import PairIndex
 from scripts.page.outcome import counting, open_outcome
-from train.recall import Counts, Ties
-from train.recipe import Parts
-from train.scorer import Scorer, fingerprint
-from train.scores import Scores, kept_origin
+from train.assembly.recipe import Parts
+from train.scoring.recall import Counts, Ties
+from train.scoring.scorer import Scorer, fingerprint
+from train.scoring.scores import Scores, kept_origin
 
 WIDTH = 400
 """Width of every drawn picture, in its own units; shown smaller or larger."""

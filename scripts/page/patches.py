@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data.pairs import PairIndex
+from data.batches.pairs import PairIndex
 from model.laps import Laps
-from model.slimming import Tile, matched
+from model.parts.slimming import Tile, matched
 from scripts.page.pairs import Drawing, Subject
-from train.scorer import Scorer
+from train.scoring.scorer import Scorer
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]

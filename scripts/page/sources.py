@@ -13,13 +13,13 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from config.errors import DataError
-from data.picture_files import ENDINGS, FILES, fits, odd_files, other_files, without_ending
-from data.pixels import MOST_PIXELS, decode
+from data.records.pixels import MOST_PIXELS, decode
 from data.source.captions import read_captions
 from data.source.entries import Entry
-from data.texts import TextStore
+from data.stores.picture_files import ENDINGS, FILES, fits, odd_files, other_files, without_ending
+from data.stores.texts import TextStore
 from scripts.page.outcome import Outcome
-from train.scores import ENSEMBLE, TWO_STAGE, Scores
+from train.scoring.scores import ENSEMBLE, TWO_STAGE, Scores
 
 Read = Callable[[], bytes]
 TOLD = 3

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from train.comm import Comm, Solo, Wait
+from train.distributed.comm import Comm, Solo, Wait
 
 Kind = Literal["mean", "gather", "broadcast"]
 

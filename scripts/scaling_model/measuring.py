@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from config.errors import Failure
 from data.files import read_json, write_json
-from scripts._program import cores, one_thread_each
+from scripts.command.parallel import cores, one_thread_each
 from scripts.scaling_model.counting import Sent
 from scripts.scaling_model.fitting import Point, Traffic
 from scripts.scaling_model.workloads import Workload, lifelike_stores, small_uniter, small_vsrn

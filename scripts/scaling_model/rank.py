@@ -16,13 +16,13 @@ from torch import Tensor
 
 from config.errors import Failure
 from data.files import write_json
-from scripts._program import cores
+from scripts.command.parallel import cores
 from scripts.scaling_model.counting import Pretended
 from scripts.scaling_model.stepping import made_updates
 from scripts.scaling_model.workloads import Workload
-from train.comm import Comm, Wait
-from train.host import keep_freed_memory, share_cores
-from train.launched import detect
+from train.distributed.comm import Comm, Wait
+from train.distributed.host import keep_freed_memory, share_cores
+from train.distributed.launched import detect
 
 Stock = tuple[float, float, float]
 NOISY, LOOK_S = 0.25, 0.05

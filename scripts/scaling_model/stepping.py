@@ -14,13 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from config.schema import Run
 from scripts.scaling_model.counting import Counted, Sent
-from train.comm import Comm
-from train.hard_pools import PoolRegime
-from train.in_batch import BatchRegime
-from train.journal import Journal
-from train.recipe import build_recipe
-from train.regime import Regime
-from train.trainer import Trainer
+from train.assembly.recipe import build_recipe
+from train.distributed.comm import Comm
+from train.loop.hard_pools import PoolRegime
+from train.loop.in_batch import BatchRegime
+from train.loop.regime import Regime
+from train.loop.trainer import Trainer
+from train.metrics.journal import Journal
 
 REGIMES: tuple[type[Regime], ...] = (PoolRegime, BatchRegime)
 

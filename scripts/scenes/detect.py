@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from data.regions import RegionRule
+from data.records.regions import RegionRule
 from scripts.scenes.draw import SIDE
 
 RULE = RegionRule(conf_th=0.2, max_bb=10, min_bb=2)

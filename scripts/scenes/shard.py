@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from data.draws import generator
 from data.files import replacing
-from data.regions import normalise_boxes
+from data.records.regions import normalise_boxes
 from data.source.jpeg import describe, read_picture
 from scripts.scenes.detect import detect
 from scripts.scenes.draw import SIDE, draw

@@ -8,16 +8,16 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from config import obeyed
-from config.cli import Extra, parse
+from config.command import obeyed
+from config.command.cli import Extra, parse
+from config.command.obeyed import Reads
 from config.errors import ConfigError, DataError
-from config.obeyed import Reads
 from config.paths import Kind, look, told
 from config.schema import Run
 from train import evaluate, mine
-from train.checkpoint_path import checkpoint_at
-from train.claim import extension_of
+from train.checkpointing.checkpoint_path import checkpoint_at
 from train.entry import KINDS
+from train.loop.claim import extension_of
 
 ENTRIES: dict[str, tuple[Extra | None, Reads]] = {
     "train/itm_hn.py": (None, obeyed.training_on_pools),

@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from config.errors import FAILED, ConfigError
-from scripts._program import Parser, run
+from scripts.command.program import Parser, run
 from scripts.slurm.checks import checked, command_of, lines_of, seconds_of
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from config.assemble import COMMON
-from config.flags import add_commands, choosing
+from config.command.flags import add_commands, choosing
 from config.habits import HABITS, answer
 from config.kinds import Kinds
 

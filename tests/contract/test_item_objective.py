@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.batch import Batch
+from data.batches.batch import Batch
 from model.matcher import MatchOut, OfflineScores, Side
 from model.objective import Objective, build_objective, find_objective
 from model.objective.distance_weighted import drawn

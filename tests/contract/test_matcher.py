@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from config.errors import DataError
-from data.batch import Batch, Images, Pool, Ragged
+from data.batches.batch import Batch, Images, Pool, Ragged
 from model import adapt, names
 from model.loading import Loaded, load
 from model.matcher import Matcher, Side, build, find
 from model.objective import build_objective, find_objective
 from tests.contract.conftest import with_a_subclass_of
 from tests.samples import batch_for, lively, small
-from train.step import forward
+from train.loop.step import forward
 
 SYSTEMS = with_a_subclass_of("Matcher", "model")
 no_cast = partial(torch.autocast, "cpu", enabled=False)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.batch import Batch
+from data.batches.batch import Batch
 from model.matcher import MatchOut
 from model.objective import Objective, build_objective, find_objective
 from tests.alignment import plain_pairs, singular_of_words

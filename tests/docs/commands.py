@@ -18,7 +18,7 @@ import pytest
 
 import model
 import model.objective
-from config.cli import parse
+from config.command.cli import parse
 from config.errors import ConfigError
 from config.schema import Run
 from scripts.manual.flags import targets

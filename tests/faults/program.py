@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from train import pieces
-from train.comm import Comm
-from train.place import Place
+from train.distributed.comm import Comm
+from train.distributed.place import Place
+from train.scoring import pieces
 
 STEP = 4
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from train.checkpoint import Checkpoints, read_facts, read_state, read_weights
-from train.order import BEFORE
-from train.snapshot import Snapshot
+from train.checkpointing.checkpoint import Checkpoints, read_facts, read_state, read_weights
+from train.checkpointing.order import BEFORE
+from train.checkpointing.snapshot import Snapshot
 
 Act = Callable[[Path], object]
 

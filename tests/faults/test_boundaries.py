@@ -19,7 +19,7 @@ import pytest
 from config.errors import DataError, Failure
 from tests.faults.saves import SAVES, Save, content, goes_on, outcome, same, snapshot, written
 from tests.operations import KILLED, Change, Recorder, at_each, failing_at, killed_at, repeated
-from train.checkpoint import Checkpoints, read_facts, read_state, read_weights
+from train.checkpointing.checkpoint import Checkpoints, read_facts, read_state, read_weights
 
 Counts = Counter[str]
 TORN = (0.0, 0.1, 0.5, 1.0)

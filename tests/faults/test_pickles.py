@@ -22,21 +22,21 @@ import pytest
 import torch
 
 from config import load
-from data.candidates import open_candidates
-from data.codec import decode_npz, decode_picture, decode_published, decode_text
+from data.batches.candidates import open_candidates
 from data.files import read_json
-from data.image_source import stored_names
-from data.images import ImageStore
-from data.pixels import decode
+from data.records.codec import decode_npz, decode_picture, decode_published, decode_text
+from data.records.pixels import decode
 from data.source.butd_npz import read_npz
 from data.source.captions import read_lines
 from data.source.scan_npy import PrecomputedImages, read_precomputed
 from data.source.whitener import Whitener
-from data.store import LmdbStore
-from data.store_writer import LmdbWriter
-from data.texts import TextStore
-from data.vocabulary import Vocabulary
-from data.words import WordPiece
+from data.stores.image_source import stored_names
+from data.stores.images import ImageStore
+from data.stores.store import LmdbStore
+from data.stores.store_writer import LmdbWriter
+from data.stores.texts import TextStore
+from data.words.vocabulary import Vocabulary
+from data.words.words import WordPiece
 from scripts import convert_ckpt
 from scripts.page.outcome import open_outcome
 from tests.faults.outcomes import REFUSED, outcome, survives
@@ -44,17 +44,17 @@ from tests.flow import warm
 from tests.items import random_candidates, write_candidates
 from tests.precomputed import write_precomputed
 from tests.support import RULE, config_of, open_index, write_config, write_stores
-from train.checkpoint import read_state, read_weights
-from train.comm import Solo
+from train.assembly.towers import _weights
+from train.checkpointing.checkpoint import read_state, read_weights
+from train.checkpointing.published import read_published
+from train.distributed.comm import Solo
 from train.entry import KINDS
 from train.mine import checked
 from train.mining.embed import Marks
 from train.mining.filters import extra_pairs
 from train.mining.storage import fits, load_some, load_tensors
-from train.pieces import Pieces
-from train.published import read_published
-from train.scores import kept_origin, open_scores
-from train.towers import _weights
+from train.scoring.pieces import Pieces
+from train.scoring.scores import kept_origin, open_scores
 
 Make = Callable[[Path], bytes]
 Read = Callable[[Path], Any]

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import torch
 
-from data.candidates import ORDER, open_candidates
+from data.batches.candidates import ORDER, open_candidates
 from data.files import read_checked_array, write_checked_array
-from data.image_writer import ImageWriter
-from data.images import ImageStore
-from data.pictures import PictureView
-from data.regions import RegionRule
+from data.records.regions import RegionRule
 from data.source.whitener import Whitener
-from data.texts import TextStore
+from data.stores.image_writer import ImageWriter
+from data.stores.images import ImageStore
+from data.stores.pictures import PictureView
+from data.stores.texts import TextStore
 from tests.arrays import FLICKR, extracted, write_image_store
 from tests.drawn import write_picture_store
 from tests.faults.outcomes import CLEAN, REFUSED, count_outcomes, files_below, survives
@@ -32,7 +32,7 @@ from tests.pieces import write_pieces
 from tests.support import config_of, open_index, write_config, write_stores
 from train.mining.place import Place
 from train.mining.storage import load_tensors, save_tensors
-from train.scores import Scores, keep_scores, kept_origin, open_scores
+from train.scoring.scores import Scores, keep_scores, kept_origin, open_scores
 
 RULE = RegionRule(conf_th=0.5, max_bb=9, min_bb=3)
 WHOLE = RegionRule(conf_th=0.0, max_bb=100, min_bb=1)

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from config import load
-from scripts._training import training_program
+from scripts.command.training_program import training_program
 from scripts.make_scenes import main as make_scenes
 from tests.flow import warm
 from tests.flow.shared import once

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from data.batch import Ragged
+from data.batches.batch import Ragged
 from model import adapt
 from model.bfan import Bfan, Config
-from model.focal import Focus, all_pairs
 from model.loading import load_part
+from model.parts.focal import Focus, all_pairs
 from tests.golden.run import sibling
 
 vsrn = sibling("ops_aoq_vsrn")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.loading import Loaded, load
 from tests.golden.run import sibling
-from train.published import matcher_of, read_published
+from train.checkpointing.published import matcher_of, read_published
 
 vsrn = sibling("ops_aoq_vsrn")
 Tensors = dict[str, Tensor]

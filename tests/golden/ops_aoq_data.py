@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.vocabulary import Vocabulary
+from data.words.vocabulary import Vocabulary
 
 
 def vocab_load(case: Any) -> dict[str, Tensor]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from model.matcher import Side
 from model.vsrn import Config, Vsrn
-from train.recall import Array, Floats, Ints, fold_recalls, in_order, mean, rank_images, rank_texts, recalls
-from train.scores import mean_scores
+from train.scoring.recall import Array, Floats, Ints, fold_recalls, in_order, mean, rank_images, rank_texts, recalls
+from train.scoring.scores import mean_scores
 
 Tensors = dict[str, Tensor]
 TIES = "index"

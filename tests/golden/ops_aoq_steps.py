@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from config.sections import Optim
-from data.batch import Batch, Images, Ragged
+from data.batches.batch import Batch, Images, Ragged
 from model import adapt
 from model.bfan import Bfan, Config
-from model.captioning import Targets
 from model.loading import load
 from model.matcher import Matcher, Side
 from model.objective.quintuplet import Quintuplet
+from model.parts.captioning import Targets
 from model.vsrn import Vsrn
 from tests.golden.run import sibling
-from train.comm import Solo
-from train.in_batch import outcome, total_loss
-from train.optim import build_optimizer, clip, stepped_twice
-from train.precision import Precision
+from train.assembly.optim import build_optimizer, clip, stepped_twice
+from train.assembly.precision import Precision
+from train.distributed.comm import Solo
+from train.loop.in_batch import outcome, total_loss
 
 vsrn, losses = sibling("ops_aoq_vsrn"), sibling("ops_aoq_loss")
 Tensors = dict[str, Tensor]

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import Images, Ragged
-from data.pairs import PairIndex, Source
+from data.batches.batch import Images, Ragged
+from data.batches.pairs import PairIndex, Source
 from model import adapt
-from model.captioning import Captioner, Targets
 from model.loading import load_part
+from model.parts.captioning import Captioner, Targets
 from model.vsrn import Config, Vsrn
 
 Tensors = dict[str, Tensor]

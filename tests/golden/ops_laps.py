@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from config.sections import Named
-from data.batch import Batch, Images, Ragged
+from data.batches.batch import Batch, Images, Ragged
 from model.matcher import find
 
 SILENT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

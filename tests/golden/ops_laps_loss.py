@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from config.sections import Optim
 from model.matcher import MatchOut, Side
 from model.objective import distance_weighted, triplet
-from train.optim import build_optimizer, learning_rate, set_learning_rate
+from train.assembly.optim import build_optimizer, learning_rate, set_learning_rate
 
 Tensors = dict[str, Tensor]
 GROUPS = {

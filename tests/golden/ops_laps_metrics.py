@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import Images
+from data.batches.batch import Images
 from model.loading import load_part
 from model.matcher import Side, build
 from tests.golden.run import sibling
-from train.comm import Solo
-from train.precision import Precision
-from train.recall import fold_recalls, in_order, mean, rank_images, rank_texts, recalls
-from train.scorer import Scorer
-from train.sides import encoded
+from train.assembly.precision import Precision
+from train.distributed.comm import Solo
+from train.scoring.recall import fold_recalls, in_order, mean, rank_images, rank_texts, recalls
+from train.scoring.scorer import Scorer
+from train.scoring.sides import encoded
 
 shared, metrics_of = sibling("ops_laps"), sibling("ops_aoq_metrics")
 Tensors = dict[str, Tensor]

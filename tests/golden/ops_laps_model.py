@@ -7,21 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.batch import Ragged
+from data.batches.batch import Ragged
 from model import adapt
-from model.aligning import SIMILARITIES, aligned
 from model.laps import Aggregation, Laps, aggregated, captions, ratio_term, words_of
-from model.layers import highest
 from model.loading import load, load_part
 from model.matcher import Side
 from model.objective.triplet import Config as TripletConfig
 from model.objective.triplet import Triplet
-from model.slimming import Shapes, matched, mixing
+from model.parts.aligning import SIMILARITIES, aligned
+from model.parts.layers import highest
+from model.parts.slimming import Shapes, matched, mixing
 from tests.golden.run import sibling
-from train.comm import Solo
-from train.in_batch import outcome, total_loss
-from train.optim import clip
-from train.precision import Precision
+from train.assembly.optim import clip
+from train.assembly.precision import Precision
+from train.distributed.comm import Solo
+from train.loop.in_batch import outcome, total_loss
 
 shared = sibling("ops_laps")
 Tensors = dict[str, Tensor]

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.pixels import Crop, cropped, whole
-from model.backbone import scaled
+from data.records.pixels import Crop, cropped, whole
 from model.laps import IMAGENET
+from model.parts.backbone import scaled
 
 LOOK = torch.tensor(IMAGENET["pixel_mean"]), torch.tensor(IMAGENET["pixel_std"])
 

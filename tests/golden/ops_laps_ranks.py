@@ -22,11 +22,11 @@ from model.objective.triplet import Config as TripletConfig
 from model.objective.triplet import Triplet
 from tests.golden.run import Case, sibling
 from tests.ranks import on_ranks
-from train.comm import Comm
-from train.in_batch import outcome, total_loss
-from train.launched import detect
-from train.precision import Precision
-from train.reducer import GradientReducer
+from train.assembly.precision import Precision
+from train.distributed.comm import Comm
+from train.distributed.launched import detect
+from train.loop.in_batch import outcome, total_loss
+from train.loop.reducer import GradientReducer
 
 shared, whole_model = sibling("ops_laps"), sibling("ops_laps_model")
 Tensors = dict[str, Tensor]

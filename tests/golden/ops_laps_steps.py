@@ -13,10 +13,10 @@ from model.loading import load
 from model.matcher import Matcher, build
 from model.objective.triplet import Config, Triplet
 from tests.golden.run import sibling
-from train.comm import Solo
-from train.in_batch import outcome, total_loss
-from train.optim import clip
-from train.precision import Precision
+from train.assembly.optim import clip
+from train.assembly.precision import Precision
+from train.distributed.comm import Solo
+from train.loop.in_batch import outcome, total_loss
 
 shared, losses = sibling("ops_laps"), sibling("ops_laps_loss")
 Tensors = dict[str, Tensor]

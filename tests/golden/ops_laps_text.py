@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.augment import Tokens, WordAugment
-from data.batch import Batch, Images, Ragged, offsets_of
-from data.pairs import PairIndex, Source
-from data.words import WordPiece
-from model.layers import packed, rectangle
+from data.batches.augment import Tokens, WordAugment
+from data.batches.batch import Batch, Images, Ragged, offsets_of
+from data.batches.pairs import PairIndex, Source
+from data.words.words import WordPiece
+from model.parts.layers import packed, rectangle
 
 Tensors = dict[str, Tensor]
 

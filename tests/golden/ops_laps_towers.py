@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.batch import Ragged
+from data.batches.batch import Ragged
 from model.laps import Laps
 from model.loading import load_part
 from tests.golden.run import sibling

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from config.sections import Optim
-from data.batch import Batch, Direction, Images, Pool, Ragged
+from data.batches.batch import Batch, Direction, Images, Pool, Ragged
 from model import adapt
 from model.loading import load, load_to_score
 from model.objective.hinge import Config as HingeConfig
 from model.objective.hinge import Hinge, ranking_hinge
-from model.transformer import Packing
+from model.parts.transformer import Packing
 from model.uniter import Config, Joint, Uniter
-from train.optim import AdamW, learning_rate, parameter_groups, set_learning_rate
-from train.step import forward, hardest_negatives, mine
-from train.trainer import clip
+from train.assembly.optim import AdamW, learning_rate, parameter_groups, set_learning_rate
+from train.loop.step import forward, hardest_negatives, mine
+from train.loop.trainer import clip
 
 Tensors = dict[str, Tensor]
 

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.batch import Batch, Ragged
-from data.images import ImageStore, RegionRule
-from data.negatives import following, token_buckets
-from data.pairs import PairIndex, Source
-from data.plan import PoolPlan
-from data.slot import Capacity, Slot
-from data.texts import TextStore
+from data.batches.batch import Batch, Ragged
+from data.batches.negatives import following, token_buckets
+from data.batches.pairs import PairIndex, Source
+from data.batches.plan import PoolPlan
+from data.batches.slot import Capacity, Slot
+from data.stores.images import ImageStore, RegionRule
+from data.stores.texts import TextStore
 from model.loading import load
 from model.uniter import Config, Uniter, joint_positions
-from train.comm import Solo
-from train.precision import Precision
-from train.recall import rank_images, rank_texts, recalls
-from train.scorer import Scorer
+from train.assembly.precision import Precision
+from train.distributed.comm import Solo
+from train.scoring.recall import rank_images, rank_texts, recalls
+from train.scoring.scorer import Scorer
 
 Tensors = dict[str, Tensor]
 MEASURES = [f"{side}_{what}" for side in ("txt", "img") for what in ("r1", "r5", "r10", "r_mean")] + ["r_mean"]

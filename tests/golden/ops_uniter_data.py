@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.images import ImageStore, RegionRule
-from data.pairs import PairIndex, Source
-from data.regions import box_features, normalise_boxes
-from data.texts import TextStore
+from data.batches.pairs import PairIndex, Source
+from data.records.regions import box_features, normalise_boxes
+from data.stores.images import ImageStore, RegionRule
+from data.stores.texts import TextStore
 from scripts import build_imgdb, build_txtdb
 
 Tensors = dict[str, Tensor]

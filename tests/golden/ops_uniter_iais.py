@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.attention import Blocks
 from model.objective.iais import ANNEALING, FORMS, Config, Iais, most_attended
+from model.parts.attention import Blocks
 from tests.golden.run import sibling
-from train.isda import ObjectAttention, isda, object_attention
-from train.step import forward, hardest_negatives, mine
+from train.evaluation.isda import ObjectAttention, isda, object_attention
+from train.loop.step import forward, hardest_negatives, mine
 
 uniter = sibling("ops_uniter")
 Tensors = dict[str, Tensor]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from config.errors import ConfigError
-from data.batch import Batch
+from data.batches.batch import Batch
 from model.laps import Config, Laps, groups, ratio_term
 from model.matcher import Side
 from tests.samples import SMALL, batch_for, lively, small
@@ -125,7 +125,7 @@ def test_as_published_it_is_guessed_from_their_number() -> None:
 
 
 def batch_tokens(count: int) -> Any:
-    from data.batch import Ragged
+    from data.batches.batch import Ragged
 
     return Ragged.of(torch.randn(2 * count, 16), torch.tensor([count, count]))
 

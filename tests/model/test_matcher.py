@@ -23,8 +23,8 @@ def test_an_unknown_matcher_names_the_file_that_is_missing(name: str) -> None:
 
 
 def test_a_file_without_a_matcher_is_no_matcher() -> None:
-    with pytest.raises(ConfigError, match=r"model/transformer.py holds no Matcher"):
-        find("transformer")
+    with pytest.raises(ConfigError, match=r"model/loading.py holds no Matcher"):
+        find("loading")
     with pytest.raises(ConfigError, match=r"model/matcher.py holds no Matcher"):
         find("matcher")
 

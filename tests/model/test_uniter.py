@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.batch import Batch, Pool, Ragged
+from data.batches.batch import Batch, Pool, Ragged
 from model.uniter import Joint, Uniter, joint_positions
 from tests.samples import NO_DROPOUT, batch_for, lively, padded_uniter, small
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.batch import Batch, Images, Ragged
-from model.captioning import Targets
+from data.batches.batch import Batch, Images, Ragged
+from model.parts.captioning import Targets
 from model.vsrn import BLOCKS, Vsrn
 from tests.samples import batch_for, images_of, lively, small, texts_of
 

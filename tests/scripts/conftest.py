@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from train.journal import Journal
-from train.recall import recalls
+from train.metrics.journal import Journal
+from train.scoring.recall import recalls
 
 COLOURS = {"red": (196, 62, 52), "green": (62, 140, 84), "blue": (58, 104, 170), "yellow": (222, 184, 64)}
 SHAPES = ("circle", "square", "bar")

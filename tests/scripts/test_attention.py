@@ -18,20 +18,20 @@ from safetensors.torch import load_file
 
 from config import load
 from config.errors import ConfigError, DataError
+from data.batches.pairs import PairIndex
 from data.files import write_json
-from data.image_writer import ImageWriter
-from data.pairs import PairIndex
-from data.texts import TextWriter, caption_record
-from data.words import SPECIAL_TOKENS, WordPiece
+from data.stores.image_writer import ImageWriter
+from data.stores.texts import TextWriter, caption_record
+from data.words.words import SPECIAL_TOKENS, WordPiece
 from model.matcher import build
 from scripts import attention
 from tests.support import DIM, RULE, config_of, open_index, write_config
-from train.checkpoint import Checkpoints
+from train.checkpointing.checkpoint import Checkpoints
+from train.checkpointing.snapshot import Snapshot
 from train.entry import KINDS
-from train.recall import recalls
-from train.scorer import fingerprint, read_images, read_texts
-from train.scores import keep_scores
-from train.snapshot import Snapshot
+from train.scoring.recall import recalls
+from train.scoring.scorer import fingerprint, read_images, read_texts
+from train.scoring.scores import keep_scores
 
 CAPTIONS = (
     "a red dog, a red <b>cat</b>",

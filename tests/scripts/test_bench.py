@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.batch import Ragged
+from data.batches.batch import Ragged
 from scripts.bench import BENCHMARKS, table
 from scripts.benchmarks.packing import draw_lengths
 from scripts.benchmarks.slimming import built, equal, nearest, saved

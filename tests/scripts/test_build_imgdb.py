@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from config.errors import ConfigError, DataError
-from data.images import ImageStore, RegionRule
-from data.phrases import read_objects
-from data.store import LmdbStore
-from data.texts import TextStore
+from data.records.phrases import read_objects
+from data.stores.images import ImageStore, RegionRule
+from data.stores.store import LmdbStore
+from data.stores.texts import TextStore
 from scripts import build_txtdb
 from scripts.build_imgdb import main
 from tests.arrays import extracted, write_npz_folder

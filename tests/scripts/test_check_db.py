@@ -12,8 +12,8 @@ import lmdb
 import pytest
 
 from config.errors import ConfigError, DataError
-from data.codec import StoredPicture, encode_picture
-from data.texts import TextStore, TextWriter
+from data.records.codec import StoredPicture, encode_picture
+from data.stores.texts import TextStore, TextWriter
 from scripts.check_db import main
 from tests.arrays import FLICKR, write_image_store
 from tests.drawn import drawn, encoded, write_picture_store

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from config.errors import DataError
-from scripts.compare_runs import flattened, main, short_names
+from scripts.compare_runs import main, short_names
 
 
 def test_two_runs_side_by_side(make_run, capsys):
@@ -47,7 +47,6 @@ def test_a_split_that_was_not_evaluated_is_refused(make_run):
         main([str(make_run()), "--split", "val"])
 
 
-def test_names_and_keys(tmp_path):
+def test_names(tmp_path):
     assert short_names([tmp_path / "a" / "run", tmp_path / "b" / "best"]) == ["run", "best"]
     assert short_names([tmp_path / "a" / "run", tmp_path / "b" / "run"])[0].endswith("a/run")
-    assert flattened({"optim": {"betas": [0.9, 0.98]}, "seed": 1}) == [("optim.betas", [0.9, 0.98]), ("seed", 1)]

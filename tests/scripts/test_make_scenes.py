@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 
 from config.errors import ConfigError, DataError
-from data.images import ImageStore
-from data.pictures import PictureView
 from data.source.jpeg import Whitener, describe, read_picture
-from data.store import LmdbStore
-from data.texts import TextStore
+from data.stores.images import ImageStore
+from data.stores.pictures import PictureView
+from data.stores.store import LmdbStore
+from data.stores.texts import TextStore
 from scripts import make_scenes
 from scripts.scenes import shard
 from scripts.scenes.detect import RULE

@@ -16,19 +16,19 @@ from PIL import Image
 
 from config import load
 from config.errors import ConfigError
-from data.pairs import PairIndex, Source
-from data.pictures import PictureView, PictureWriter, encode_picture
-from data.texts import TextStore, TextWriter, caption_record
-from data.words import SPECIAL_TOKENS, WordPiece
+from data.batches.pairs import PairIndex, Source
+from data.stores.pictures import PictureView, PictureWriter, encode_picture
+from data.stores.texts import TextStore, TextWriter, caption_record
+from data.words.words import SPECIAL_TOKENS, WordPiece
 from model.laps import Laps
 from model.matcher import build
 from scripts import attention
 from tests.samples import SMALL, lively
 from tests.support import config_of, write_config
-from train.checkpoint import Checkpoints, read_weights
+from train.checkpointing.checkpoint import Checkpoints, read_weights
+from train.checkpointing.snapshot import Snapshot
 from train.entry import KINDS
-from train.scorer import read_images, read_texts
-from train.snapshot import Snapshot
+from train.scoring.scorer import read_images, read_texts
 
 CAPTIONS = ("cat red", "a <b>dog</b>", "a dog", "red red cat")
 GRID, SIDE = 4, 16

@@ -15,14 +15,14 @@ import pytest
 
 from config.errors import DataError
 from config.sections import Eval
-from data.texts import TextWriter
+from data.stores.texts import TextWriter
 from scripts import report
 from scripts.page.plot import plain
-from train.journal import Journal
-from train.measure import judged
-from train.recall import recalls
-from train.scores import keep_mean, keep_scores, open_scores
-from train.two_stage import facts
+from train.evaluation.measure import judged
+from train.metrics.journal import Journal
+from train.scoring.recall import recalls
+from train.scoring.scores import keep_mean, keep_scores, open_scores
+from train.scoring.two_stage import facts
 
 
 @pytest.fixture

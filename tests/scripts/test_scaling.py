@@ -14,7 +14,7 @@ import torch
 
 from config.errors import ConfigError, DataError, Failure
 from scripts import scaling
-from scripts._program import cores
+from scripts.command.parallel import cores
 from scripts.scaling_model import measuring, rank, tables
 from scripts.scaling_model.counting import Counted, Pretended, Sent
 from scripts.scaling_model.fitting import FUSED, Fit, Point, Traffic, fitted, not_negative, on_ring
@@ -26,7 +26,7 @@ from scripts.scaling_model.stepping import Update, made_updates
 from scripts.scaling_model.workloads import Workload, lifelike_stores, small_uniter, small_vsrn
 from tests.ranks import on_ranks as on_threads
 from tests.support import run
-from train.comm import Comm
+from train.distributed.comm import Comm
 
 VOCAB, WIDTH = 200, 8
 Stores = tuple[Path, Path]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts._program import run
+from scripts.command.program import run
 from scripts.slurm import ranks, submit
 from scripts.slurm.checks import seconds_of
 from tests.support import ROOT, config_of, write_config
@@ -148,7 +148,7 @@ REFUSED = [
     ((*TRAIN, "--lerning_rate", "1"), 2, "--lerning_rate"),
     ((*TRAIN, "--learning_rate", "-1"), 2, "learning_rate"),
     (("train", "train/itm_hn.py", "--config", "CONFIG"), 2, "output_dir is not set; give --output_dir FOLDER"),
-    (("train", "train/trainer.py"), 2, "train/trainer.py: no such program; begin with one of train/itm_hn.py"),
+    (("train", "train/loop/step.py"), 2, "train/loop/step.py: no such program; begin with one of train/itm_hn.py"),
     (("train",), 2, "no program is named; begin with one of"),
     ((*TRAIN, "--train_txt_dbs", "nowhere.db"), 3, "nowhere.db is not a text store: it does not exist"),
     (("--nodes", 0, *TRAIN), 2, "--nodes 0: should be 1 or more"),

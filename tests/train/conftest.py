@@ -12,7 +12,7 @@ import pytest
 from config import load
 from config.schema import Run
 from tests.support import config_of
-from train.comm import Solo
+from train.distributed.comm import Solo
 from train.entry import KINDS
 
 MakeRun = Callable[..., Run]

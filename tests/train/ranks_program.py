@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from torch import nn
 
-from model.layers import BatchNorm
-from train.comm import Comm
-from train.gather import rows_of_all, sum_of_all
-from train.launched import detect
-from train.reducer import GradientReducer
+from model.parts.layers import BatchNorm
+from train.distributed.comm import Comm
+from train.distributed.gather import rows_of_all, sum_of_all
+from train.distributed.launched import detect
+from train.loop.reducer import GradientReducer
 
 
 def means(comm: Comm) -> Any:

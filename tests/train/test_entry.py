@@ -13,16 +13,16 @@ from typing import Any
 
 import pytest
 
+from config.command.obeyed import anything
 from config.errors import ConfigError, DataError, Failure
-from config.obeyed import anything
 from config.schema import Run
 from tests.support import config_of, write_config
 from tests.train.conftest import MakeRun, Pretended
 from train import entry
-from train.comm import Comm, Solo
+from train.distributed.comm import Comm, Solo
+from train.distributed.launched import Dismissed
+from train.distributed.stop import SIGNALS
 from train.entry import main, tell
-from train.launched import Dismissed
-from train.stop import SIGNALS
 
 
 @pytest.fixture(autouse=True)

@@ -13,20 +13,20 @@ from safetensors.torch import save_file
 
 from config.errors import ConfigError, DataError
 from config.schema import Run
-from data.pairs import Array
+from data.batches.pairs import Array
 from model.matcher import build
 from tests.items import items_config
 from tests.samples import lively
 from tests.support import run as command
 from tests.support import write_config
 from tests.train.conftest import MakeRun, Pretended
-from train.checkpoint import Checkpoints
-from train.comm import Comm, Solo
+from train.checkpointing.checkpoint import Checkpoints
+from train.checkpointing.snapshot import Snapshot
+from train.distributed.comm import Comm, Solo
 from train.evaluate import chosen, work
-from train.recall import fold_recalls, recalls
-from train.results import shown
-from train.scores import Scores, keep_scores, open_scores
-from train.snapshot import Snapshot
+from train.evaluation.results import shown
+from train.scoring.recall import fold_recalls, recalls
+from train.scoring.scores import Scores, keep_scores, open_scores
 
 OWNER = np.arange(60) % 20
 

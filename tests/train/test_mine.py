@@ -12,14 +12,14 @@ import pytest
 from config import load
 from config.errors import ConfigError, DataError
 from config.schema import Run
-from data.candidates import open_candidates
-from data.pairs import PairIndex
+from data.batches.candidates import open_candidates
+from data.batches.pairs import PairIndex
 from model.vsrn import Vsrn
 from tests.drawn import write_picture_store
 from tests.items import VSRN, items_config
 from tests.pieces import write_pieces
 from tests.support import events, write_config
-from train.comm import Solo
+from train.distributed.comm import Solo
 from train.entry import KINDS
 from train.mine import flags, work
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.pairs import Array
+from data.batches.pairs import Array
 from train.mining.filters import Excluded
 from train.mining.running import GROUP
 from train.mining.screen import Norms, Screen

@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
+from data.batches.pairs import Array, PairIndex
 from data.files import read_checked_array, write_checked_array
-from data.pairs import Array, PairIndex
 from model.matcher import Side
-from train.clock import Clock
+from train.metrics.clock import Clock
+from train.metrics.rates import pace_of_one
 from train.mining.storage import fits, opened, reserve, saving, sync
-from train.rates import pace_of_one
-from train.scorer import Scorer
+from train.scoring.scorer import Scorer
 
 IMAGES, TEXTS = "img_embs.npy", "cap_embs.npy"
 IMAGE_TOKENS, TEXT_TOKENS = "img_tokens.npy", "cap_tokens.npy"

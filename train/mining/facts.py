@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from config.errors import DataError
-from data.candidates import ORDER
-from data.pairs import Array, PairIndex
-from train.comm import Comm
+from data.batches.candidates import ORDER
+from data.batches.pairs import Array, PairIndex
+from train.distributed.comm import Comm
 from train.mining.settings import Settings
-from train.scorer import Scorer, shared_fingerprint
+from train.scoring.scorer import Scorer, shared_fingerprint
 
 TIES = "score descending, then index ascending"
 LEFT_OUT = "left out"

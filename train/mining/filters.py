@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from config.errors import DataError
-from data.pairs import Array, PairIndex
+from data.batches.pairs import Array, PairIndex
 from train.mining.exact import folded_pairs
 
 READ_AT_ONCE = 4096

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from data.pairs import Array
+from data.batches.pairs import Array
 from train.mining.cut import Side
 from train.mining.running import bars_of, nth
 from train.mining.screen import Screen, Slack

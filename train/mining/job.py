@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from config.errors import ConfigError
+from data.batches.pairs import Array, PairIndex
 from data.files import read_json, write_json
-from data.pairs import Array, PairIndex
-from train.clock import Clock
-from train.comm import Comm
-from train.journal import Journal
+from train.assembly.recipe import Parts
+from train.distributed.comm import Comm
+from train.metrics.clock import Clock
+from train.metrics.journal import Journal
+from train.metrics.rates import reported
 from train.mining.embed import IMAGES, TEXTS, Embedder
 from train.mining.facts import Encoded, Given, checksum, facts_of
 from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
@@ -32,9 +34,7 @@ from train.mining.rerank import Reranker
 from train.mining.screen import Screen, choose
 from train.mining.settings import Settings
 from train.mining.storage import opened, reserve, saving
-from train.rates import reported
-from train.recipe import Parts
-from train.scorer import Scorer
+from train.scoring.scorer import Scorer
 
 SCREEN = "screen.json"
 Said = Callable[[str], object]

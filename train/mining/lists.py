@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from config.errors import DataError
-from data.pairs import Array
+from data.batches.pairs import Array
 from train.mining.exact import Shortlists, folded_pairs, settle
 from train.mining.filters import Ceilings, Excluded, check_enough
 from train.mining.scan import Found, Scan

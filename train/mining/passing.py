@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from train.clock import Clock
-from train.comm import Comm
+from train.distributed.comm import Comm
+from train.metrics.clock import Clock
+from train.metrics.rates import pace_of_one
 from train.mining.cut import Cut
 from train.mining.exact import Shortlists
 from train.mining.lists import Task
@@ -19,7 +20,6 @@ from train.mining.running import nth
 from train.mining.scan import Found, Scan, cuts
 from train.mining.screen import Screen
 from train.mining.storage import load_some, load_tensors, save_tensors, saving
-from train.rates import pace_of_one
 
 
 @dataclass(frozen=True)

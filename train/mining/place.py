@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError
-from data.candidates import CHECKSUMS, MANIFEST
+from data.batches.candidates import CHECKSUMS, MANIFEST
 from data.files import crc_of, read_json, write_json
 from train.mining.embed import IMAGES, TEXTS
 from train.mining.facts import Facts

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from config.errors import ConfigError
-from data.batch import Ragged, ranges
-from data.pairs import Array, PairIndex
+from data.batches.batch import Ragged, ranges
+from data.batches.pairs import Array, PairIndex
 from model.matcher import Side
 from train.mining.embed import IMAGE_TOKENS, TEXT_TOKENS, Item, Result, side_by_side
 from train.mining.filters import NO_CEILING
 from train.mining.lists import Direction, Write, check_found
 from train.mining.storage import opened
-from train.scorer import Scorer
+from train.scoring.scorer import Scorer
 
 PAIRS = 1 << 14
 """Most pairs of a group, about."""

@@ -10,7 +10,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.source.scan_npy import PrecomputedImages, read_precomputed
-from data.vocabulary import SPECIAL_WORDS, Vocabulary
+from data.words.vocabulary import SPECIAL_WORDS, Vocabulary
 from tests.precomputed import WORDS, caption, write_precomputed
 
 VOCABULARY = Vocabulary((*SPECIAL_WORDS, *WORDS))

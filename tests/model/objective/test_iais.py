@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.attention import Attention, Blocks
 from model.objective import build_objective, find_objective
 from model.objective.iais import ANNEALING, FORMS, Config, Iais
+from model.parts.attention import Attention, Blocks
 from tests.alignment import Pair, distributed_of_words, plain_pairs, singular_of_words
 from tests.samples import batch_for, lively, small
 

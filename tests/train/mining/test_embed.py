@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from config.errors import ConfigError, DataError
-from data.batch import Ragged
-from data.pairs import PairIndex
+from data.batches.batch import Ragged
+from data.batches.pairs import PairIndex
 from model.bfan import Bfan
 from model.bfan import Config as BfanConfig
 from model.matcher import Matcher, Side, pooled
@@ -22,8 +22,8 @@ from model.vsrn import Vsrn
 from tests.items import VSRN
 from tests.mined import CPU
 from tests.support import DIM, VOCAB
-from train.clock import Clock
-from train.comm import Comm, Solo
+from train.distributed.comm import Comm, Solo
+from train.metrics.clock import Clock
 from train.mining import embed
 from train.mining.embed import (
     IMAGE_TOKENS,
@@ -36,7 +36,7 @@ from train.mining.embed import (
     side_by_side,
     tokens_of,
 )
-from train.scorer import Scorer
+from train.scoring.scorer import Scorer
 
 
 @pytest.fixture(autouse=True)

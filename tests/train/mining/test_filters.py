@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from config.errors import DataError
-from data.pairs import PairIndex
+from data.batches.pairs import PairIndex
 from tests.mined import embeddings
 from train.mining.filters import (
     NO_CEILING,

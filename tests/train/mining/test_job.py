@@ -13,7 +13,7 @@ import pytest
 from config.errors import Failure
 from tests.mined import CPU, embeddings, owners
 from tests.train.conftest import Pretended
-from train.comm import Comm, Solo
+from train.distributed.comm import Comm, Solo
 from train.mining import job as module
 from train.mining import screen
 from train.mining.facts import Given, checksum

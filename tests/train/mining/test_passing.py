@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.pairs import Array
+from data.batches.pairs import Array
 from tests.mined import CPU, searched, task
 from tests.train.conftest import Pretended
-from train.comm import Solo
+from train.distributed.comm import Solo
 from train.mining import passing
 from train.mining.lists import Direction, Task, finish, into
 from train.mining.passing import Pass, merged

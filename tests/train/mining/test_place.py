@@ -16,17 +16,17 @@ import pytest
 import torch
 
 from config.errors import ConfigError, Failure
-from data.candidates import MANIFEST
-from data.pairs import PairIndex
+from data.batches.candidates import MANIFEST
+from data.batches.pairs import PairIndex
 from model.vsrn import Config, Vsrn
 from tests.items import VSRN
 from tests.mined import CPU, embeddings, owners
-from train.comm import Solo
+from train.distributed.comm import Solo
 from train.mining.facts import Encoded, Given
 from train.mining.job import Job
 from train.mining.place import UNFINISHED
 from train.mining.settings import Settings
-from train.scorer import Scorer
+from train.scoring.scorer import Scorer
 
 ASKED = Settings(5, 3, max_tile_bytes=1 << 12, save_seconds=9.0, scores=True, keep_embeddings=True)
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from config.errors import ConfigError, DataError
-from data.pairs import Array, PairIndex
+from data.batches.pairs import Array, PairIndex
 from model.bfan import Bfan, Config
 from tests.mined import CPU
 from tests.support import DIM, VOCAB
 from tests.train.conftest import Pretended
-from train.comm import Solo
+from train.distributed.comm import Solo
 from train.mining import rerank
 from train.mining.embed import Embedder
 from train.mining.lists import Direction, into
 from train.mining.rerank import Reranker, Tokens
-from train.scorer import Scorer
+from train.scoring.scorer import Scorer
 
 
 @pytest.fixture

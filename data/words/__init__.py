@@ -1,0 +1,4 @@
+"""Tokenizers and vocabularies: text to word ids.
+
+No file formats of stores, no images.
+"""

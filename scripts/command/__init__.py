@@ -1,0 +1,4 @@
+"""What programs share: parsers that tell in one line, exit codes, work over processes, tables.
+
+Nothing of one program alone.
+"""
