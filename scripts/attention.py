@@ -37,11 +37,11 @@ from scripts.page.pairs import WIDTH, Drawing, Picture, Places, Subject, words_o
 from scripts.page.patches import PATCHES
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare, files_for
+from train.assembly.kinds import KINDS
 from train.assembly.recipe import Parts, build_parts
 from train.assembly.splits import Split
 from train.checkpointing.checkpoint import Checkpoints
 from train.distributed.comm import Solo
-from train.entry import KINDS
 from train.scoring.scores import Scores
 
 Pair = tuple[int, int]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,25 @@ from tests.support import ROOT
 
 FLOORS = ("config", "data", "model", "train", "scripts")
 """Lowest first."""
+
+ROOMS = {
+    "config": ("config", "config.command"),
+    "data": ("data", "data.words", "data.records", "data.stores", "data.batches", "data.source"),
+    "model": ("model.parts", "model", "model.objective"),
+    "train": (
+        "train.checkpointing", "train.distributed", "train.liveness", "train.metrics", "train.scoring",
+        "train.assembly", "train.evaluation", "train.mining", "train.loop", "train",
+    ),
+    "scripts": (
+        "scripts.command", "scripts.building", "scripts.benchmarks", "scripts.page", "scripts.scaling_model",
+        "scripts.scenes", "scripts.ablation", "scripts.slurm", "scripts", "scripts.manual",
+    ),
+}  # fmt: skip
+"""The rooms of each floor, lowest first. Named like its floor is what lies in no room: helpers below, or entries."""
+
+MOST_IN_A_ROOM = 16
+ENTRIES = ("train", "scripts")
+"""Folders of programs, which may hold more: a program stands where people look for it."""
 
 HOMES = {
     "lmdb": {"data/records/codec.py"} | {f"data/stores/{name}.py" for name in ("store", "store_map", "store_writer")},
@@ -78,6 +98,43 @@ def upward(found: Import) -> bool:
     return target in FLOORS and FLOORS.index(target) > FLOORS.index(floor)
 
 
+def modules() -> dict[str, str]:
+    """Dotted name of every product module and package, to its path."""
+    return {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in sources()}
+
+
+def imported_modules(path: str) -> set[str]:
+    """The product modules that a file imports."""
+    known = modules()
+    found = {found.module for found in imports_of(sources()[path], path)}
+    owners = {name.rpartition(".")[0] for name in found if name not in known}
+    files = {name for name in found & set(known) if not known[name].endswith("__init__.py")}
+    return files | owners & set(known)
+
+
+def name_of(path: str) -> str:
+    return next(name for name, where in modules().items() if where == path)
+
+
+def room_of(path: str) -> str:
+    return path.rpartition("/")[0].replace("/", ".")
+
+
+def ascending(path: str, target: str) -> bool:
+    """Whether the import of the module `target` in the file `path` goes to a higher room of the same floor."""
+    floor, mine, other = path.split("/")[0], room_of(path), room_of(modules()[target])
+    return target.split(".")[0] == floor and ROOMS[floor].index(other) > ROOMS[floor].index(mine)
+
+
+def circle(edges: Mapping[str, set[str]]) -> list[str]:
+    """A circle in a graph, or nothing."""
+    try:
+        list(TopologicalSorter(edges).static_order())
+    except CycleError as error:
+        return error.args[1]
+    return []
+
+
 def uses(tree: ast.Module, name: str) -> list[int]:
     """Lines that call `name` (dotted) in a file."""
     return [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == name]
@@ -108,10 +165,42 @@ def test_a_higher_import_would_be_noticed() -> None:
         assert any(upward(one) for one in found)
 
 
+def test_every_room_of_every_floor_has_its_place_in_the_order() -> None:
+    for floor, rooms in ROOMS.items():
+        assert {room_of(path) for path in sources() if path.startswith(f"{floor}/")} == set(rooms)
+
+
+def test_no_room_imports_from_a_higher_room_of_its_floor() -> None:
+    assert [f"{path} imports {target}" for path in sources() for target in sorted(imported_modules(path))
+            if ascending(path, target)] == []
+
+
+def test_an_import_from_a_higher_room_would_be_noticed() -> None:
+    assert ascending("train/scoring/scorer.py", "train.loop.step")
+    assert ascending("data/files.py", "data.stores.store")
+    assert not ascending("train/loop/step.py", "train.scoring.scorer")
+    assert not ascending("train/itm.py", "data.stores.store")
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    assert circle({name_of(path): imported_modules(path) for path in sources()}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}}) != []
+
+
+def test_no_room_is_a_corridor() -> None:
+    rooms = Counter(room_of(path) for path in sources() if not path.endswith("__init__.py"))
+    assert {room: count for room, count in rooms.items() if count > MOST_IN_A_ROOM and room not in ENTRIES} == {}
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    silent = [path for path, tree in sources().items() if path.endswith("__init__.py") and not ast.get_docstring(tree)]
+    assert silent == []
+
+
 def test_the_model_takes_only_batches_from_the_data() -> None:
     taken = {found.module for found in all_imports() if found.path.startswith("model/") and found.is_of("data")}
-    assert {module for module in taken if module.count(".") == 2} == {"data.batches.batch"}
-    assert all(module.startswith("data.batches") for module in taken)
+    assert {module for module in taken if module in modules()} <= {"data.batches", "data.batches.batch"}
+    assert all(module.startswith("data.batches.batch") for module in taken)
 
 
 @pytest.mark.parametrize("package", HOMES)
@@ -139,7 +228,7 @@ def installed_names() -> set[str]:
 
 def test_no_file_beside_an_entry_hides_a_floor_or_another_module() -> None:
     """`python train/itm_hn.py` puts train/ first on the path."""
-    names = {path.stem for path in (ROOT / "train").glob("*.py")} - {"__init__"}
+    names = {path.stem for path in (ROOT / "train").iterdir()} - {"__init__", "__pycache__"}
     others = set(sys.stdlib_module_names) | installed_names() | set(FLOORS) | {"tests"}
     assert {"torch", "numpy", "pydantic"} <= others
     assert names & others == set()
@@ -147,7 +236,7 @@ def test_no_file_beside_an_entry_hides_a_floor_or_another_module() -> None:
 
 
 def test_no_file_beside_a_program_hides_another_module() -> None:
-    names = {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"__init__"}
+    names = {path.stem for path in (ROOT / "scripts").iterdir() if path.suffix in ("", ".py")} - {"__init__"}
     assert names & (set(sys.stdlib_module_names) | installed_names() | set(FLOORS)) == set()
 
 
@@ -194,14 +283,13 @@ def test_errors_are_not_swallowed() -> None:
 
 def test_names_of_files_on_disk_are_the_names_that_are_imported() -> None:
     """Every `from data.x import` names a file that exists (a moved file leaves no ghost import behind)."""
+    known = modules()
     for found in all_imports():
-        top, *rest = found.module.split(".")
-        if top in FLOORS and rest:
-            place = ROOT / top / rest[0]
-            known = place.is_dir() or place.with_suffix(".py").is_file()
-            package = ROOT / top / "__init__.py"
-            assert known or defines(package, rest[0]), str(found)
+        package, _, name = found.module.rpartition(".")
+        if found.module.split(".")[0] in FLOORS and found.module not in known:
+            assert package in known, str(found)
+            assert defines(sources()[known[package]], name), str(found)
 
 
-def defines(path: Path, name: str) -> bool:
-    return any(name in ast.unparse(node) for node in ast.parse(path.read_text()).body)
+def defines(tree: ast.Module, name: str) -> bool:
+    return any(name in ast.unparse(node) for node in tree.body)

@@ -16,8 +16,7 @@ from config.command.obeyed import Reads
 from config.errors import FAILED, ConfigError, DataError, Failure
 from config.schema import Run
 from data.batches.worker import kill_all
-from model.matcher import find
-from model.objective import find_objective
+from train.assembly.kinds import KINDS
 from train.distributed.comm import Comm
 from train.distributed.deadline import set_alarm
 from train.distributed.host import keep_freed_memory, share_cores
@@ -25,7 +24,6 @@ from train.distributed.launched import Dismissed, detect
 from train.distributed.stop import SIGNALS, code_of
 from train.liveness.watch import MENDED, Watch, first_line
 
-KINDS = {"matcher": lambda name: find(name).settings, "objective": lambda name: find_objective(name).settings}
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 GOODBYE_S = 120.0
 """How long a rank that was told to stop waits for rank 0, which may have to save first."""

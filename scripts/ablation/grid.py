@@ -18,7 +18,7 @@ from config.paths import CONFIG
 from config.schema import Run
 from scripts.ablation.rows import PLUS, Row
 from scripts.command.training_program import READS, training_program
-from train.entry import KINDS
+from train.assembly.kinds import KINDS
 from train.evaluate import flags as evaluate_flags
 from train.loop.claim import differences, told
 from train.metrics.journal import METRICS, read_events

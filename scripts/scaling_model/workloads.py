@@ -9,7 +9,7 @@ from typing import Any
 from config import load
 from config.schema import Run
 from scripts.benchmarks.made import Shape, write_stores
-from train.entry import KINDS
+from train.assembly.kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 REGIONS, WORDS = 36, 13

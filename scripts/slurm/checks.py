@@ -15,8 +15,8 @@ from config.errors import ConfigError, DataError
 from config.paths import Kind, look, told
 from config.schema import Run
 from train import evaluate, mine
+from train.assembly.kinds import KINDS
 from train.checkpointing.checkpoint_path import checkpoint_at
-from train.entry import KINDS
 from train.loop.claim import extension_of
 
 ENTRIES: dict[str, tuple[Extra | None, Reads]] = {

@@ -11,7 +11,7 @@ from config import load
 from config.errors import ConfigError
 from config.files import Reader
 from config.kinds import Kinds
-from train.entry import KINDS
+from train.assembly.kinds import KINDS
 
 Write = Callable[..., Path]
 SHIPPED = Path(__file__).parents[2] / "config"

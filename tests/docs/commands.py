@@ -26,7 +26,7 @@ from scripts.manual.programs import LAUNCHER, parser_of, program_paths
 from scripts.slurm.checks import ENTRIES, command_of
 from tests.docs.blocks import SHELL, Block, Line, blocks_of, lines_of
 from tests.support import ROOT
-from train.entry import KINDS
+from train.assembly.kinds import KINDS
 
 COVERED = {"scripts/demo.sh", "scripts/recipes/aoq.sh", "launch_container.sh"}
 """Shell programs that tests of their own run."""

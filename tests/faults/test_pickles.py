@@ -44,11 +44,11 @@ from tests.flow import warm
 from tests.items import random_candidates, write_candidates
 from tests.precomputed import write_precomputed
 from tests.support import RULE, config_of, open_index, write_config, write_stores
+from train.assembly.kinds import KINDS
 from train.assembly.towers import _weights
 from train.checkpointing.checkpoint import read_state, read_weights
 from train.checkpointing.published import read_published
 from train.distributed.comm import Solo
-from train.entry import KINDS
 from train.mine import checked
 from train.mining.embed import Marks
 from train.mining.filters import extra_pairs

@@ -25,7 +25,7 @@ from tests.flow import warm
 from tests.flow.shared import once
 from tests.processes import entry, started, steps_logged, wait_until, with_patience
 from tests.support import ROOT, events, run
-from train.entry import KINDS
+from train.assembly.kinds import KINDS
 
 pytestmark = pytest.mark.slow
 NARROW = ["--texts_per_image", "25", "--images_per_text", "5"]

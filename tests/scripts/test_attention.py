@@ -26,9 +26,9 @@ from data.words.words import SPECIAL_TOKENS, WordPiece
 from model.matcher import build
 from scripts import attention
 from tests.support import DIM, RULE, config_of, open_index, write_config
+from train.assembly.kinds import KINDS
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
-from train.entry import KINDS
 from train.scoring.recall import recalls
 from train.scoring.scorer import fingerprint, read_images, read_texts
 from train.scoring.scores import keep_scores

@@ -23,10 +23,10 @@ from model.matcher import Matcher, build
 from model.uniter import Config, Uniter
 from scripts.convert_ckpt import main
 from tests.samples import lively, small
+from train.assembly.kinds import KINDS
 from train.checkpointing.checkpoint import Checkpoints, read_facts, read_weights
 from train.checkpointing.sealing import check
 from train.checkpointing.snapshot import Snapshot
-from train.entry import KINDS
 
 TINY = Config(
     vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,

@@ -25,9 +25,9 @@ from model.matcher import build
 from scripts import attention
 from tests.samples import SMALL, lively
 from tests.support import config_of, write_config
+from train.assembly.kinds import KINDS
 from train.checkpointing.checkpoint import Checkpoints, read_weights
 from train.checkpointing.snapshot import Snapshot
-from train.entry import KINDS
 from train.scoring.scorer import read_images, read_texts
 
 CAPTIONS = ("cat red", "a <b>dog</b>", "a dog", "red red cat")

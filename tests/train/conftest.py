@@ -12,8 +12,8 @@ import pytest
 from config import load
 from config.schema import Run
 from tests.support import config_of
+from train.assembly.kinds import KINDS
 from train.distributed.comm import Solo
-from train.entry import KINDS
 
 MakeRun = Callable[..., Run]
 

@@ -19,8 +19,8 @@ from tests.drawn import write_picture_store
 from tests.items import VSRN, items_config
 from tests.pieces import write_pieces
 from tests.support import events, write_config
+from train.assembly.kinds import KINDS
 from train.distributed.comm import Solo
-from train.entry import KINDS
 from train.mine import flags, work
 
 SMALL = ("--texts_per_image", "9", "--images_per_text", "4")

@@ -15,10 +15,10 @@ from config.paths import CONFIG
 from config.schema import Run
 from config.sections import Optim
 from data.files import read_json, write_json
+from train.assembly.kinds import KINDS
 from train.assembly.optim import learning_rate
 from train.checkpointing.order import found_in, looks_whole
 from train.distributed.comm import Comm
-from train.entry import KINDS
 
 STEPS = "optim.num_train_steps"
 EXTENDED = "extended"

@@ -26,12 +26,12 @@ from train.distributed.gather import rows_of_all, side_of_all, synchronise_norms
 from train.loop.collapse import CollapseWatch, gentler
 from train.loop.regime import Pass, Regime
 from train.loop.sparing import spared_pairs, sparing
-from train.loop.step import Autocast
 from train.metrics.clock import Clock
 from train.metrics.journal import Journal
 from train.mining.facts import LEFT_OUT
 from train.mining.job import mine
 from train.mining.settings import Settings
+from train.scoring.autocast import Autocast
 
 Sides = tuple[Side, Side]
 

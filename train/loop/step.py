@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +10,7 @@ from torch import Tensor
 from data.batches.batch import Batch
 from model.matcher import Matcher
 from model.objective import Objective, Term
-
-Autocast = Callable[[], AbstractContextManager[object]]
+from train.scoring.autocast import Autocast
 
 
 def hardest_negatives(scores: Tensor, keep: int) -> Tensor:

@@ -24,8 +24,8 @@ from data.batches.pairs import Array, PairIndex
 from model.matcher import Matcher, Side
 from model.parts.attention import Attention
 from train.distributed.comm import Comm, Solo
-from train.loop.step import Autocast
 from train.metrics.clock import Clock
+from train.scoring.autocast import Autocast
 from train.scoring.pieces import Pieces, Said
 from train.scoring.sides import encoded
 

@@ -12,7 +12,7 @@ from model.objective import find_objective
 from model.objective.triplet import Triplet
 from scripts.command.training_program import PROGRAMS, training_program
 from tests.support import ROOT, config_of, write_config
-from train.entry import KINDS
+from train.assembly.kinds import KINDS
 
 
 def made(folder: Path, **objective: str) -> Run:

@@ -22,12 +22,12 @@ from tests.items import items_config
 from tests.pieces import PIECES, write_pieces
 from tests.support import write_stores
 from tests.train.conftest import MakeRun, Pretended
+from train.assembly.kinds import KINDS
 from train.assembly.optim import AdamW
 from train.assembly.recipe import build_parts, build_recipe
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
-from train.entry import KINDS
 from train.loop.hard_pools import PoolRegime
 from train.loop.in_batch import BatchRegime
 

@@ -21,12 +21,12 @@ from config.schema import Run
 from model.laps import Config, Laps
 from model.matcher import build
 from tests.samples import SMALL
+from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_parts
 from train.assembly.towers import fetched, load_towers, with_towers
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
-from train.entry import KINDS
 
 VIT = {name: value for name, value in SMALL["vision"].items() if name != "model_type"}  # type: ignore[attr-defined]
 BERT = {name: value for name, value in SMALL["text"].items() if name != "model_type"}  # type: ignore[attr-defined]

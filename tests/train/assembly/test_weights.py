@@ -18,12 +18,12 @@ from config.schema import Run
 from model.matcher import build, find
 from tests.items import items_config
 from tests.samples import lively
+from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_parts
 from train.assembly.weights import check_resumable, differing, measure_with, start_from
 from train.checkpointing.checkpoint import Checkpoints, read_weights
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
-from train.entry import KINDS
 
 SYSTEMS = ("vsrn", "bfan")
 MakeItems = Callable[..., Run]

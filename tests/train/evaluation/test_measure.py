@@ -22,11 +22,11 @@ from tests.ranks import on_ranks
 from tests.samples import lively
 from tests.support import DIM, VOCAB, write_config, write_stores
 from tests.train.conftest import MakeRun, Pretended
+from train.assembly.kinds import KINDS
 from train.assembly.precision import Precision
 from train.assembly.recipe import Parts, build_parts
 from train.assembly.splits import Split
 from train.distributed.comm import Comm, Solo
-from train.entry import KINDS
 from train.evaluation import measure as measuring
 from train.evaluation.measure import judged, measure, quick_check, tenths
 from train.metrics.clock import Clock

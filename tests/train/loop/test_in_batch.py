@@ -30,10 +30,10 @@ from tests.ranks import on_ranks
 from tests.samples import lively, small
 from tests.support import events
 from tests.train.conftest import Pretended
+from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_recipe
 from train.distributed.comm import Comm, Solo
 from train.distributed.gather import synchronise_norms
-from train.entry import KINDS
 from train.loop.in_batch import BatchRegime, batch_recall, outcome, total_loss
 from train.loop.trainer import Trainer
 from train.metrics.clock import Clock

@@ -16,9 +16,9 @@ from config.schema import Run
 from data.batches.candidates import MANIFEST, ORDER
 from data.batches.pairs import PairIndex
 from tests.items import items_config, random_candidates, write_candidates
+from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_recipe
 from train.distributed.comm import Solo
-from train.entry import KINDS
 from train.loop.in_batch import BatchRegime
 from train.loop.trainer import Trainer
 from train.metrics.journal import Journal

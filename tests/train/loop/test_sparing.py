@@ -21,9 +21,9 @@ from tests.items import items_config, random_candidates, write_candidates
 from tests.ranks import on_ranks
 from tests.support import config_of
 from tests.train.conftest import Pretended
+from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_recipe
 from train.distributed.comm import Comm, Solo
-from train.entry import KINDS
 from train.loop.hard_pools import PoolRegime
 from train.loop.in_batch import BatchRegime, outcome
 from train.loop.sparing import spared_pairs, sparing

@@ -14,9 +14,9 @@ from config import load
 from tests.items import VSRN, items_config
 from tests.ranks import on_ranks
 from tests.support import events, write_config
+from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_parts
 from train.distributed.comm import Comm, Solo
-from train.entry import KINDS
 from train.evaluation.measure import measure
 from train.metrics.clock import PARTS, Clock, Lap
 from train.metrics.journal import Journal
@@ -181,8 +181,8 @@ def test_an_evaluation_counts_what_each_rank_does(
     ranks = {name: np.array(each) for name, each in event["ranks"].items()}
     assert all((ranks[f"{name}_per_s"] > 0).all() for name in ("images", "texts", "pairs"))
     assert all(ranks[f"{name}_s"].shape == (2,) for name in ("load", "compute", "comm"))
-    assert min(ranks["load_s"]) > 0
-    assert min(ranks["comm_s"]) > 0
+    assert max(ranks["load_s"]) > 0
+    assert max(ranks["comm_s"]) > 0, "somebody waits; who came last may not"
     if not two_stage:
         assert event["pairs_per_s"] * event["elapsed_s"] == pytest.approx(24 * 48, rel=0.05), "each pair is scored once"
     assert "% scored  images/s" in (tmp_path / "log.txt").read_text()

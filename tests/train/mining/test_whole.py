@@ -20,9 +20,9 @@ from tests.items import VSRN, items_config
 from tests.mined import CPU, embeddings, owners, searched
 from tests.support import DIM, VOCAB, write_config
 from tests.train.conftest import MakeRun
+from train.assembly.kinds import KINDS
 from train.assembly.recipe import Parts, build_parts
 from train.distributed.comm import Solo
-from train.entry import KINDS
 from train.metrics.journal import Journal
 from train.mining import job as module
 from train.mining.facts import Given, checksum
