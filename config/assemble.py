@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from config.complaint import complaint
 from config.errors import ConfigError
 from config.files import Reader
 from config.kinds import Kinds, refuse_contradiction, with_implied
 from config.leaves import DEFAULT_KINDS, Given, Leaves, chosen, expand, flatten, merge, nest
 from config.schema import Run
 from config.sections import Named, Section
+from config.validation_messages import complaint
 
 COMMON: dict[str, type[Section]] = {
     name: field.annotation

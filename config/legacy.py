@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.errors import ConfigError
-from config.habits import answer
+from config.foreign_names import answer
 from config.hints import did_you_mean
 from config.leaves import is_off
 from config.schema import Run

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from config.clashes import first_clash
+from config.conflicts import first_clash
 from config.sections import Section, Settings
 
 

@@ -18,7 +18,7 @@ from config.errors import ConfigError
 from config.sections import Named
 from data.batches.batch import Images, Ragged, ranges
 from model.matcher import HeadKind, Matcher, Side
-from model.parts.aligning import SIMILARITIES, aligned
+from model.parts.alignment import SIMILARITIES, aligned
 from model.parts.backbone import TextTower, VisionTower
 from model.parts.layers import full, l2norm, rectangle
 from model.parts.slimming import Captions, Pictures, Rule, Shapes, Tile, unit

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from config.errors import DataError
 from config.wording import counted
-from model.adapt import to_house
+from model.conversion import to_house
 from model.matcher import Matcher
-from model.names import COUNTER, OTHER_HEADS, UNUSED
+from model.published_names import COUNTER, OTHER_HEADS, UNUSED
 
 RankHead = Literal["if_missing", "always"]
 SETTINGS = "use the matcher settings that the weights were trained with"

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from config.sections import Named
 from data.batches.batch import Batch, Images, Pool, Ragged
-from model.finding import find_class
 from model.parts.attention import Attention
 from model.parts.layers import full, l2norm, rectangle
+from model.registry import find_class
 
 HeadKind = Literal["dot", "late", "joint"]
 

@@ -28,7 +28,7 @@ from config.paths import CONFIG, Kind, look, run_at
 from config.schema import Run
 from data.batches.pairs import PairIndex
 from data.draws import generator
-from data.stores.store import missing
+from data.stores.lmdb_store import missing
 from model.laps import Laps
 from model.matcher import Matcher
 from scripts.command.program import Parser, naming_runs, run

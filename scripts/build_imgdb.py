@@ -37,11 +37,11 @@ from config.wording import counted
 from data.records.pixels import shaded
 from data.records.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
-from data.source.detected import BoxRule
+from data.source.detector_output import BoxRule
 from data.source.entries import Entry
 from data.source.jpeg import Whitener, describe, propose, read_picture
+from data.source.picture_selection import Picture, Wanted, choose, files_of, locate, read_wanted
 from data.source.region_features import EDGE_SIDE
-from data.source.wanted import Picture, Wanted, choose, files_of, locate, read_wanted
 from data.stores.image_writer import ImageWriter, encode_image
 from data.stores.picture_files import FILES
 from scripts.building import pictures, precomputed, tsv

@@ -37,12 +37,12 @@ from data.source.captions import read_caption_files, read_captions
 from data.source.entities import read_entities
 from data.source.entries import Caption, Entry, name_images, select
 from data.source.lines import Faults
-from data.source.wanted import files_of
+from data.source.picture_selection import files_of
 from data.stores.picture_files import FILES
-from data.stores.texts import TextWriter, caption_record
+from data.stores.text_store import TextWriter, caption_record
 from data.words.vocabulary import Vocabulary
 from data.words.word_list import CaptionWords, WordList
-from data.words.words import WordPiece, Words, make_vocabulary
+from data.words.wordpiece import WordPiece, Words, make_vocabulary
 from scripts.building.precomputed import add_flags, splits_of
 from scripts.command.parallel import batches, cores, in_order, progress
 from scripts.command.program import Parser, run

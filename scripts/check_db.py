@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from config.wording import counted
-from data.stores.images import ImageStore, RegionRule, store_variants
+from data.stores.image_store import ImageStore, RegionRule, store_variants
 from data.stores.picture_files import FILES, other_files
-from data.stores.pictures import PICTURES, PictureStore, PictureView
-from data.stores.texts import TextStore
+from data.stores.picture_store import PICTURES, PictureStore, PictureView
+from data.stores.text_store import TextStore
 from scripts.command.parallel import batches, cores, in_order, progress
 from scripts.command.program import Parser, run
 

@@ -32,14 +32,14 @@ from config.errors import ConfigError, DataError
 from config.paths import CONFIG, WEIGHTS
 from config.wording import counted
 from data.files import replacing, sync
-from model import adapt
+from model import conversion
 from model.loading import SHOWN, load_to_score, takes_no_part
-from model.names import TABLES
+from model.published_names import TABLES
 from scripts.command.program import Parser, run
 from train.checkpointing.checkpoint import read_run, read_weights
 from train.checkpointing.export import matcher_with, published_content, write_published
+from train.checkpointing.manifest import Unsealed
 from train.checkpointing.published import Plain, guesses, matcher_of, read_published
-from train.checkpointing.sealing import Unsealed
 from train.checkpointing.tensors import write_tensors
 
 PUBLISHED = (".pt", ".pth", ".tar")
@@ -89,7 +89,7 @@ def check(options: argparse.Namespace) -> None:
 def system_of(path: Path) -> str:
     """The system that a checkpoint is of; raises DataError where nothing tells."""
     state, noted = read_weights(path), read_run(path).get("matcher", {}).get("name")
-    found = noted or adapt.system_of(state)
+    found = noted or conversion.system_of(state)
     if found not in TABLES:
         raise DataError(f"{path}: none of its {len(state)} tensors has a name of {', '.join(sorted(TABLES))}; name its "
                         "weights, or the system with --matcher")  # fmt: skip
@@ -104,7 +104,7 @@ def rename(options: argparse.Namespace, system: str) -> list[str]:
     """
     published = read_weights(options.input)
     check_finite(options.input, published)
-    found, nameless = adapt.to_house(system, adapt.take_rank_row(published))
+    found, nameless = conversion.to_house(system, conversion.take_rank_row(published))
     if not found:
         raise DataError(f"{options.input}: none of its {len(published)} tensors is published {system}; is it converted "
                         "already?")  # fmt: skip
@@ -129,7 +129,7 @@ def unpack(options: argparse.Namespace, system: str) -> list[str]:
     published = read_published(source, system)
     check_finite(source, published.weights)
     matcher = matcher_of(system, published)
-    found, nameless = adapt.to_house(system, adapt.take_rank_row(published.weights))
+    found, nameless = conversion.to_house(system, conversion.take_rank_row(published.weights))
     placeless = [*nameless, *(name for name in found if name not in matcher.state_dict())]
     refuse_unknown(options, system, placeless)
     load_to_score(matcher, system, {n: t for n, t in found.items() if n not in placeless}, str(source))

@@ -33,8 +33,8 @@ from data.source.captions import read_captions
 from data.source.entries import select
 from data.source.jpeg import RAW_DIM, Whitener
 from data.stores.image_writer import ImageWriter
-from data.stores.pictures import PICTURES, PictureWriter, encode_picture
-from data.words.words import WordPiece
+from data.stores.picture_store import PICTURES, PictureWriter, encode_picture
+from data.words.wordpiece import WordPiece
 from scripts.build_txtdb import pack
 from scripts.command.parallel import cores, in_order, progress
 from scripts.command.program import Parser, run

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.stores.pictures import PictureWriter, encode_picture
+from data.stores.picture_store import PictureWriter, encode_picture
 
 
 def drawn(seed: int, width: int = 60, height: int = 40) -> Image.Image:

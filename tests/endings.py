@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tests.support import events
-from train.metrics.rates import CLOCKED
+from train.metrics.throughput import CLOCKED
 
 
 def plain(value: Any) -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.stores.texts import TextWriter, caption_record
-from data.words.words import SPECIAL_TOKENS, WordPiece
+from data.stores.text_store import TextWriter, caption_record
+from data.words.wordpiece import SPECIAL_TOKENS, WordPiece
 
 PIECES = (*SPECIAL_TOKENS, "!", ".", "[", "]", "mask", "dog", "cat", "runs", "un", "##aff", "##able", "##s")
 WORDS = ("dog", "cat", "dogs", "cats", "runs", "unaffable", "unaffables", "dog.", "odd")

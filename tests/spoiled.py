@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data.stores.images import ImageStore
-from data.stores.store import LmdbStore
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
 from tests.support import ROOT, RULE
 
 IMAGE, CAPTION = "a_000005.npz", "50"

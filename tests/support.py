@@ -13,9 +13,9 @@ import numpy as np
 
 from data.batches.pairs import PairIndex, Source
 from data.records.regions import RegionRule
+from data.stores.image_store import ImageStore
 from data.stores.image_writer import ImageWriter
-from data.stores.images import ImageStore
-from data.stores.texts import TextStore, TextWriter
+from data.stores.text_store import TextStore, TextWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 DIM, VOCAB, RULE = 16, 60, RegionRule(conf_th=0.2, max_bb=8, min_bb=2)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from config.command.cli import Extra, parse
-from config.command.obeyed import Reads
+from config.command.settings_read import Reads
 from config.errors import FAILED, ConfigError, DataError, Failure
 from config.schema import Run
 from data.batches.worker import kill_all
@@ -20,9 +20,9 @@ from train.assembly.kinds import KINDS
 from train.distributed.comm import Comm
 from train.distributed.deadline import set_alarm
 from train.distributed.host import keep_freed_memory, share_cores
-from train.distributed.launched import Dismissed, detect
-from train.distributed.stop import SIGNALS, code_of
-from train.liveness.watch import MENDED, Watch, first_line
+from train.distributed.process_groups import Dismissed, detect
+from train.distributed.stop_request import SIGNALS, code_of
+from train.liveness.watchdog import MENDED, Watch, first_line
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 GOODBYE_S = 120.0

@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import Any
 
-from config.command.obeyed import measuring
+from config.command.settings_read import measuring
 from config.errors import ConfigError, DataError
 from config.schema import Run
 from train.assembly.recipe import build_parts
@@ -18,8 +18,8 @@ from train.checkpointing.checkpoint_path import checkpoint_at
 from train.distributed.comm import Comm
 from train.entry import leave, main
 from train.evaluation.isda import check_offers_attention, measure_isda, one_line
-from train.evaluation.measure import judged, measure
 from train.evaluation.results import keep, shown
+from train.evaluation.retrieval import judged, measure
 from train.metrics.journal import Journal
 from train.scoring.scores import CANDIDATES, ENSEMBLE, MATRIX, TWO_STAGE, keep_mean, open_scores
 

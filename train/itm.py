@@ -5,9 +5,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from config.command.obeyed import training_on_batches
+from config.command.settings_read import training_on_batches
 from train.entry import leave, main
-from train.loop.in_batch import BatchRegime
+from train.loop.batch_regime import BatchRegime
 from train.loop.training import Training
 
 if __name__ == "__main__":

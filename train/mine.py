@@ -9,11 +9,11 @@ from argparse import ArgumentParser, Namespace
 
 import numpy as np
 
-from config.command.obeyed import mining
+from config.command.settings_read import mining
 from config.errors import ConfigError, DataError
 from config.schema import Run
 from data.batches.pairs import Array, PairIndex
-from data.stores.pictures import PictureView
+from data.stores.picture_store import PictureView
 from model.matcher import find
 from train.assembly.recipe import build_parts
 from train.assembly.splits import open_split, store_folders
@@ -21,9 +21,9 @@ from train.distributed.comm import Comm
 from train.entry import leave, main
 from train.evaluate import CHECKPOINT, chosen
 from train.metrics.journal import Journal
-from train.metrics.rates import reported
-from train.mining.facts import Given
+from train.metrics.throughput import reported
 from train.mining.job import Job, mine
+from train.mining.manifest import Given
 from train.mining.screen import ROWS
 from train.mining.settings import Settings, settings_of
 from train.mining.settings import flags as mining_flags

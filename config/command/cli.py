@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from config.assemble import Resolved, resolve, section_types
 from config.command.flags import add_commands, add_leaves, choosing
-from config.command.obeyed import Reads, anything, refuse_unread
+from config.command.settings_read import Reads, anything, refuse_unread
 from config.errors import ConfigError, DataError, Failure
 from config.files import NOTE, Reader
 from config.kinds import Kinds

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from config.errors import ConfigError
-from config.habits import answer
+from config.foreign_names import answer
 from config.hints import did_you_mean
 from config.kinds import Kinds, comes_with
 from config.leaves import DEFAULT_KINDS, IMPLIED, Given, flatten

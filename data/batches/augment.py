@@ -9,8 +9,8 @@ import numpy as np
 from config.errors import ConfigError, DataError
 from data.batches.pairs import Array, PairIndex
 from data.draws import generator
-from data.stores.texts import TextStore
-from data.words.words import Special, WordPiece
+from data.stores.text_store import TextStore
+from data.words.wordpiece import Special, WordPiece
 
 MASKED, REPLACED, LEFT_OUT, KEPT = range(4)
 SHARES = (0.5, 0.6, 1.0)

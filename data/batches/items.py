@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from config.errors import ConfigError
-from data.batches.offline import Offline
+from data.batches.offline_negatives import Offline
 from data.batches.pairs import Array, PairIndex
 from data.batches.plan import ItemPlan
 from data.draws import generator, key

@@ -13,7 +13,7 @@ from data.batches.augment import WordAugment
 from data.batches.batch import Batch
 from data.batches.pairs import PairIndex
 from data.batches.plan import Plan
-from data.batches.slot import Capacity, Slot
+from data.batches.prefetch_buffer import Capacity, Slot
 from data.batches.worker import Worker
 
 

@@ -15,7 +15,7 @@ from config.errors import DataError
 from data.batches.owners import Owners
 from data.stores.image_source import ImageSource
 from data.stores.picture_files import other_files
-from data.stores.texts import TextStore
+from data.stores.text_store import TextStore
 
 Array = np.ndarray
 SHOWN = 3

@@ -90,7 +90,7 @@ class ItemPlan(Plan):
     An image that two items share is there twice: each item counts, also in what a model averages over a batch.
 
     Attributes:
-        sets: 1, or 3 where every item brings offline negatives (see `data.batches.offline`).
+        sets: 1, or 3 where every item brings offline negatives (see `data.batches.offline_negatives`).
         keys: `[items]`, what random draws for each item are keyed by.
     """
 

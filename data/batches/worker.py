@@ -13,7 +13,7 @@ from config.errors import DataError, Failure
 from data.batches.augment import WordAugment
 from data.batches.pairs import PairIndex
 from data.batches.plan import Plan
-from data.batches.slot import Slot
+from data.batches.prefetch_buffer import Slot
 
 BEGIN_S = (2.0, 5.0, 20.0, 40.0)
 """How long each of the workers that are tried one after the other may take to begin, which is a matter of moments."""

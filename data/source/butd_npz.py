@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data.records.codec import DamagedRecord, decode_npz
-from data.source.detected import BoxRule, regions_of
+from data.source.detector_output import BoxRule, regions_of
 
 PLAIN = BoxRule()
 

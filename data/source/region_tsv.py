@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from config.wording import counted
-from data.source.detected import BoxRule, regions_of
+from data.source.detector_output import BoxRule, regions_of
 from data.source.fields import kind_of
 
 Arrays = dict[str, NDArray[Any]]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from config.errors import DataError
 from data.stores.image_writer import KEYS, META
+from data.stores.lmdb_store import LmdbStore
 from data.stores.seal import is_sealed, sealed_json
-from data.stores.store import LmdbStore
 
 
 class ImageSource(Protocol):

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from config.errors import ConfigError, DataError
 from data.files import read_json, write_json
 from data.records import codec as formats
-from data.records.native import encode_native
+from data.records.native_record import encode_native
 from data.records.regions import Codec, RegionRule, are_shares, box_features, box_range, cut
-from data.stores.store_writer import LmdbWriter
+from data.stores.lmdb_writer import LmdbWriter
 
 KEYS, META = "__keys__", "meta.json"
 CHECKSUMS = "checksums.json"

@@ -14,7 +14,7 @@ import crc32c
 
 from config.errors import DataError
 from data.files import parsed, read_bytes, read_json, write_json
-from data.stores import pages
+from data.stores import lmdb_pages
 
 SEAL, DATA = "seal.json", "data.mdb"
 UNSEALED = (".mdb", ".jsonl", ".partial")
@@ -29,7 +29,7 @@ def write_seal(folder: Path, beside: Iterable[Path] = ()) -> None:
     inside = (path for path in folder.iterdir() if path.suffix not in UNSEALED and path.name != SEAL)
     files = {os.path.relpath(path, folder): _sum(path.read_bytes()) for path in sorted((*inside, *beside))}
     data = folder / DATA
-    noted = [data.stat().st_size, pages.checksum(data, values=True), pages.checksum(data, values=False)]
+    noted = [data.stat().st_size, lmdb_pages.checksum(data, values=True), lmdb_pages.checksum(data, values=False)]
     write_json(folder / SEAL, {"files": files, "data": noted})
 
 
@@ -83,8 +83,8 @@ def check_keys(folder: Path) -> None:
         what = "cut short" if present < size else "not as it was packed"
         raise DataError(f"{path} is {what}: {present} of {size} bytes; copy it again, {_or_unseal(folder)}")
     try:
-        right = pages.checksum(path, values=True) == quick or pages.checksum(path, values=False) == careful
-    except pages.Torn as error:
+        right = lmdb_pages.checksum(path, values=True) == quick or lmdb_pages.checksum(path, values=False) == careful
+    except lmdb_pages.Torn as error:
         raise DataError(f"{path} is damaged: it {error}; {REMEDY}") from error
     if not right:
         raise DataError(f"{path}: its keys are not those that were packed; {REMEDY}, {_or_unseal(folder)}")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from config.errors import DataError
 from config.wording import counted
 from data.stores.seal import sealed_json
-from data.words.words import Special
+from data.words.wordpiece import Special
 
 META, LENGTHS, OWNERS, LISTED = "meta.json", "id2len.json", "txt2img.json", "img2txts.json"
 REMEDY = "pack the store again"

@@ -12,7 +12,7 @@ import numpy as np
 
 from config.errors import DataError
 from data.words.vocabulary import END, PAD, START, UNKNOWN, Vocabulary
-from data.words.words import Special
+from data.words.wordpiece import Special
 
 PUNKT_FILES = ("abbrev_types.txt", "collocations.tab", "ortho_context.tab", "sent_starters.txt")
 MODEL = "give the folder of a trained Punkt model, punkt_tab/english"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from config.sections import Named
 from data.batches.batch import Batch
-from model.finding import find_class
 from model.matcher import MatchOut
+from model.registry import find_class
 
 
 @dataclass(frozen=True)

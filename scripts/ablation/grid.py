@@ -12,7 +12,7 @@ from pathlib import Path
 
 from config import load
 from config.command.cli import Extra, parse
-from config.command.obeyed import measuring, refuse_unread
+from config.command.settings_read import measuring, refuse_unread
 from config.errors import ConfigError
 from config.paths import CONFIG
 from config.schema import Run

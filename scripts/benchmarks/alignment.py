@@ -20,7 +20,7 @@ from model.parts.attention import Attention
 from model.parts.transformer import EncoderLayer
 from model.uniter import Config as UniterConfig
 from model.uniter import Uniter
-from scripts.benchmarks.made import Shape
+from scripts.benchmarks.synthetic_stores import Shape
 from scripts.benchmarks.timing import Row, close, interleave, one_thread
 from train.assembly.optim import build_optimizer, clip
 from train.distributed.host import keep_freed_memory

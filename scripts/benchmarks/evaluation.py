@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from data.batches.pairs import PairIndex
-from data.stores.images import ImageStore
-from data.stores.store import LmdbStore
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
 from model.uniter import Config, Uniter
 from scripts.benchmarks import padded
-from scripts.benchmarks.made import Shape, image_name, open_pairs, write_stores
+from scripts.benchmarks.synthetic_stores import Shape, image_name, open_pairs, write_stores
 from scripts.benchmarks.timing import Row, absent, close, interleave, one_thread
 from train.distributed.comm import Solo
 from train.scoring.scorer import Scorer

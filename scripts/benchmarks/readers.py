@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.stores.images import ImageStore
-from data.stores.store import LmdbStore
-from scripts.benchmarks.made import Shape, image_name
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
+from scripts.benchmarks.synthetic_stores import Shape, image_name
 
 ROWS, WIDTH = 36, 2048
 BATCH = 64

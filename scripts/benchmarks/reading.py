@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data.records.native import view_native
-from data.stores.images import ImageStore
-from data.stores.store import LmdbStore
-from scripts.benchmarks.made import Shape, image_name, write_images
+from data.records.native_record import view_native
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
 from scripts.benchmarks.readers import (
     BATCH,
     ROWS,
@@ -24,6 +23,7 @@ from scripts.benchmarks.readers import (
     with_msgpack_numpy,
     with_webdataset,
 )
+from scripts.benchmarks.synthetic_stores import Shape, image_name, write_images
 from scripts.benchmarks.timing import Row, absent, interleave, one_thread
 
 GROUP = "store reading"

@@ -19,7 +19,7 @@ import numpy as np
 from config.errors import Failure
 from data.batches.pairs import PairIndex
 from model.uniter import Config
-from scripts.benchmarks.made import Shape, open_pairs, write_stores
+from scripts.benchmarks.synthetic_stores import Shape, open_pairs, write_stores
 from scripts.benchmarks.timing import Row, one_thread, product_peak
 from train.metrics.clock import PARTS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.errors import DataError
-from data.source.detected import BoxRule, read_sizes, size_of
+from data.source.detector_output import BoxRule, read_sizes, size_of
 from scripts.command.parallel import progress
 
 

@@ -14,9 +14,9 @@ from data.records.pixels import MOST_PIXELS, shaded
 from data.source.captions import read_captions, read_image_ids
 from data.source.entities import read_entities
 from data.source.entries import Entry, select
-from data.source.wanted import Picture, Wanted, choose, every_picture, files_of, locate, read_wanted
+from data.source.picture_selection import Picture, Wanted, choose, every_picture, files_of, locate, read_wanted
 from data.stores.picture_files import FILES
-from data.stores.pictures import PictureWriter, encode_picture
+from data.stores.picture_store import PictureWriter, encode_picture
 from scripts.building.packing import Packed, leave_out, nothing_packed, usable
 from scripts.command.parallel import cores, in_order
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from config.errors import ConfigError
 from data.source.entries import Entry
-from data.source.scan_npy import DEV_LIMIT, Precomputed, PrecomputedImages, read_precomputed
+from data.source.precomputed import DEV_LIMIT, Precomputed, PrecomputedImages, read_precomputed
 from data.stores.image_writer import DTYPES, ImageWriter
 from scripts.command.parallel import progress
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from config.command.obeyed import Reads, training_on_batches, training_on_pools
+from config.command.settings_read import Reads, training_on_batches, training_on_pools
 from config.schema import Run
 from model.objective import build_objective
 

@@ -12,7 +12,7 @@ from scripts.page.charts import Chart, Line, curves, histogram, layers
 from scripts.page.outcome import Outcome
 from scripts.page.plot import plain
 from train.metrics.clock import PARTS
-from train.metrics.rates import CLOCKED, SHARES
+from train.metrics.throughput import CLOCKED, SHARES
 from train.scoring.recall import Floats, Ties, count
 from train.scoring.scores import TWO_STAGE, Scores
 

@@ -17,7 +17,7 @@ from data.records.pixels import MOST_PIXELS, decode
 from data.source.captions import read_captions
 from data.source.entries import Entry
 from data.stores.picture_files import ENDINGS, FILES, fits, odd_files, other_files, without_ending
-from data.stores.texts import TextStore
+from data.stores.text_store import TextStore
 from scripts.page.outcome import Outcome
 from train.scoring.scores import ENSEMBLE, TWO_STAGE, Scores
 

@@ -22,7 +22,7 @@ from scripts.scaling_model.stepping import made_updates
 from scripts.scaling_model.workloads import Workload
 from train.distributed.comm import Comm, Wait
 from train.distributed.host import keep_freed_memory, share_cores
-from train.distributed.launched import detect
+from train.distributed.process_groups import detect
 
 Stock = tuple[float, float, float]
 NOISY, LOOK_S = 0.25, 0.05

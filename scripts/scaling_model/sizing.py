@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from model import uniter
-from scripts.benchmarks.made import Shape, open_pairs, write_stores
+from scripts.benchmarks.synthetic_stores import Shape, open_pairs, write_stores
 from scripts.benchmarks.update import Size, operations
 from scripts.scaling_model.counting import Pretended, Sent
 from scripts.scaling_model.stepping import Update, made_updates

@@ -16,8 +16,8 @@ from config.schema import Run
 from scripts.scaling_model.counting import Counted, Sent
 from train.assembly.recipe import build_recipe
 from train.distributed.comm import Comm
-from train.loop.hard_pools import PoolRegime
-from train.loop.in_batch import BatchRegime
+from train.loop.batch_regime import BatchRegime
+from train.loop.pool_regime import PoolRegime
 from train.loop.regime import Regime
 from train.loop.trainer import Trainer
 from train.metrics.journal import Journal

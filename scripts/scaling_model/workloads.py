@@ -8,7 +8,7 @@ from typing import Any
 
 from config import load
 from config.schema import Run
-from scripts.benchmarks.made import Shape, write_stores
+from scripts.benchmarks.synthetic_stores import Shape, write_stores
 from train.assembly.kinds import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.command import obeyed
+from config.command import settings_read
 from config.command.cli import Extra, parse
-from config.command.obeyed import Reads
+from config.command.settings_read import Reads
 from config.errors import ConfigError, DataError
 from config.paths import Kind, look, told
 from config.schema import Run
@@ -20,10 +20,10 @@ from train.checkpointing.checkpoint_path import checkpoint_at
 from train.loop.claim import extension_of
 
 ENTRIES: dict[str, tuple[Extra | None, Reads]] = {
-    "train/itm_hn.py": (None, obeyed.training_on_pools),
-    "train/itm.py": (None, obeyed.training_on_batches),
-    "train/evaluate.py": (evaluate.flags, obeyed.measuring),
-    "train/mine.py": (mine.flags, obeyed.mining),
+    "train/itm_hn.py": (None, settings_read.training_on_pools),
+    "train/itm.py": (None, settings_read.training_on_batches),
+    "train/evaluate.py": (evaluate.flags, settings_read.measuring),
+    "train/mine.py": (mine.flags, settings_read.mining),
 }
 """The entries, the flags that each has besides the settings, and which of those it reads."""
 OWN_ENTRY = {"evaluate": "train/evaluate.py", "mine": "train/mine.py"}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config.errors import DataError
 from data.batches.batch import Batch, Images, Pool, Ragged
-from model import adapt, names
+from model import conversion, published_names
 from model.loading import Loaded, load
 from model.matcher import Matcher, Side, build, find
 from model.objective import build_objective, find_objective
@@ -202,9 +202,9 @@ def test_it_is_saved_and_loaded_to_the_bit(name: str, matcher: Matcher, batch: B
 
 
 def test_published_names_make_the_round_trip(name: str, matcher: Matcher) -> None:
-    if name not in names.TABLES:
+    if name not in published_names.TABLES:
         pytest.skip("there is no published checkpoint of this system")
-    published = adapt.to_published(name, matcher.state_dict())
+    published = conversion.to_published(name, matcher.state_dict())
     other = small(name, seed=8)
     assert load(other, name, published) == Loaded([], [])
     assert all(torch.equal(tensor, other.state_dict()[key]) for key, tensor in matcher.state_dict().items())

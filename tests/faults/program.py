@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from train.distributed.comm import Comm
-from train.distributed.place import Place
-from train.scoring import pieces
+from train.distributed.progress import Place
+from train.scoring import resumable_chunks
 
 STEP = 4
 
@@ -89,9 +89,9 @@ def break_it(fault: str) -> None:
     elif fault == "shape":
         break_collective(lambda tensor: torch.zeros(tensor.numel() + 3))
     elif fault == "disk full":
-        pieces.write_checked_array = full  # type: ignore[assignment, attr-defined]
+        resumable_chunks.write_checked_array = full  # type: ignore[assignment, attr-defined]
     elif fault == "hang in validation":
-        pieces.write_checked_array = slow  # type: ignore[assignment, attr-defined]
+        resumable_chunks.write_checked_array = slow  # type: ignore[assignment, attr-defined]
     else:
         raise ValueError(fault)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from train.checkpointing.checkpoint import Checkpoints, read_facts, read_state, read_weights
-from train.checkpointing.order import BEFORE
+from train.checkpointing.listing import BEFORE
 from train.checkpointing.snapshot import Snapshot
 
 Act = Callable[[Path], object]

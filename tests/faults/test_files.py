@@ -14,9 +14,9 @@ import pytest
 
 from config.errors import DataError, Failure
 from data.stores.image_writer import ImageWriter
-from data.stores.store import LmdbStore
-from data.stores.store_writer import LmdbWriter
-from data.stores.texts import TextStore, TextWriter
+from data.stores.lmdb_store import LmdbStore
+from data.stores.lmdb_writer import LmdbWriter
+from data.stores.text_store import TextStore, TextWriter
 from tests.arrays import FLICKR, extracted
 from tests.endings import assert_same_end
 from tests.faults.disks import disk, read_only, resize, without_rights

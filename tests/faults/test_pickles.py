@@ -28,15 +28,15 @@ from data.records.codec import decode_npz, decode_picture, decode_published, dec
 from data.records.pixels import decode
 from data.source.butd_npz import read_npz
 from data.source.captions import read_lines
-from data.source.scan_npy import PrecomputedImages, read_precomputed
+from data.source.precomputed import PrecomputedImages, read_precomputed
 from data.source.whitener import Whitener
 from data.stores.image_source import stored_names
-from data.stores.images import ImageStore
-from data.stores.store import LmdbStore
-from data.stores.store_writer import LmdbWriter
-from data.stores.texts import TextStore
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
+from data.stores.lmdb_writer import LmdbWriter
+from data.stores.text_store import TextStore
 from data.words.vocabulary import Vocabulary
-from data.words.words import WordPiece
+from data.words.wordpiece import WordPiece
 from scripts import convert_ckpt
 from scripts.page.outcome import open_outcome
 from tests.faults.outcomes import REFUSED, outcome, survives
@@ -53,7 +53,7 @@ from train.mine import checked
 from train.mining.embed import Marks
 from train.mining.filters import extra_pairs
 from train.mining.storage import fits, load_some, load_tensors
-from train.scoring.pieces import Pieces
+from train.scoring.resumable_chunks import Pieces
 from train.scoring.scores import kept_origin, open_scores
 
 Make = Callable[[Path], bytes]

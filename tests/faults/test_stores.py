@@ -19,10 +19,10 @@ from data.batches.candidates import ORDER, open_candidates
 from data.files import read_checked_array, write_checked_array
 from data.records.regions import RegionRule
 from data.source.whitener import Whitener
+from data.stores.image_store import ImageStore
 from data.stores.image_writer import ImageWriter
-from data.stores.images import ImageStore
-from data.stores.pictures import PictureView
-from data.stores.texts import TextStore
+from data.stores.picture_store import PictureView
+from data.stores.text_store import TextStore
 from tests.arrays import FLICKR, extracted, write_image_store
 from tests.drawn import write_picture_store
 from tests.faults.outcomes import CLEAN, REFUSED, count_outcomes, files_below, survives
@@ -30,7 +30,7 @@ from tests.flow import warm
 from tests.items import random_candidates, write_candidates
 from tests.pieces import write_pieces
 from tests.support import config_of, open_index, write_config, write_stores
-from train.mining.place import Place
+from train.mining.output_folder import Place
 from train.mining.storage import load_tensors, save_tensors
 from train.scoring.scores import Scores, keep_scores, kept_origin, open_scores
 

@@ -17,7 +17,7 @@ from tests.flow import warm
 from tests.items import items_config, random_candidates, write_candidates
 from tests.processes import entry
 from tests.support import ROOT, config_of, environment, events, open_index, write_config
-from train.metrics.rates import CLOCKED
+from train.metrics.throughput import CLOCKED
 
 pytestmark = pytest.mark.slow
 UPDATES = 20

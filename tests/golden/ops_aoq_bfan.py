@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from data.batches.batch import Ragged
-from model import adapt
+from model import conversion
 from model.bfan import Bfan, Config
 from model.loading import load_part
 from model.parts.focal import Focus, all_pairs
@@ -28,7 +28,8 @@ def build(case: Any, prefix: str) -> Bfan:
 
 
 def gradients(model: Bfan, prefix: str) -> Tensors:
-    found = adapt.to_published("bfan", {name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    ours = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    found = conversion.to_published("bfan", ours)
     return {f"grad.{name.removeprefix(prefix)}": grad for name, grad in found.items()}
 
 

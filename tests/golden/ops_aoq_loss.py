@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from data.batches.batch import Ragged
-from data.batches.offline import quintuplets
+from data.batches.offline_negatives import quintuplets
 from data.batches.owners import Owners
 from model import bfan, vsrn
 from model.matcher import Matcher, MatchOut, OfflineScores, Side
 from model.objective import triplet
 from model.objective.quintuplet import Config, costs
-from train.loop.in_batch import offline_pairs
+from train.loop.batch_regime import offline_pairs
 
 Tensors = dict[str, Tensor]
 OPTIONS = ("margin_online", "margin_offline", "alpha", "beta", "max_violation", "detach_weights", "clamp_weights")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from config.sections import Optim
 from data.batches.batch import Batch, Images, Ragged
-from model import adapt
+from model import conversion
 from model.bfan import Bfan, Config
 from model.loading import load
 from model.matcher import Matcher, Side
@@ -20,7 +20,7 @@ from tests.golden.run import sibling
 from train.assembly.optim import build_optimizer, clip, stepped_twice
 from train.assembly.precision import Precision
 from train.distributed.comm import Solo
-from train.loop.in_batch import outcome, total_loss
+from train.loop.batch_regime import outcome, total_loss
 
 vsrn, losses = sibling("ops_aoq_vsrn"), sibling("ops_aoq_loss")
 Tensors = dict[str, Tensor]
@@ -63,7 +63,8 @@ def step(case: Any, system: str, matcher: Matcher, twice: str) -> Tensors:
     found |= {"caption_loss": out.aux["caption"]} if "caption" in out.aux else {}
     buffers = {name: tensor for name, tensor in after.items() if name not in clipped}
     named = (("grad_clipped.", clipped), ("delta.", moved), ("buffer_after.", buffers))
-    return found | {label + name: t for label, ours in named for name, t in adapt.to_published(system, ours).items()}
+    published = [(label, conversion.to_published(system, ours)) for label, ours in named]
+    return found | {label + name: t for label, theirs in published for name, t in theirs.items()}
 
 
 class Told(Vsrn):

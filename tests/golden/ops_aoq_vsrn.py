@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.batches.batch import Images, Ragged
 from data.batches.pairs import PairIndex, Source
-from model import adapt
+from model import conversion
 from model.loading import load_part
 from model.parts.captioning import Captioner, Targets
 from model.vsrn import Config, Vsrn
@@ -47,7 +47,7 @@ def build(case: Any, prefix: str) -> Vsrn:
 
 def published(model: Vsrn, prefix: str, label: str, tensors: Tensors) -> Tensors:
     """Our tensors under `label` and their published names, those of one published part."""
-    found = adapt.to_published("vsrn", tensors)
+    found = conversion.to_published("vsrn", tensors)
     return {label + name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
 
 

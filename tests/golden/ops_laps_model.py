@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 from data.batches.batch import Ragged
-from model import adapt
+from model import conversion
 from model.laps import Aggregation, Laps, aggregated, captions, ratio_term, words_of
 from model.loading import load, load_part
 from model.matcher import Side
 from model.objective.triplet import Config as TripletConfig
 from model.objective.triplet import Triplet
-from model.parts.aligning import SIMILARITIES, aligned
+from model.parts.alignment import SIMILARITIES, aligned
 from model.parts.layers import highest
 from model.parts.slimming import Shapes, matched, mixing
 from tests.golden.run import sibling
 from train.assembly.optim import clip
 from train.assembly.precision import Precision
 from train.distributed.comm import Solo
-from train.loop.in_batch import outcome, total_loss
+from train.loop.batch_regime import outcome, total_loss
 
 shared = sibling("ops_laps")
 Tensors = dict[str, Tensor]
@@ -69,7 +69,7 @@ def patch_aggregate(case: Any) -> Tensors:
     found = weights[:, 0] @ tokens
     total = (found * case.inputs["d_out"]).sum()
     ours = {f"aggregate.{name}": p for name, p in matcher.aggregate.named_parameters()}
-    names = {adapt.published_name("laps", name).removeprefix(NET): p for name, p in ours.items()}
+    names = {conversion.published_name("laps", name).removeprefix(NET): p for name, p in ours.items()}
     return {"aggr_tokens": found} | gradients(total, tokens=tokens, **names)
 
 
@@ -123,7 +123,7 @@ def sim_matrix(case: Any) -> Tensors:
         return {"sims": found}
     assert matcher.aggregate is not None
     parameters = {
-        adapt.published_name("laps", f"aggregate.{name}"): p for name, p in matcher.aggregate.named_parameters()
+        conversion.published_name("laps", f"aggregate.{name}"): p for name, p in matcher.aggregate.named_parameters()
     }
     tokens = {name: inputs[name] for name in ("img_embs", "cap_embs")}
     grads = gradients((found * inputs["d_sims"]).sum(), **tokens, **parameters)
@@ -154,7 +154,7 @@ def whole(case: Any) -> Laps:
 def grads_of(matcher: Laps, names: list[str]) -> Tensors:
     """`grad.<published name>` of the parameters of these published names."""
     ours = dict(matcher.named_parameters())
-    found = {name: ours[str(adapt.house_name("laps", name))].grad for name in names}
+    found = {name: ours[str(conversion.house_name("laps", name))].grad for name in names}
     return {f"grad.{name}": grad for name, grad in found.items() if grad is not None}
 
 

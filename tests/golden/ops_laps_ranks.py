@@ -24,8 +24,8 @@ from tests.golden.run import Case, sibling
 from tests.ranks import on_ranks
 from train.assembly.precision import Precision
 from train.distributed.comm import Comm
-from train.distributed.launched import detect
-from train.loop.in_batch import outcome, total_loss
+from train.distributed.process_groups import detect
+from train.loop.batch_regime import outcome, total_loss
 from train.loop.reducer import GradientReducer
 
 shared, whole_model = sibling("ops_laps"), sibling("ops_laps_model")

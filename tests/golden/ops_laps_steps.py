@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from config.sections import Optim
-from model import adapt
+from model import conversion
 from model.loading import load
 from model.matcher import Matcher, build
 from model.objective.triplet import Config, Triplet
@@ -16,7 +16,7 @@ from tests.golden.run import sibling
 from train.assembly.optim import clip
 from train.assembly.precision import Precision
 from train.distributed.comm import Solo
-from train.loop.in_batch import outcome, total_loss
+from train.loop.batch_regime import outcome, total_loss
 
 shared, losses = sibling("ops_laps"), sibling("ops_laps_loss")
 Tensors = dict[str, Tensor]
@@ -60,8 +60,8 @@ def train_steps(case: Any) -> Tensors:
         batch = tuple(case.inputs[name].flatten(0, 1)[number] for name in INPUTS)
         steps.append(step(matcher, optimizer, objective, optim, number, batch))
     found = {name: torch.stack([each[name] for each in steps]) for name in steps[0]}
-    after = adapt.to_published("laps", matcher.state_dict())
-    start = adapt.to_published("laps", before)
+    after = conversion.to_published("laps", matcher.state_dict())
+    start = conversion.to_published("laps", before)
     for name in case.config["final_weights"]:
         found |= {f"final.{name}": after[name], f"delta.{name}": after[name] - start[name]}
     return found

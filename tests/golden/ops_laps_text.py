@@ -12,7 +12,7 @@ from torch import Tensor
 from data.batches.augment import Tokens, WordAugment
 from data.batches.batch import Batch, Images, Ragged, offsets_of
 from data.batches.pairs import PairIndex, Source
-from data.words.words import WordPiece
+from data.words.wordpiece import WordPiece
 from model.parts.layers import packed, rectangle
 
 Tensors = dict[str, Tensor]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from config.sections import Optim
 from data.batches.batch import Batch, Direction, Images, Pool, Ragged
-from model import adapt
+from model import conversion
 from model.loading import load, load_to_score
 from model.objective.hinge import Config as HingeConfig
 from model.objective.hinge import Hinge, ranking_hinge
@@ -37,7 +37,7 @@ def build(case: Any, **settings: Any) -> Uniter:
 
 def published_grads(model: Uniter) -> Tensors:
     grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {f"grad.{name}": grad for name, grad in adapt.to_published("uniter", grads).items()}
+    return {f"grad.{name}": grad for name, grad in conversion.to_published("uniter", grads).items()}
 
 
 class Rows:
@@ -105,7 +105,7 @@ def encoder_forward(case: Any) -> Tensors:
 def load_pretrained(case: Any) -> Tensors:
     model = build(case)
     load_to_score(model, "uniter", {name.removeprefix("ckpt."): t for name, t in case.inputs.items()})
-    return adapt.to_published("uniter", model.state_dict())
+    return conversion.to_published("uniter", model.state_dict())
 
 
 def rank_loss(case: Any) -> Tensors:
@@ -151,7 +151,7 @@ def adamw_steps(case: Any) -> Tensors:
     config, inputs = case.config, case.inputs
     published = [name.removeprefix("init.") for name in inputs if name.startswith("init.")]
     parameters = {name: torch.nn.Parameter(inputs[f"init.{name}"].clone()) for name in published}
-    named = [(adapt.house_name("uniter", name) or name, p) for name, p in parameters.items()]
+    named = [(conversion.house_name("uniter", name) or name, p) for name, p in parameters.items()]
     groups = parameter_groups(named, config["weight_decay"], Uniter.decayed_norms)
     optimizer = AdamW(groups, 0.0, tuple(config["betas"]), config["eps"], correct_bias=config["correct_bias"])
     out = {}
@@ -201,7 +201,7 @@ def train_trajectory(case: Any) -> Tensors:
         optimizer.step()
         optimizer.zero_grad()
         losses.append(torch.stack(row))
-    final = adapt.to_published("uniter", model.state_dict())
+    final = conversion.to_published("uniter", model.state_dict())
     return {
         "losses": torch.stack(losses),
         "grad_norms": torch.stack(norms),

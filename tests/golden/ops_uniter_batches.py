@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from data.batches.batch import Batch, Ragged
-from data.batches.negatives import following, token_buckets
+from data.batches.hard_pools import following, token_buckets
 from data.batches.pairs import PairIndex, Source
 from data.batches.plan import PoolPlan
-from data.batches.slot import Capacity, Slot
-from data.stores.images import ImageStore, RegionRule
-from data.stores.texts import TextStore
+from data.batches.prefetch_buffer import Capacity, Slot
+from data.stores.image_store import ImageStore, RegionRule
+from data.stores.text_store import TextStore
 from model.loading import load
 from model.uniter import Config, Uniter, joint_positions
 from train.assembly.precision import Precision

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from data.batches.pairs import PairIndex, Source
 from data.records.regions import box_features, normalise_boxes
-from data.stores.images import ImageStore, RegionRule
-from data.stores.texts import TextStore
+from data.stores.image_store import ImageStore, RegionRule
+from data.stores.text_store import TextStore
 from scripts import build_imgdb, build_txtdb
 
 Tensors = dict[str, Tensor]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from config.errors import DataError
-from model import adapt
+from model import conversion
 from model.loading import Loaded, RankHead, load, load_part, load_to_score, load_what_fits
 from model.matcher import Matcher
 from tests.samples import lively, small
@@ -23,7 +23,7 @@ def donor() -> Matcher:
 
 @pytest.fixture
 def published(donor: Matcher) -> dict[str, Tensor]:
-    return adapt.to_published("uniter", donor.state_dict())
+    return conversion.to_published("uniter", donor.state_dict())
 
 
 def equal(a: Matcher, b: Matcher) -> bool:
@@ -104,7 +104,7 @@ def test_weights_of_another_matcher_whose_names_fit_in_part_are_refused(system: 
     assert theirs.keys() & ours.state_dict().keys()
     before = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
     for put in (load, load_to_score, load_part):
-        for state in (theirs, adapt.to_published(others, theirs)):
+        for state in (theirs, conversion.to_published(others, theirs)):
             with pytest.raises(DataError, match=rf"tensors (of this {system}|that this {system} has no place for)"):
                 put(ours, system, state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in ours.state_dict().items()), "nothing was loaded"
@@ -181,13 +181,13 @@ def test_half_precision_tensors_become_the_models_type(published: dict[str, Tens
     matcher, _ = measured({name: tensor.half() for name, tensor in published.items()})
     for name, tensor in matcher.state_dict().items():
         assert tensor.dtype == torch.float32
-        assert torch.equal(tensor, published[adapt.published_name("uniter", name)].half().float())
+        assert torch.equal(tensor, published[conversion.published_name("uniter", name)].half().float())
 
 
 @pytest.mark.parametrize("names", ["published", "ours"])
 def test_another_shape_names_the_parameter_and_both_shapes(donor: Matcher, names: str) -> None:
     wide = lively(small("uniter", vocab_size=61))
-    state = adapt.to_published("uniter", wide.state_dict()) if names == "published" else dict(wide.state_dict())
+    state = conversion.to_published("uniter", wide.state_dict()) if names == "published" else dict(wide.state_dict())
     before = small("uniter", seed=5)
     with pytest.raises(DataError, match=r"text\.words\.weight is \[61, 16\] but the model wants \[60, 16\]") as told:
         load(before, "uniter", state)
@@ -204,14 +204,14 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
 
 def test_counters_of_batch_norms_are_carried_over_and_may_be_absent() -> None:
     model = small("vsrn")
-    published = adapt.to_published("vsrn", model.state_dict())
+    published = conversion.to_published("vsrn", model.state_dict())
     counters = [name for name in published if name.endswith("num_batches_tracked")]
     assert counters
     published[counters[0]] = torch.tensor(3)
     for name in counters[1:]:
         del published[name]
     assert load(model, "vsrn", published) == Loaded([], [])
-    assert model.state_dict()[adapt.house_name("vsrn", counters[0])] == 3
+    assert model.state_dict()[conversion.house_name("vsrn", counters[0])] == 3
 
 
 def laps(kind: str, seed: int = 0) -> Matcher:
@@ -221,7 +221,7 @@ def laps(kind: str, seed: int = 0) -> Matcher:
 def old_names(kind: str) -> tuple[Matcher, dict[str, Tensor]]:
     """A model, and its weights under published names with what an old library wrote besides."""
     donor = lively(laps(kind))
-    published = adapt.to_published("laps", donor.state_dict())
+    published = conversion.to_published("laps", donor.state_dict())
     besides = {"img_enc.visual_encoder.pooler.dense.weight": torch.ones(3, 3),
                "txt_enc.bert.pooler.dense.bias": torch.ones(3),
                "txt_enc.bert.embeddings.position_ids": torch.arange(9)[None]}  # fmt: skip
@@ -242,7 +242,7 @@ def test_a_published_laps_is_loaded_and_goes_back(kind: str) -> None:
     assert {name.rpartition(".")[2] for name in found.ignored} <= {"weight", "bias", "position_ids",
                                                                    "relative_position_index"}  # fmt: skip
     assert len(found.ignored) == (4 if kind == "swin" else 3), "poolers and buffers alone"
-    again = adapt.to_published("laps", matcher.state_dict())
+    again = conversion.to_published("laps", matcher.state_dict())
     assert again.keys() == published.keys() - set(found.ignored)
 
 
@@ -285,7 +285,7 @@ def test_strange_names_in_a_laps_are_refused_and_told(strange: str) -> None:
     _, published = old_names("vit")
     with pytest.raises(DataError, match="has 1 tensor that this laps has no place for") as told:
         load(laps("vit"), "laps", published | {strange: torch.ones(2)})
-    assert (adapt.house_name("laps", strange) or strange) in str(told.value)
+    assert (conversion.house_name("laps", strange) or strange) in str(told.value)
 
 
 def test_a_laps_of_other_sizes_is_refused() -> None:

@@ -21,8 +21,8 @@ from config.errors import ConfigError, DataError
 from data.batches.pairs import PairIndex
 from data.files import write_json
 from data.stores.image_writer import ImageWriter
-from data.stores.texts import TextWriter, caption_record
-from data.words.words import SPECIAL_TOKENS, WordPiece
+from data.stores.text_store import TextWriter, caption_record
+from data.words.wordpiece import SPECIAL_TOKENS, WordPiece
 from model.matcher import build
 from scripts import attention
 from tests.support import DIM, RULE, config_of, open_index, write_config

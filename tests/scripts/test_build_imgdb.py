@@ -18,9 +18,9 @@ from PIL import Image
 
 from config.errors import ConfigError, DataError
 from data.records.phrases import read_objects
-from data.stores.images import ImageStore, RegionRule
-from data.stores.store import LmdbStore
-from data.stores.texts import TextStore
+from data.stores.image_store import ImageStore, RegionRule
+from data.stores.lmdb_store import LmdbStore
+from data.stores.text_store import TextStore
 from scripts import build_txtdb
 from scripts.build_imgdb import main
 from tests.arrays import extracted, write_npz_folder

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from config.errors import ConfigError, DataError
-from data.stores.texts import TextStore
+from data.stores.text_store import TextStore
 from scripts.build_txtdb import main
 
 ROOT = Path(__file__).parents[2]

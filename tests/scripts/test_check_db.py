@@ -13,7 +13,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.records.codec import StoredPicture, encode_picture
-from data.stores.texts import TextStore, TextWriter
+from data.stores.text_store import TextStore, TextWriter
 from scripts.check_db import main
 from tests.arrays import FLICKR, write_image_store
 from tests.drawn import drawn, encoded, write_picture_store

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from config import load
 from config.errors import ConfigError, DataError
-from model import adapt
+from model import conversion
 from model.bfan import Bfan
 from model.bfan import Config as BfanConfig
 from model.laps import Config as LapsConfig
@@ -25,7 +25,7 @@ from scripts.convert_ckpt import main
 from tests.samples import lively, small
 from train.assembly.kinds import KINDS
 from train.checkpointing.checkpoint import Checkpoints, read_facts, read_weights
-from train.checkpointing.sealing import check
+from train.checkpointing.manifest import check
 from train.checkpointing.snapshot import Snapshot
 
 TINY = Config(
@@ -35,7 +35,7 @@ TINY = Config(
 
 
 def published(path: Path) -> dict[str, torch.Tensor]:
-    state = adapt.to_published("uniter", Uniter(TINY).state_dict())
+    state = conversion.to_published("uniter", Uniter(TINY).state_dict())
     torch.save({name: tensor.half() for name, tensor in state.items()} | {"cls.predictions.bias": torch.zeros(3)}, path)
     return state
 
@@ -47,7 +47,7 @@ def test_published_weights_come_in_and_go_out_again(tmp_path: Path, capsys: pyte
     model = Uniter(TINY)
     assert not load_weights(model, "uniter", load_file(tmp_path / "ours.safetensors")).missing
     assert main([str(tmp_path / "ours.safetensors"), "--to", "published", "--output", str(tmp_path / "back.pt")]) == 0
-    back = adapt.take_rank_row(torch.load(tmp_path / "back.pt", weights_only=True))
+    back = conversion.take_rank_row(torch.load(tmp_path / "back.pt", weights_only=True))
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], tensor.half().float()) for name, tensor in state.items())
 
@@ -75,7 +75,7 @@ def released(path: Path, **changes: object) -> Bfan:
     """A published file of BFAN, with one name that nobody knows."""
     settings = {"vocab_size": 20, "img_dim": 4, "embed_size": 6, "word_dim": 5, "focal_type": "prob"}
     matcher = Bfan(BfanConfig(**settings))
-    state = adapt.to_published("bfan", matcher.state_dict())
+    state = conversion.to_published("bfan", matcher.state_dict())
     parts = [{n.removeprefix(p): t for n, t in state.items() if n.startswith(p)} for p in ("img_enc.", "txt_enc.")]
     parts[1]["rnn.spare"] = torch.zeros(1)
     content = {"epoch": 2, "model": parts, "best_rsum": 1.5, "Eiters": 9, "opt": Namespace(**settings, alpha=0.3)}
@@ -141,7 +141,7 @@ READER = {"model_type": "bert", "vocab_size": 20, "hidden_size": 64, "num_hidden
 def released_laps(path: Path, **changes: object) -> Laps:
     """A published file of LAPS with the poolers that it never used."""
     matcher = Laps(LapsConfig(vision=EYES, text=READER, embed_size=16))
-    state = adapt.to_published("laps", matcher.state_dict())
+    state = conversion.to_published("laps", matcher.state_dict())
     state["img_enc.visual_encoder.pooler.dense.weight"] = torch.zeros(64, 64)
     options = Namespace(sparse_ratio=0.5, aggr_ratio=0.4, num_patches=16, vit_type="vit", margin=0.2)
     content = {"epoch": 4, "model": state, "best_rsum": 2.5, "Eiters": 8, "opt": options} | changes

@@ -17,10 +17,10 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.source.jpeg import Whitener, describe, read_picture
-from data.stores.images import ImageStore
-from data.stores.pictures import PictureView
-from data.stores.store import LmdbStore
-from data.stores.texts import TextStore
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
+from data.stores.picture_store import PictureView
+from data.stores.text_store import TextStore
 from scripts import make_scenes
 from scripts.scenes import shard
 from scripts.scenes.detect import RULE

@@ -17,9 +17,9 @@ from PIL import Image
 from config import load
 from config.errors import ConfigError
 from data.batches.pairs import PairIndex, Source
-from data.stores.pictures import PictureView, PictureWriter, encode_picture
-from data.stores.texts import TextStore, TextWriter, caption_record
-from data.words.words import SPECIAL_TOKENS, WordPiece
+from data.stores.picture_store import PictureView, PictureWriter, encode_picture
+from data.stores.text_store import TextStore, TextWriter, caption_record
+from data.words.wordpiece import SPECIAL_TOKENS, WordPiece
 from model.laps import Laps
 from model.matcher import build
 from scripts import attention

@@ -15,10 +15,10 @@ import pytest
 
 from config.errors import DataError
 from config.sections import Eval
-from data.stores.texts import TextWriter
+from data.stores.text_store import TextWriter
 from scripts import report
 from scripts.page.plot import plain
-from train.evaluation.measure import judged
+from train.evaluation.retrieval import judged
 from train.metrics.journal import Journal
 from train.scoring.recall import recalls
 from train.scoring.scores import keep_mean, keep_scores, open_scores

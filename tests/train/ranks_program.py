@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from model.parts.layers import BatchNorm
+from train.distributed.collectives import rows_of_all, sum_of_all
 from train.distributed.comm import Comm
-from train.distributed.gather import rows_of_all, sum_of_all
-from train.distributed.launched import detect
+from train.distributed.process_groups import detect
 from train.loop.reducer import GradientReducer
 
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from config.command.obeyed import anything
+from config.command.settings_read import anything
 from config.errors import ConfigError, DataError, Failure
 from config.schema import Run
 from tests.support import config_of, write_config
 from tests.train.conftest import MakeRun, Pretended
 from train import entry
 from train.distributed.comm import Comm, Solo
-from train.distributed.launched import Dismissed
-from train.distributed.stop import SIGNALS
+from train.distributed.process_groups import Dismissed
+from train.distributed.stop_request import SIGNALS
 from train.entry import main, tell
 
 

@@ -12,7 +12,7 @@ from torch.optim.adamw import adamw
 
 from config.errors import ConfigError
 from config.sections import Optim
-from train.assembly import uncompiled
+from train.assembly import torch_optimizers
 
 Named = Iterable[tuple[str, nn.Parameter]]
 FACTOR = "factor"
@@ -64,7 +64,7 @@ def groups_of(config: Optim, named: Named, decayed_norms: tuple[str, ...]) -> li
     return groups
 
 
-class AdamW(uncompiled.Uncompiled):
+class AdamW(torch_optimizers.Uncompiled):
     """AdamW as the published runs computed it: epsilon joins the uncorrected root, decay comes after the update.
 
     `p -= a m / (sqrt(v) + eps)`, then `p -= lr wd p`, with `a = lr sqrt(1 - b2^k) / (1 - b1^k)`, or `lr` without bias
@@ -130,7 +130,7 @@ class AdamW(uncompiled.Uncompiled):
             state["step"] = age + 1
 
 
-class TwiceAdam(uncompiled.Adam):
+class TwiceAdam(torch_optimizers.Adam):
     """Adam that steps the groups marked `twice` two times an update with the same gradient.
 
     So it went for the parameters that a published program had put into its list twice; `clip` counts them twice too.
@@ -176,8 +176,8 @@ def build_optimizer(config: Optim, named: Named, decayed_norms: tuple[str, ...])
     if config.optim == "adamw":
         return AdamW(groups, config.learning_rate, config.betas, config.adam_eps, correct_bias=config.correct_bias)
     if config.optim == "torch_adamw":
-        return uncompiled.AdamW(groups, config.learning_rate, config.betas, config.adam_eps, fused=True)
-    kind = {"adam": uncompiled.Adam, "adamax": uncompiled.Adamax}[config.optim]
+        return torch_optimizers.AdamW(groups, config.learning_rate, config.betas, config.adam_eps, fused=True)
+    kind = {"adam": torch_optimizers.Adam, "adamax": torch_optimizers.Adamax}[config.optim]
     return kind(groups, lr=config.learning_rate, betas=config.betas, eps=config.adam_eps)
 
 

@@ -12,7 +12,7 @@ from config.errors import ConfigError
 from config.schema import Run
 from config.sections import Data
 from data.batches.augment import WordAugment
-from data.stores.pictures import PictureView
+from data.stores.picture_store import PictureView
 from model.loading import RankHead
 from model.matcher import Matcher, build
 from model.objective import Objective, build_objective

@@ -11,9 +11,9 @@ from config.sections import Data, Named
 from data.batches.pairs import Array, PairIndex, Source
 from data.records.regions import RegionRule
 from data.stores.image_source import ImageSource
-from data.stores.images import ImageStore
-from data.stores.pictures import PICTURES, PictureView
-from data.stores.texts import TextStore
+from data.stores.image_store import ImageStore
+from data.stores.picture_store import PICTURES, PictureView
+from data.stores.text_store import TextStore
 from data.stores.variants import store_variants
 from train.distributed.comm import Comm
 

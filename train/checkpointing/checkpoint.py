@@ -17,9 +17,9 @@ from config.errors import DataError, Failure
 from config.paths import CONFIG, WEIGHTS
 from data.files import read_json, sync
 from train.checkpointing.checkpoint_path import STATE, checkpoint_at
-from train.checkpointing.order import BEFORE, Found, Said, found_in, looks_whole, newest_whole, place_of
+from train.checkpointing.listing import BEFORE, Found, Said, found_in, looks_whole, newest_whole, place_of
+from train.checkpointing.manifest import Unsealed, verified
 from train.checkpointing.published import is_parts, is_state, joined, unpickled
-from train.checkpointing.sealing import Unsealed, verified
 from train.checkpointing.snapshot import Snapshot
 from train.checkpointing.tensors import write_tensors
 

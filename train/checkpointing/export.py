@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
-from model.adapt import State, give_rank_row, to_published
+from model.conversion import State, give_rank_row, to_published
 from model.laps import IMAGENET, Laps
 from model.loading import load
 from model.matcher import Matcher, build, find
-from model.names import PARTS
+from model.published_names import PARTS
 from model.vsrn import Vsrn
 from train.checkpointing.published import MEANS, SETTINGS, Plain, Published, matcher_of, plain
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from config.errors import DataError
 from config.sections import Named
 from model.matcher import Matcher, build, find
-from model.names import PARTS
+from model.published_names import PARTS
 from train.checkpointing import published_laps, published_uniter
 from train.checkpointing.published_laps import TAKEN, Described
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from config.errors import DataError
-from model.adapt import modern
+from model.conversion import modern
 from train.checkpointing.published_laps import HEAD_WIDTH, Described
 
 LAYER = re.compile(r"uniter\.encoder\.layer\.(\d+)\.")

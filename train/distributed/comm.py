@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from config.errors import DataError
-from train.distributed.place import Place
+from train.distributed.progress import Place
 
 Wait = Callable[[], None]
 

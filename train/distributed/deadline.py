@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Mapping
 
-from config.spans import seconds
+from config.durations import seconds
 
 END = "SLURM_JOB_END_TIME"
 """Seconds since 1970 at which SLURM ends the job: its own variable, set by scripts/slurm where SLURM is too old."""
@@ -19,7 +19,7 @@ def set_alarm(stop_after: str, environ: Mapping[str, str] = os.environ) -> float
     """Have SIGALRM sent to this process when it is time to save and leave; returns in how many seconds.
 
     Args:
-        stop_after: a span from now on (see `config.spans`); "" = as long as the scheduler allows, None without one.
+        stop_after: a span from now on (see `config.durations`); "" = as long as the scheduler allows, None without one.
     """
     left = seconds(stop_after) if stop_after else None
     if environ.get(END, "").isdigit():

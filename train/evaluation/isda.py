@@ -20,7 +20,7 @@ from data.records.phrases import Objects, read_objects
 from train.assembly.recipe import Parts
 from train.assembly.splits import Split
 from train.metrics.journal import Journal
-from train.metrics.rates import reported
+from train.metrics.throughput import reported
 from train.scoring.scorer import Scorer, read_images
 
 EPS = 1e-12

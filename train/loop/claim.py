@@ -17,7 +17,7 @@ from config.sections import Optim
 from data.files import read_json, write_json
 from train.assembly.kinds import KINDS
 from train.assembly.optim import learning_rate
-from train.checkpointing.order import found_in, looks_whole
+from train.checkpointing.listing import found_in, looks_whole
 from train.distributed.comm import Comm
 
 STEPS = "optim.num_train_steps"

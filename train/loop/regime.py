@@ -17,7 +17,7 @@ from data.batches.batch import Batch
 from data.batches.loader import Loader
 from data.batches.pairs import Array
 from data.batches.plan import Plan
-from data.batches.slot import Capacity
+from data.batches.prefetch_buffer import Capacity
 from train.assembly.recipe import Recipe
 from train.assembly.splits import check_lengths, text_settings
 from train.metrics.clock import Clock

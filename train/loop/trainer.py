@@ -20,15 +20,15 @@ from train.checkpointing.checkpoint import Checkpoints, read_facts, read_state, 
 from train.checkpointing.saver import Saver
 from train.checkpointing.snapshot import Snapshot, copied
 from train.distributed.comm import Regroup
-from train.distributed.stop import Stop
+from train.distributed.stop_request import Stop
+from train.loop.nonfinite_guard import Skips
 from train.loop.reducer import GradientReducer
 from train.loop.regime import Regime
-from train.loop.skips import Skips
-from train.loop.tally import Tally
+from train.loop.running_means import Tally
 from train.loop.validation import Validation
 from train.metrics.clock import Clock, catch_up
 from train.metrics.journal import Journal
-from train.metrics.rates import of_all_ranks, summary
+from train.metrics.throughput import of_all_ranks, summary
 
 Batches = Iterator[tuple[Plan, Batch]]
 

@@ -15,9 +15,9 @@ from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.checkpoint_path import checkpoint_at
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Comm
-from train.distributed.handover import newest
-from train.evaluation.measure import measure
+from train.distributed.state_transfer import newest
 from train.evaluation.results import keep, table
+from train.evaluation.retrieval import measure
 from train.loop.claim import claim, extension_of
 from train.loop.regime import Regime
 from train.loop.trainer import Trainer

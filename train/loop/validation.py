@@ -9,7 +9,7 @@ from config.errors import Failure
 from data.files import write_json
 from train.assembly.recipe import Recipe
 from train.assembly.splits import Split
-from train.evaluation.measure import measure, quick_check
+from train.evaluation.retrieval import measure, quick_check
 from train.metrics.journal import Journal
 
 MEASURED = "measured.json"

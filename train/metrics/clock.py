@@ -10,7 +10,7 @@ from threading import Lock
 
 import torch
 
-from train.distributed.place import Place
+from train.distributed.progress import Place
 
 PARTS = ("load", "mine", "train", "reduce", "update")
 

@@ -24,7 +24,7 @@ from data.batches.pairs import Array, PairIndex
 from data.files import read_checked_array, write_checked_array
 from model.matcher import Side
 from train.metrics.clock import Clock
-from train.metrics.rates import pace_of_one
+from train.metrics.throughput import pace_of_one
 from train.mining.storage import fits, opened, reserve, saving, sync
 from train.scoring.scorer import Scorer
 

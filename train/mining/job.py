@@ -23,13 +23,13 @@ from train.assembly.recipe import Parts
 from train.distributed.comm import Comm
 from train.metrics.clock import Clock
 from train.metrics.journal import Journal
-from train.metrics.rates import reported
+from train.metrics.throughput import reported
+from train.mining.distributed_scan import Pass
 from train.mining.embed import IMAGES, TEXTS, Embedder
-from train.mining.facts import Encoded, Given, checksum, facts_of
 from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
 from train.mining.lists import Direction, Task, Write, finish, into
-from train.mining.passing import Pass
-from train.mining.place import LISTS, REMEDY, UNFINISHED, Place
+from train.mining.manifest import Encoded, Given, checksum, facts_of
+from train.mining.output_folder import LISTS, REMEDY, UNFINISHED, Place
 from train.mining.rerank import Reranker
 from train.mining.screen import Screen, choose
 from train.mining.settings import Settings

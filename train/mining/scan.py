@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.mining.cut import Cut, Holes, Side
 from train.mining.exact import Shortlists
 from train.mining.filters import Ceilings, Excluded
-from train.mining.full import Entries, in_full
-from train.mining.running import Running, rank_at
+from train.mining.full_search import Entries, in_full
+from train.mining.running_top_k import Running, rank_at
 from train.mining.screen import Screen, Slack
+from train.mining.tile_layout import Cut, Holes, Side
 
 HOST = torch.device("cpu")
 SCORE_BYTES = 4

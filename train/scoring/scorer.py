@@ -26,7 +26,7 @@ from model.parts.attention import Attention
 from train.distributed.comm import Comm, Solo
 from train.metrics.clock import Clock
 from train.scoring.autocast import Autocast
-from train.scoring.pieces import Pieces, Said
+from train.scoring.resumable_chunks import Pieces, Said
 from train.scoring.sides import encoded
 
 

@@ -22,7 +22,7 @@ from config.errors import ConfigError, DataError
 from data.batches.pairs import Array, PairIndex
 from model.matcher import Matcher, Side
 from model.parts.layers import highest
-from train.scoring.pieces import Pieces, Said
+from train.scoring.resumable_chunks import Pieces, Said
 from train.scoring.scorer import Scorer, orders
 
 AT_ONCE = 1 << 24

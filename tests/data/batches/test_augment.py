@@ -14,9 +14,9 @@ from config.errors import ConfigError, DataError
 from data.batches.augment import KEPT, LEFT_OUT, MASKED, REPLACED, Tokens, WordAugment
 from data.batches.pairs import Array, PairIndex, Source
 from data.draws import generator
-from data.stores.images import ImageStore
-from data.stores.texts import TextStore
-from data.words.words import WordPiece
+from data.stores.image_store import ImageStore
+from data.stores.text_store import TextStore
+from data.words.wordpiece import WordPiece
 from tests.pieces import PIECES, write_pieces, write_vocabulary
 from tests.support import RULE, open_index
 

@@ -9,7 +9,7 @@ import pytest
 
 from config.errors import ConfigError
 from data.batches.items import Items
-from data.batches.offline import Offline
+from data.batches.offline_negatives import Offline
 from data.batches.pairs import PairIndex
 from data.batches.plan import ItemPlan
 from tests.items import random_candidates

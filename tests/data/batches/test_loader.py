@@ -15,17 +15,17 @@ import torch
 from config.errors import DataError, Failure
 from data.batches.augment import WordAugment
 from data.batches.batch import Batch
+from data.batches.hard_pools import HardPools
 from data.batches.items import Items
 from data.batches.loader import Loader
-from data.batches.negatives import HardPools
-from data.batches.offline import Offline
+from data.batches.offline_negatives import Offline
 from data.batches.pairs import PairIndex, Source
 from data.batches.plan import ItemPlan, Plan
-from data.batches.slot import Capacity
+from data.batches.prefetch_buffer import Capacity
+from data.stores.image_store import ImageStore
 from data.stores.image_writer import ImageWriter
-from data.stores.images import ImageStore
-from data.stores.pictures import PictureView
-from data.stores.texts import TextStore
+from data.stores.picture_store import PictureView
+from data.stores.text_store import TextStore
 from tests.drawn import write_picture_store
 from tests.items import random_candidates
 from tests.pieces import write_pieces

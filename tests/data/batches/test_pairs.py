@@ -10,8 +10,8 @@ import pytest
 
 from config.errors import DataError
 from data.batches.pairs import PairIndex, Source
-from data.stores.images import ImageStore
-from data.stores.texts import TextStore
+from data.stores.image_store import ImageStore
+from data.stores.text_store import TextStore
 from tests.support import RULE, open_index, write_stores
 
 

@@ -14,10 +14,10 @@ import torch
 
 from config.errors import Failure
 from data.batches import worker
+from data.batches.hard_pools import HardPools
 from data.batches.loader import Loader
-from data.batches.negatives import HardPools
 from data.batches.pairs import PairIndex
-from data.batches.slot import Capacity
+from data.batches.prefetch_buffer import Capacity
 
 
 def standing(times: int, patience_s: tuple[float, ...], monkeypatch: pytest.MonkeyPatch) -> list[int]:

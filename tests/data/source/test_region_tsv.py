@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
-from data.source.detected import BoxRule
+from data.source.detector_output import BoxRule
 from data.source.region_tsv import BOTTOM_UP, TsvFile, predictions_of, read_row
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import pytest
 
 from data.stores import address_space
 from data.stores.address_space import is_exhausted, too_little
-from data.stores.store import LmdbStore
+from data.stores.lmdb_store import LmdbStore
 from tests.support import ROOT, environment
 
 MEBIBYTE = 1 << 20
@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 from config.errors import DataError, Failure
 from data.stores.image_writer import ImageWriter
-from data.stores.images import ImageStore
-from data.stores.pictures import PictureWriter
-from data.stores.store import LmdbStore
-from data.stores.store_writer import LmdbWriter
-from data.stores.texts import TextStore, TextWriter
+from data.stores.image_store import ImageStore
+from data.stores.picture_store import PictureWriter
+from data.stores.lmdb_store import LmdbStore
+from data.stores.lmdb_writer import LmdbWriter
+from data.stores.text_store import TextStore, TextWriter
 from tests.arrays import extracted
 from tests.data.stores.test_address_space import META
 
@@ -111,7 +111,7 @@ def test_a_store_larger_than_the_limit_says_how_much_it_needs(tmp_path: Path) ->
 
 
 READ = PACK + """
-import data.stores.pages
+import data.stores.lmdb_pages
 size = (folder / "data.mdb").stat().st_size
 limit(1 + data.stores.address_space._mapped() // (1 << 20) + size // 2 // (1 << 20))
 for _ in range(2):
@@ -126,7 +126,7 @@ print(len(LmdbStore(folder).keys()))
 
 @pytest.mark.parametrize("sealed", [True, False])
 def test_reading_says_how_much_it_needs(sealed: bool, tmp_path: Path) -> None:
-    from data.stores.store_writer import LmdbWriter
+    from data.stores.lmdb_writer import LmdbWriter
 
     with LmdbWriter(tmp_path / "store") as writer:
         writer.put("a", bytes(200 * MEBIBYTE))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
-from data.records.native import encode_native
+from data.records.native_record import encode_native
 from data.stores.image_notes import misfit, noted_boxes, noted_dtype
-from data.stores.images import ImageStore
+from data.stores.image_store import ImageStore
 from tests.arrays import write_image_store
 
 HALF, SINGLE = np.dtype("float16"), np.dtype("float32")

@@ -9,10 +9,10 @@ import pytest
 
 from config.errors import DataError
 from data.stores.image_source import ImageSource, stored_meta, stored_names
-from data.stores.images import ImageStore
-from data.stores.pictures import PictureView
-from data.stores.store import LmdbStore
-from data.stores.store_writer import LmdbWriter
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
+from data.stores.lmdb_writer import LmdbWriter
+from data.stores.picture_store import PictureView
 from tests.arrays import write_image_store
 from tests.drawn import write_picture_store
 

@@ -17,10 +17,10 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.records.regions import Codec, RegionRule
+from data.stores.image_store import ImageStore
 from data.stores.image_writer import ImageWriter, encode_image
-from data.stores.images import ImageStore
-from data.stores.store import LmdbStore
-from data.stores.store_writer import LmdbWriter
+from data.stores.lmdb_store import LmdbStore
+from data.stores.lmdb_writer import LmdbWriter
 from tests.arrays import FLICKR, extracted, write_image_store
 
 LAYOUTS: tuple[Codec, ...] = ("native", "published", "compressed")

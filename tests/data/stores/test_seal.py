@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from config.errors import DataError
-from data.stores import pages
+from data.stores import lmdb_pages
+from data.stores.lmdb_store import LmdbStore
+from data.stores.lmdb_writer import LmdbWriter
 from data.stores.seal import SEAL, check_content, check_keys, is_sealed, sealed_json
-from data.stores.store import LmdbStore
-from data.stores.store_writer import LmdbWriter
-from tests.data.stores.test_pages import packed
+from tests.data.stores.test_lmdb_pages import packed
 
 
 @pytest.fixture
@@ -99,5 +99,5 @@ def test_pages_that_contradict_themselves_are_told(folder: Path) -> None:
 def test_a_store_of_thousands_of_keys_is_looked_through(tmp_path: Path) -> None:
     """A tree of three levels, with values inside and outside of it."""
     data = packed(tmp_path / "store") / "data.mdb"
-    assert pages.checksum(data, values=True) != pages.checksum(data, values=False)
+    assert lmdb_pages.checksum(data, values=True) != lmdb_pages.checksum(data, values=False)
     check_keys(tmp_path / "store")

@@ -10,7 +10,7 @@ import pytest
 
 from config.errors import DataError
 from data.stores.text_files import is_id, listed_images, read_side_files
-from data.words.words import Special
+from data.words.wordpiece import Special
 
 GOOD: dict[str, Any] = {
     "meta.json": {"CLS": 2, "SEP": 3, "MASK": 4, "v_range": [5, 50], "more": [1]},

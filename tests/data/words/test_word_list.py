@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import DataError
-from data.stores.texts import TextStore, TextWriter, caption_record
+from data.stores.text_store import TextStore, TextWriter, caption_record
 from data.words.vocabulary import SPECIAL_WORDS, Vocabulary
 from data.words.word_list import PUNKT_FILES, CaptionWords, WordList
-from data.words.words import Special
+from data.words.wordpiece import Special
 
 WORDS = (*SPECIAL_WORDS, "a", "dog", "runs", ".", "``", "''", "ca", "n't")
 TABLES = ("mr\nst", "the\tend", "dog\t4\ncat\t2", "then")

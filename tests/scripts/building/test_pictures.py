@@ -11,10 +11,10 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.records.pixels import decode
-from data.source.wanted import Picture
-from data.stores.pictures import PictureView
-from data.stores.store import LmdbStore
-from data.stores.texts import TextStore
+from data.source.picture_selection import Picture
+from data.stores.lmdb_store import LmdbStore
+from data.stores.picture_store import PictureView
+from data.stores.text_store import TextStore
 from scripts import build_txtdb
 from scripts.build_imgdb import main
 from scripts.building import pictures as module

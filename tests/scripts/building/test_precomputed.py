@@ -15,10 +15,10 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.batches.pairs import PairIndex, Source
-from data.source.scan_npy import PrecomputedImages
-from data.stores.images import ImageStore
-from data.stores.store import LmdbStore
-from data.stores.texts import TextStore
+from data.source.precomputed import PrecomputedImages
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
+from data.stores.text_store import TextStore
 from data.words.vocabulary import SPECIAL_WORDS, Vocabulary
 from scripts import build_imgdb, build_txtdb, check_db
 from tests.precomputed import WORDS, caption, write_precomputed, write_words

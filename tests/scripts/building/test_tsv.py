@@ -9,8 +9,8 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.records.regions import RegionRule
-from data.stores.images import ImageStore
-from data.stores.store import LmdbStore
+from data.stores.image_store import ImageStore
+from data.stores.lmdb_store import LmdbStore
 from scripts.build_imgdb import main
 from tests.data.source.test_region_tsv import BOXES, FEATURES, SHARES, b64, bottom_up, predicted, row, vinvl, written
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from config.errors import ConfigError, DataError
-from data.stores.texts import TextWriter
+from data.stores.text_store import TextWriter
 from scripts.page.outcome import open_outcome
 from scripts.page.sources import Captions, Pictures, files_for
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.draws import generator
-from data.words.words import WordPiece
+from data.words.wordpiece import WordPiece
 from scripts.scenes.grammar import COUNTS, SIDES, SYNONYMS, TEXTURED, vocabulary
 from scripts.scenes.shard import focus_of
 from scripts.scenes.words import Caption, Phrase, write_captions

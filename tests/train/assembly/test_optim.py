@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from config.errors import ConfigError
 from config.sections import Optim
 from tests.samples import small
-from train.assembly import uncompiled
+from train.assembly import torch_optimizers
 from train.assembly.optim import (
     AdamW,
     TwiceAdam,
@@ -147,8 +147,8 @@ def test_a_group_without_parameters_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(("kind", "made"),
-                         [("adamw", AdamW), ("torch_adamw", uncompiled.AdamW), ("adam", uncompiled.Adam),
-                          ("adamax", uncompiled.Adamax)])
+                         [("adamw", AdamW), ("torch_adamw", torch_optimizers.AdamW), ("adam", torch_optimizers.Adam),
+                          ("adamax", torch_optimizers.Adamax)])
 def test_the_configured_optimizer_is_built(kind: str, made: type) -> None:
     matcher = small("uniter")
     config = Optim(optim=kind, learning_rate=3e-4, betas=(0.8, 0.9), adam_eps=1e-7, weight_decay=0.3)  # type: ignore[arg-type]

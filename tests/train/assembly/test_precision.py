@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from train.assembly.precision import Precision
-from train.assembly.uncompiled import AdamW
+from train.assembly.torch_optimizers import AdamW
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ import torch
 from config import load
 from config.errors import ConfigError, DataError
 from config.schema import Run
-from data.stores.pictures import PictureView
+from data.stores.picture_store import PictureView
 from model.matcher import Matcher
 from model.vsrn import Vsrn
 from tests.drawn import write_picture_store
@@ -28,8 +28,8 @@ from train.assembly.recipe import build_parts, build_recipe
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
-from train.loop.hard_pools import PoolRegime
-from train.loop.in_batch import BatchRegime
+from train.loop.batch_regime import BatchRegime
+from train.loop.pool_regime import PoolRegime
 
 
 def same(a: Matcher, b: Matcher) -> bool:

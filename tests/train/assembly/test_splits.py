@@ -14,7 +14,7 @@ from config.errors import ConfigError, DataError
 from config.sections import Data, Named
 from data.batches.pairs import PairIndex
 from data.records.codec import DamagedRecord
-from data.stores.pictures import PictureStore, PictureView
+from data.stores.picture_store import PictureStore, PictureView
 from scripts import build_imgdb, build_txtdb
 from tests.drawn import write_picture_store
 from tests.pieces import PIECES, write_pieces
@@ -32,7 +32,7 @@ from train.assembly.splits import (
     write_quarantine,
 )
 from train.distributed.comm import Solo
-from train.distributed.place import Place
+from train.distributed.progress import Place
 
 Stores = tuple[Path, Path]
 HASH = "f" * 64

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from config.errors import ConfigError, DataError
-from model.adapt import system_of, take_rank_row, to_house
+from model.conversion import system_of, take_rank_row, to_house
 from model.loading import load, load_to_score
 from model.matcher import Matcher
 from tests.samples import batch_for, lively, small

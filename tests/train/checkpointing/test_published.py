@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from config.errors import DataError
-from model import adapt
+from model import conversion
 from model.loading import Loaded, load
 from model.matcher import Matcher
-from model.names import PARTS
+from model.published_names import PARTS
 from tests.samples import lively, small
 from train.checkpointing.checkpoint import read_weights
 from train.checkpointing.published import guesses, matcher_of, read_published, unpickled
@@ -43,7 +43,7 @@ def donor(system: str) -> Matcher:
 
 def parts_of(matcher: Matcher, system: str) -> list[dict[str, Tensor]]:
     """Its weights as the authors' list of state dicts."""
-    published = adapt.to_published(system, matcher.state_dict())
+    published = conversion.to_published(system, matcher.state_dict())
     parts = [{n.removeprefix(p): t for n, t in published.items() if n.startswith(p)} for p in PARTS]
     return [part for part in parts if part]
 
@@ -228,7 +228,7 @@ def write_laps(path: Path, kind: str = "vit", opt: Any = ..., **changes: Any) ->
     options = {"num_patches": PATCHES[kind], "vit_type": kind, "embed_size": settings["embed_size"], "max_word": 50,
                "sparse_ratio": settings["sparse_ratio"], "aggr_ratio": settings["aggr_ratio"], "ratio_weight": 3.0,
                "attention_weight": 0.8, "f30k_img_path": "pictures"} if opt is ... else opt  # fmt: skip
-    state = adapt.to_published("laps", matcher.state_dict())
+    state = conversion.to_published("laps", matcher.state_dict())
     state["txt_enc.bert.pooler.dense.weight"] = torch.ones(64, 64)
     content = {"epoch": 3, "model": state, "best_rsum": 501.5, "Eiters": 77, "opt": options and Namespace(**options)}
     torch.save({name: value for name, value in content.items() if value is not None}, path)

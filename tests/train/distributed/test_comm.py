@@ -1,4 +1,4 @@
-"""train/distributed/comm.py, launched.py and, across processes, the reducer: alone and with each launcher."""
+"""train/distributed/comm.py, process_groups.py and, across processes, the reducer: alone and with each launcher."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from model.parts.layers import BatchNorm
 from tests.processes import entry
 from tests.ranks import on_ranks
 from tests.support import ROOT, environment
-from train.distributed import launched
+from train.distributed import process_groups
 from train.distributed.comm import Comm, Solo
-from train.distributed.launched import Dismissed, ElasticHorovod, Horovod, detect
+from train.distributed.process_groups import Dismissed, ElasticHorovod, Horovod, detect
 
 Found = list[dict[str, Any]]
 
@@ -120,8 +120,8 @@ def test_one_process_is_a_group_of_one() -> None:
 
 
 def test_the_environment_says_who_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launched, "Horovod", lambda: "horovod")
-    monkeypatch.setattr(launched, "TorchDist", lambda: "torch")
+    monkeypatch.setattr(process_groups, "Horovod", lambda: "horovod")
+    monkeypatch.setattr(process_groups, "TorchDist", lambda: "torch")
     assert isinstance(detect({}), Solo)
     assert isinstance(detect({"WORLD_SIZE": "2"}), Solo)
     assert detect({"HOROVOD_SIZE": "2"}) == "horovod"
@@ -174,8 +174,8 @@ def elastic_rank(monkeypatch: pytest.MonkeyPatch, *ends: str) -> ElasticHorovod:
 
     found = ElasticHorovod.__new__(ElasticHorovod)
     found._hvd, found._error = Library(), RuntimeError
-    monkeypatch.setattr(launched, "_why_not_begun", lambda: left.pop(0))
-    monkeypatch.setattr(launched, "AGAIN_S", 0.0)
+    monkeypatch.setattr(process_groups, "_why_not_begun", lambda: left.pop(0))
+    monkeypatch.setattr(process_groups, "AGAIN_S", 0.0)
     return found
 
 
@@ -198,7 +198,7 @@ def test_a_rank_that_is_not_wanted_any_more_is_dismissed(monkeypatch: pytest.Mon
 
 
 def test_ranks_that_never_meet_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launched, "MEETING_S", 0.0)
+    monkeypatch.setattr(process_groups, "MEETING_S", 0.0)
     found, forever = elastic_rank(monkeypatch), threading.Event()
     monkeypatch.setattr(found._hvd, "init", forever.wait)
     with pytest.raises(Failure, match="did not meet within 0 s"):
@@ -208,6 +208,6 @@ def test_ranks_that_never_meet_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_reason_is_read_from_the_environment_of_c() -> None:
     ctypes.CDLL(None).setenv(b"HOROVOD_INIT_ERROR", b"nobody came", 1)
-    assert launched._why_not_begun() == "nobody came"
+    assert process_groups._why_not_begun() == "nobody came"
     ctypes.CDLL(None).unsetenv(b"HOROVOD_INIT_ERROR")
-    assert launched._why_not_begun() == ""
+    assert process_groups._why_not_begun() == ""

@@ -1,4 +1,4 @@
-"""train/distributed/deadline.py and config/spans.py: when a process is told that its time is over."""
+"""train/distributed/deadline.py and config/durations.py: when a process is told that its time is over."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from config.spans import seconds
+from config.durations import seconds
 from train.distributed.deadline import END, LEAD_S, set_alarm
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from config.errors import ConfigError, DataError
 from data.stores.image_writer import ImageWriter
-from data.stores.texts import TextWriter
+from data.stores.text_store import TextWriter
 from tests.alignment import plain_pairs
 from tests.samples import lively
 from tests.support import DIM, VOCAB

@@ -12,9 +12,9 @@ from tests.train.conftest import MakeRun
 from train.assembly.recipe import build_recipe
 from train.distributed.comm import Solo
 from train.loop import collapse
+from train.loop.batch_regime import BatchRegime
 from train.loop.collapse import UPDATES, CollapseWatch, gentler
-from train.loop.hard_pools import PoolRegime
-from train.loop.in_batch import BatchRegime
+from train.loop.pool_regime import PoolRegime
 from train.loop.trainer import Trainer
 from train.metrics.journal import METRICS, Journal, read_events
 

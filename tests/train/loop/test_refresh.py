@@ -19,7 +19,7 @@ from tests.items import items_config, random_candidates, write_candidates
 from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_recipe
 from train.distributed.comm import Solo
-from train.loop.in_batch import BatchRegime
+from train.loop.batch_regime import BatchRegime
 from train.loop.trainer import Trainer
 from train.metrics.journal import Journal
 

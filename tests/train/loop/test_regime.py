@@ -16,7 +16,7 @@ from data.batches.plan import MARKS
 from tests.train.conftest import MakeRun, Pretended
 from train.assembly.recipe import Recipe, build_recipe
 from train.distributed.comm import Solo
-from train.loop.hard_pools import PoolRegime
+from train.loop.pool_regime import PoolRegime
 from train.loop.regime import check_anchors, check_changes, check_needs
 
 POOLS, ITEMS = frozenset({"pools"}), frozenset({"items"})

@@ -23,8 +23,8 @@ from train.assembly.recipe import build_recipe
 from train.checkpointing.checkpoint import read_state, read_weights
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Regroup, Solo
-from train.loop import hard_pools, validation
-from train.loop.hard_pools import PoolRegime
+from train.loop import pool_regime, validation
+from train.loop.pool_regime import PoolRegime
 from train.loop.trainer import Trainer
 from train.metrics.journal import Journal
 
@@ -262,13 +262,13 @@ def test_an_elastic_run_commits_and_regroups_where_hosts_have_come(make_run: Mak
 
 
 def test_mining_may_begin_later(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mined, mine = [], hard_pools.mine
+    mined, mine = [], pool_regime.mine
 
     def watched(*args: Any) -> Any:
         mined.append(trainer.step)
         return mine(*args)
 
-    monkeypatch.setattr(hard_pools, "mine", watched)
+    monkeypatch.setattr(pool_regime, "mine", watched)
     trainer = trainer_of(make_run(negatives={"mine_after": 4}), tmp_path)
     trainer.fit(None)
     assert set(mined) == {4, 5}

@@ -16,7 +16,7 @@ from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
 from train.loop import training, validation
-from train.loop.hard_pools import PoolRegime
+from train.loop.pool_regime import PoolRegime
 from train.scoring.scores import open_scores
 
 ARGS = Namespace(dry_run=False, notes=[])

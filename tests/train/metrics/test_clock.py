@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from train.distributed.place import Place
+from train.distributed.progress import Place
 from train.metrics.clock import Clock, Lap, catch_up
 
 

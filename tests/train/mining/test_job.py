@@ -16,9 +16,9 @@ from tests.train.conftest import Pretended
 from train.distributed.comm import Comm, Solo
 from train.mining import job as module
 from train.mining import screen
-from train.mining.facts import Given, checksum
 from train.mining.job import Job
-from train.mining.place import Place
+from train.mining.manifest import Given, checksum
+from train.mining.output_folder import Place
 from train.mining.settings import Settings
 
 

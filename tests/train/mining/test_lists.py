@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from config.errors import DataError
 from tests.mined import CPU, owners, searched, task
 from train.mining import lists as module
-from train.mining import running
-from train.mining.cut import Cut
+from train.mining import running_top_k
 from train.mining.exact import Shortlists
 from train.mining.filters import Ceilings
 from train.mining.lists import Direction, Task, finish, lists, narrow
 from train.mining.scan import Found, due
 from train.mining.screen import choose
+from train.mining.tile_layout import Cut
 
 
 def same(one: Task, kind: str = "float32", tile_bytes: int = 1 << 12) -> bool:
@@ -71,17 +71,17 @@ def test_any_task(images: int, more: int, seed: int, steps: int, data: st.DataOb
 
 
 def test_lost_bets_are_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "SPREAD", -1.0)
+    monkeypatch.setattr(running_top_k, "SPREAD", -1.0)
     one = task(images=60, texts=700, wanted=(50, 12), width=8)
     lost: list[int] = []
-    whole = running.Running.finish
+    whole = running_top_k.Running.finish
 
-    def counted(self: running.Running, wanted: torch.Tensor) -> tuple[Shortlists, torch.Tensor, torch.Tensor]:
+    def counted(self: running_top_k.Running, wanted: torch.Tensor) -> tuple[Shortlists, torch.Tensor, torch.Tensor]:
         found = whole(self, wanted)
         lost.append(len(found[2]))
         return found
 
-    monkeypatch.setattr(running.Running, "finish", counted)
+    monkeypatch.setattr(running_top_k.Running, "finish", counted)
     assert same(one, "float32", 1 << 13)
     assert sum(lost) > 10
 

@@ -25,11 +25,11 @@ from train.assembly.recipe import Parts, build_parts
 from train.distributed.comm import Solo
 from train.metrics.journal import Journal
 from train.mining import job as module
-from train.mining.facts import Given, checksum
+from train.mining.distributed_scan import Pass
 from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
 from train.mining.job import Job, mine, operands
 from train.mining.lists import Task
-from train.mining.passing import Pass
+from train.mining.manifest import Given, checksum
 from train.mining.settings import Settings
 from train.mining.storage import opened
 

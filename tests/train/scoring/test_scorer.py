@@ -16,7 +16,7 @@ from tests.samples import lively, small
 from tests.train.conftest import Pretended
 from train.distributed.comm import Comm, Solo
 from train.scoring import scorer as scoring
-from train.scoring.pieces import Pieces
+from train.scoring.resumable_chunks import Pieces
 from train.scoring.scorer import Scorer, as_bytes, fingerprint, read_images, read_texts, shared_fingerprint
 
 Array = np.ndarray

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from data.batches.pairs import PairIndex, Source
-from data.stores.pictures import PictureView, PictureWriter, encode_picture
-from data.stores.texts import TextStore, TextWriter
+from data.stores.picture_store import PictureView, PictureWriter, encode_picture
+from data.stores.text_store import TextStore, TextWriter
 from model.matcher import Matcher
 from tests.ranks import on_ranks
 from tests.samples import lively, small

@@ -1,0 +1,172 @@
+"""Ranks that a launcher has started: through Horovod or torch.distributed; the environment says which."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from config.errors import ConfigError, Failure
+from train.distributed.comm import Comm, Solo, Wait
+from train.distributed.timeouts import within
+
+MEETING_S = 600.0
+"""How long the ranks of an elastic group may take to meet: as long as Horovod's launcher waits for hosts."""
+AGAIN_S = 0.5
+
+
+class Dismissed(RuntimeError):
+    """The launcher does not count on this rank any more; the others go on."""
+
+
+class Horovod(Comm):
+    """Ranks started by horovodrun."""
+
+    def __init__(self) -> None:
+        try:
+            import horovod.torch as hvd
+            from horovod.common.exceptions import HorovodInternalError
+        except ImportError as error:
+            raise ConfigError("horovodrun started this, but horovod is not installed here; run `make setup`") from error
+        self._hvd, self._error = hvd, HorovodInternalError
+        self._meet()
+        self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
+        self.local_size = hvd.local_size()
+
+    def _meet(self) -> None:
+        """Find the others; raises Failure where they do not come."""
+        try:
+            self._hvd.init()
+        except ValueError as error:
+            raise Failure(f"the ranks did not find each other ({_why_not_begun()})") from error
+
+    def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
+        handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Average)
+        return lambda: self._hvd.synchronize(handle)
+
+    def _gather(self, tensor: Tensor, name: str) -> Tensor:
+        # A thread of the library sizes what it gives back, which no other thread may do with an inference tensor.
+        with torch.inference_mode(False):
+            return self._hvd.allgather(tensor.detach().contiguous(), name=name)
+
+    def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
+        self._hvd.broadcast_(tensor, root_rank=root, name=name)
+
+    def lost(self, error: BaseException) -> bool:
+        return isinstance(error, self._error)
+
+    def close(self) -> None:
+        self._hvd.shutdown()
+
+
+class ElasticHorovod(Horovod):
+    """Ranks that come and go; started by horovodrun with --min-np and a script that tells which hosts there are."""
+
+    elastic = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        from horovod.common.elastic import notification_manager
+
+        self._notified_by = notification_manager
+        notification_manager.init()
+        notification_manager.register_listener(self)
+
+    def _meet(self) -> None:
+        """Find the others, of whom some may die before they come: then the launcher promises others.
+
+        Raises:
+            Dismissed: this rank is not wanted any more.
+            Failure: that takes too long; a thread is left behind, waiting for them.
+        """
+        end = time.monotonic() + MEETING_S
+        while True:
+            try:
+                return within(end - time.monotonic(), self._hvd.init)
+            except TimeoutError as error:
+                raise Failure(f"ranks of this elastic run did not meet within {MEETING_S:.0f} s") from error
+            except (ValueError, self._error) as error:
+                self._hvd.shutdown()
+                why = _why_not_begun()
+                if "removed from elastic job" in why:
+                    raise Dismissed("the launcher has no place for this rank any more; the others go on") from error
+                sys.stderr.write(f"a rank of this elastic run did not find the others, and tries again ({why})\n")
+                time.sleep(AGAIN_S)
+
+    def on_hosts_updated(self, timestamp: int, result: int) -> None:  # noqa: ARG002
+        """Called by Horovod, in a thread of its own, when a host has come or is about to go."""
+        self.changed = True
+
+    def regrouped(self) -> Comm:
+        """The group of all who are there now; waits until they are."""
+        self._notified_by.remove_listener(self)
+        self._hvd.shutdown()
+        return ElasticHorovod()
+
+
+def _why_not_begun() -> str:
+    """What Horovod could not begin for. It says so in the environment of C, of which os.environ is an older copy."""
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_char_p
+    return (getenv(b"HOROVOD_INIT_ERROR") or b"").decode(errors="replace")
+
+
+class TorchDist(Comm):
+    """Ranks started by torchrun."""
+
+    def __init__(self) -> None:
+        import torch.distributed as dist
+
+        self._dist = dist
+        self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def _mean_async_(self, tensor: Tensor, name: str) -> Wait:  # noqa: ARG002
+        work = self._dist.all_reduce(tensor, async_op=True)
+
+        def wait() -> None:
+            work.wait()
+            tensor.div_(self.size)
+
+        return wait
+
+    def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:  # noqa: ARG002
+        self._dist.broadcast(tensor, root)
+
+    def _gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
+        tensor = tensor.detach().contiguous()
+        lengths = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.size)]
+        self._dist.all_gather(lengths, torch.tensor([len(tensor)], device=tensor.device))
+        longest = int(max(lengths))
+        parts = [tensor.new_empty(longest, *tensor.shape[1:]) for _ in range(self.size)]
+        padding = tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])
+        self._dist.all_gather(parts, torch.cat([tensor, padding]))
+        return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+
+    def lost(self, error: BaseException) -> bool:
+        return isinstance(error, self._dist.DistError | RuntimeError) and "onnection" in str(error)
+
+    def close(self) -> None:
+        self._dist.destroy_process_group()
+
+
+def detect(environ: Mapping[str, str] = os.environ) -> Comm:
+    """The group that this process was started in.
+
+    Raises:
+        ConfigError: a launcher's variables are there, but its library is not.
+    """
+    if environ.get("HOROVOD_ELASTIC") == "1":
+        return ElasticHorovod()
+    if "HOROVOD_SIZE" in environ or "OMPI_COMM_WORLD_SIZE" in environ:
+        return Horovod()
+    if "WORLD_SIZE" in environ and "MASTER_ADDR" in environ:
+        return TorchDist()
+    return Solo()
