@@ -68,7 +68,7 @@ class ThreadRank(Comm):
     def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
         tensor.copy_(self._meeting.all_of(*self._put(tensor, name))[root])
 
-    def lost(self, error: BaseException) -> bool:
+    def means_lost_rank(self, error: BaseException) -> bool:
         return False
 
     def close(self) -> None:

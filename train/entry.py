@@ -20,9 +20,9 @@ from train.assembly.kinds import KINDS
 from train.distributed.comm import Comm
 from train.distributed.deadline import set_alarm
 from train.distributed.host import keep_freed_memory, share_cores
-from train.distributed.process_groups import Dismissed, detect
-from train.distributed.stop_request import SIGNALS, code_of
-from train.liveness.watchdog import MENDED, Watch, first_line
+from train.distributed.process_groups import RankRemoved, join_process_group
+from train.distributed.stop_request import SIGNALS, exit_code_of
+from train.liveness.watchdog import RESTART_HINT, Watchdog, first_line
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 GOODBYE_S = 120.0
@@ -36,7 +36,7 @@ def main(program: str, description: str, work: Work, reads: Reads, extra: Extra 
     """Run an entry; returns its exit code and prints at most one line for a failure that a user can mend."""
     run, args = parse(sys.argv[1:], program, KINDS, description, extra, reads)
     signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # until there is somebody to answer them
-    comm = met(program, detect)
+    comm = met(program, join_process_group)
     share_cores(comm.local_size)
     keep_freed_memory()
     set_alarm(run.cluster.stop_after)
@@ -44,7 +44,7 @@ def main(program: str, description: str, work: Work, reads: Reads, extra: Extra 
         code = attempt(program, run, args, comm, work)
         if code is not None:
             return code
-        comm = met(program, comm.regrouped)
+        comm = met(program, comm.regroup)
 
 
 def met(program: str, meet: Callable[[], Comm]) -> Comm:
@@ -54,8 +54,8 @@ def met(program: str, meet: Callable[[], Comm]) -> Comm:
     except ConfigError as error:
         leave(tell(program, str(error), error.exit_code))
     except Failure as error:
-        leave(tell(program, f"{error}; {MENDED}", error.exit_code))
-    except Dismissed as farewell:
+        leave(tell(program, f"{error}; {RESTART_HINT}", error.exit_code))
+    except RankRemoved as farewell:
         leave(tell(program, str(farewell), 0))
 
 
@@ -69,7 +69,7 @@ def attempt(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> 
     folder = Path(run.output.output_dir) if run.output.output_dir else None
     try:
         elastic = is_elastic(run, comm)
-        with Watch(program, comm, folder, run.cluster.stall_timeout, elastic) as watch:
+        with Watchdog(program, comm, folder, run.cluster.stall_timeout, elastic) as watch:
             answer_signals(comm, watch)
             watch.code = work(run, args, comm)
         comm.close()
@@ -79,15 +79,15 @@ def attempt(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> 
         if error.errno not in DISK:
             raise
         why = f"{error.filename or 'a file'}: {error.strerror}"
-        return tell(who, f"{with_notes(why, error)}; {MENDED}, once there is room", FAILED)
+        return tell(who, f"{with_notes(why, error)}; {RESTART_HINT}, once there is room", FAILED)
     except Exception as error:
-        if elastic and comm.regroups(error):
+        if elastic and comm.can_regroup_after(error):
             tell(who, f"{with_notes(first_line(error), error)}; going on with those who are there", 0)
             return None
-        if not comm.lost(error):
+        if not comm.means_lost_rank(error):
             raise
-        why = f"a collective failed at {comm.place.now()}: {first_line(error)}"
-        return tell(who, f"{with_notes(why, error)}; {MENDED}", FAILED)
+        why = f"a collective failed at {comm.progress.heartbeat()}: {first_line(error)}"
+        return tell(who, f"{with_notes(why, error)}; {RESTART_HINT}", FAILED)
     return watch.code
 
 
@@ -99,7 +99,7 @@ def is_elastic(run: Run, comm: Comm) -> bool:
     return run.cluster.elastic
 
 
-def answer_signals(comm: Comm, watch: Watch) -> None:
+def answer_signals(comm: Comm, watch: Watchdog) -> None:
     """Let signals end all ranks with "start me again" wherever no update has to end first.
 
     Rank 0 goes first, and the others with it. A launcher sends SIGTERM to the other ranks too when it has lost one;
@@ -107,13 +107,13 @@ def answer_signals(comm: Comm, watch: Watch) -> None:
     """
 
     def told(number: int, _: object) -> None:
-        watch.tell_all(number)
+        watch.forward_signal(number)
         if comm.rank:
-            watch.wait_for_goodbye(GOODBYE_S)
+            watch.wait_for_exit(GOODBYE_S)
         else:
-            watch.settle()
-        watch.goodbye(code_of(number))
-        leave(code_of(number))
+            watch.wait_for_failures()
+        watch.goodbye(exit_code_of(number))
+        leave(exit_code_of(number))
 
     for kind in SIGNALS:
         signal.signal(kind, told)

@@ -61,7 +61,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     if args.scores:
         return recount(run, args, folder) if comm.rank == 0 else 0
     start = run.weights.checkpoint, CHECKPOINT in args.said
-    checkpoint = Path(comm.from_first(lambda: str(chosen(args.which or "best", folder, *start))))
+    checkpoint = Path(comm.run_on_first(lambda: str(chosen(args.which or "best", folder, *start))))
     # What a run's config says of the rank head is about its start; the weights that it trained have one of their own.
     rank_head = run.weights.rank_head_init if RANK_HEAD in args.said else "if_missing"
     parts = build_parts(run, comm, str(checkpoint), rank_head=rank_head)

@@ -65,7 +65,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     else:
         folder_of_run = Path(run.output.output_dir)
         start = run.weights.checkpoint, CHECKPOINT in args.said
-        origin = comm.from_first(lambda: str(chosen(args.which or "best", folder_of_run, *start)))
+        origin = comm.run_on_first(lambda: str(chosen(args.which or "best", folder_of_run, *start)))
         parts = build_parts(run, comm, origin)
     split = parts.split("train")
     if split is None:

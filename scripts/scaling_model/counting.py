@@ -74,8 +74,8 @@ class Counted(Comm):
         self._note("broadcast", tensor, name)
         self._inner.broadcast_(tensor, name, root)
 
-    def lost(self, error: BaseException) -> bool:
-        return self._inner.lost(error)
+    def means_lost_rank(self, error: BaseException) -> bool:
+        return self._inner.means_lost_rank(error)
 
     def close(self) -> None:
         self._inner.close()

@@ -22,7 +22,7 @@ from scripts.scaling_model.stepping import made_updates
 from scripts.scaling_model.workloads import Workload
 from train.distributed.comm import Comm, Wait
 from train.distributed.host import keep_freed_memory, share_cores
-from train.distributed.process_groups import detect
+from train.distributed.process_groups import join_process_group
 
 Stock = tuple[float, float, float]
 NOISY, LOOK_S = 0.25, 0.05
@@ -86,8 +86,8 @@ class InTurns(Comm):
     def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
         self._inner.broadcast_(tensor, name, root)
 
-    def lost(self, error: BaseException) -> bool:
-        return self._group.lost(error)
+    def means_lost_rank(self, error: BaseException) -> bool:
+        return self._group.means_lost_rank(error)
 
     def close(self) -> None:
         self._group.close()
@@ -114,7 +114,7 @@ def measured(load: Workload, task: dict[str, Any], comm: Comm, quiet: Quiet, fol
 def main(folder: Path) -> None:
     """Read `task.json` in `folder`, make its updates, and write what this rank found beside it."""
     task = json.loads((folder / "task.json").read_text())
-    comm = detect()
+    comm = join_process_group()
     share_cores(comm.local_size)
     keep_freed_memory()
     quiet = Quiet(task["patience_s"])

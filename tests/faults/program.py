@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from train.distributed.comm import Comm
-from train.distributed.progress import Place
+from train.distributed.progress import Progress
 from train.scoring import resumable_chunks
 
 STEP = 4
@@ -55,15 +55,15 @@ ON_STEP: dict[str, Callable[[], Any]] = {
 
 def break_step(act: Callable[[], Any]) -> None:
     """Do it when the update begins."""
-    at = Place.at
+    begin_step = Progress.begin_step
 
-    def broken(self: Place, step: int) -> None:
-        at(self, step)
+    def broken(self: Progress, step: int) -> None:
+        begin_step(self, step)
         if step == STEP:
             now()
             act()
 
-    Place.at = broken  # type: ignore[method-assign]
+    Progress.begin_step = broken  # type: ignore[method-assign]
 
 
 def break_collective(other: Callable[[torch.Tensor], torch.Tensor | None]) -> None:
@@ -71,7 +71,7 @@ def break_collective(other: Callable[[torch.Tensor], torch.Tensor | None]) -> No
     send, done = Comm.mean_async_, []
 
     def broken(self: Comm, tensor: torch.Tensor, name: str) -> Any:
-        if self.place.step == STEP and name.startswith("gradient.") and not done:
+        if self.progress.step == STEP and name.startswith("gradient.") and not done:
             done.append(name)
             now()
             given = other(tensor)

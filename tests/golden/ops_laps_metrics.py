@@ -16,7 +16,7 @@ from train.assembly.precision import Precision
 from train.distributed.comm import Solo
 from train.scoring.recall import fold_recalls, in_order, mean, rank_images, rank_texts, recalls
 from train.scoring.scorer import Scorer
-from train.scoring.sides import encoded
+from train.scoring.sides import encode_side
 
 shared, metrics_of = sibling("ops_laps"), sibling("ops_aoq_metrics")
 Tensors = dict[str, Tensor]
@@ -66,9 +66,9 @@ def retrieval_eval(case: Any) -> Tensors:
     scorer = Scorer(model, Solo(), CPU, Precision("off", CPU).autocast, tokens=case.config["shard_size"])
     with torch.inference_mode():
         items = torch.arange(len(pictures)).numpy(), torch.arange(len(texts)).numpy()
-        images = encoded(lambda some: model.encode_image(Images.of_pixels(pictures[some])), items[0],
+        images = encode_side(lambda some: model.encode_image(Images.of_pixels(pictures[some])), items[0],
                          np.ones(len(pictures), np.int64), chunk, Solo())
-        words = encoded(lambda some: model.encode_text(texts.select(torch.from_numpy(some))), items[1],
+        words = encode_side(lambda some: model.encode_text(texts.select(torch.from_numpy(some))), items[1],
                         texts.lengths.numpy(), chunk, Solo())
         sims = scored(scorer, images, words, case.config["shard_size"])
     tokens = images.rows.values.unflatten(0, (len(pictures), -1))

@@ -24,7 +24,7 @@ from tests.golden.run import Case, sibling
 from tests.ranks import on_ranks
 from train.assembly.precision import Precision
 from train.distributed.comm import Comm
-from train.distributed.process_groups import detect
+from train.distributed.process_groups import join_process_group
 from train.loop.batch_regime import outcome, total_loss
 from train.loop.reducer import GradientReducer
 
@@ -58,7 +58,7 @@ OPS = {"multi_rank_loss": multi_rank_loss}
 
 
 def main(folder: Path, out: Path) -> None:
-    comm = detect()
+    comm = join_process_group()
     found = on_rank(Case.load(folder), comm)
     save_file({name: t.detach().contiguous() for name, t in found.items()}, out / f"{comm.rank}.safetensors")
     comm.barrier("end")

@@ -68,7 +68,7 @@ class TestCounting:
         comm = Pretended(1, 3)
         assert comm.gather(torch.tensor([4, 5]), "rows").tolist() == [4, 5] * 3
         assert comm.mean(torch.tensor([2.0]), "mean").tolist() == [2.0]
-        assert comm.share({"a": 1}) == [{"a": 1}] * 3
+        assert comm.all_gather_object({"a": 1}) == [{"a": 1}] * 3
 
     @pytest.mark.parametrize("small", [small_uniter, small_vsrn])
     def test_a_pretended_rank_sends_what_a_real_one_does(

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from model.parts.layers import BatchNorm
-from train.distributed.collectives import rows_of_all, sum_of_all
+from train.distributed.collectives import all_gather_rows, all_reduce_sum
 from train.distributed.comm import Comm
-from train.distributed.process_groups import detect
+from train.distributed.process_groups import join_process_group
 from train.loop.reducer import GradientReducer
 
 
@@ -45,8 +45,8 @@ def broadcast(comm: Comm) -> Any:
 
 
 def share(comm: Comm) -> Any:
-    return [comm.share({"rank": comm.rank, "names": ["é" * comm.rank, None, 2.5]}), comm.share([]), comm.share(None),
-            comm.share("x" * (1 + 5000 * comm.rank))]
+    values = [{"rank": comm.rank, "names": ["é" * comm.rank, None, 2.5]}, [], None, "x" * (1 + 5000 * comm.rank)]
+    return [comm.all_gather_object(value) for value in values]
 
 
 def gathered(comm: Comm) -> Any:
@@ -67,9 +67,9 @@ def summed(comm: Comm) -> Any:
 def normalised(comm: Comm) -> Any:
     """A batch norm over the rows of both ranks, of which each has another number: outputs, slopes, what it keeps."""
     norm = BatchNorm(3)
-    norm.total = partial(sum_of_all, comm=comm, name="norm")
+    norm.total = partial(all_reduce_sum, comm=comm, name="norm")
     rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(4)).split([3, 2])[comm.rank].requires_grad_()
-    everyone = rows_of_all(norm(rows), comm, "normed", shared=True)
+    everyone = all_gather_rows(norm(rows), comm, "normed", shared=True)
     everyone.pow(3).sum().backward()
     assert rows.grad is not None
     return [everyone.tolist(), comm.gather(rows.grad, "slopes").tolist(), norm.running_var.tolist()]
@@ -131,7 +131,7 @@ def missing_gradient(comm: Comm) -> Any:
 
 
 def main(folder: Path) -> None:
-    comm = detect()
+    comm = join_process_group()
     checks: dict[str, Callable[[Comm], Any]] = {
         "means": means, "means_in_flight": means_in_flight, "broadcast": broadcast, "share": share,
         "gathered": gathered, "summed": summed, "normalised": normalised,

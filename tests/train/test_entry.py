@@ -20,7 +20,7 @@ from tests.support import config_of, write_config
 from tests.train.conftest import MakeRun, Pretended
 from train import entry
 from train.distributed.comm import Comm, Solo
-from train.distributed.process_groups import Dismissed
+from train.distributed.process_groups import RankRemoved
 from train.distributed.stop_request import SIGNALS
 from train.entry import main, tell
 
@@ -97,7 +97,7 @@ class Lonely(Solo):
 
     rank, size = 0, 2
 
-    def lost(self, error: BaseException) -> bool:
+    def means_lost_rank(self, error: BaseException) -> bool:
         return "peer" in str(error)
 
 
@@ -105,7 +105,7 @@ class Lonely(Solo):
 def unwatched(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A command line of such a rank."""
     argv += ["--stall_timeout", "0"]
-    monkeypatch.setattr(entry, "detect", Lonely)
+    monkeypatch.setattr(entry, "join_process_group", Lonely)
 
 
 @pytest.mark.usefixtures("unwatched")
@@ -113,8 +113,8 @@ def test_a_collective_that_fails_where_nobody_watches_is_told_with_its_place(
     capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work(_: Run, __: Namespace, comm: Comm) -> int:
-        comm.place.at(4)
-        with comm.place.standing("stop"):
+        comm.progress.begin_step(4)
+        with comm.progress.in_collective("stop"):
             raise RuntimeError("connection reset by peer\nand more")
 
     code, told = outcome(work, capsys)
@@ -154,7 +154,7 @@ class Left(BaseException):
 @pytest.mark.parametrize(("error", "code", "told"), [
     (ConfigError("no horovod"), 2, "no horovod"),
     (Failure("nobody came"), 1, "nobody came; what is saved is whole; start again with the same command"),
-    (Dismissed("no place"), 0, "no place"),
+    (RankRemoved("no place"), 0, "no place"),
 ])  # fmt: skip
 def test_a_rank_without_a_group_leaves_in_a_line_and_waits_for_nobody(
     error: Exception, code: int, told: str, argv: list[str], monkeypatch: pytest.MonkeyPatch,
@@ -166,7 +166,7 @@ def test_a_rank_without_a_group_leaves_in_a_line_and_waits_for_nobody(
     def leave(code: int) -> None:
         raise Left(code)
 
-    monkeypatch.setattr(entry, "detect", fails)
+    monkeypatch.setattr(entry, "join_process_group", fails)
     monkeypatch.setattr(entry, "leave", leave)
     with pytest.raises(Left) as left:
         main("itm_hn", "", lambda *_: 0, anything)
@@ -234,8 +234,8 @@ def test_rank_0_leaves_first_and_the_others_with_it(rank: int, monkeypatch: pyte
     monkeypatch.setattr(entry, "leave", lambda code: watch.asked.append(("leave", code)))
     entry.answer_signals(Pretended(rank, 2), watch)
     os.kill(os.getpid(), signal.SIGUSR1)
-    first = ("wait_for_goodbye", entry.GOODBYE_S) if rank else ("settle",)
-    assert watch.asked == [("tell_all", signal.SIGUSR1), first, ("goodbye", 75), ("leave", 75)]
+    first = ("wait_for_exit", entry.GOODBYE_S) if rank else ("wait_for_failures",)
+    assert watch.asked == [("forward_signal", signal.SIGUSR1), first, ("goodbye", 75), ("leave", 75)]
 
 
 def test_a_line_is_told_and_its_code_returned(capsys: pytest.CaptureFixture[str]) -> None:

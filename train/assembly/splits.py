@@ -82,9 +82,9 @@ def find_damaged(sources: list[Source], comm: Comm) -> tuple[str, ...]:
     """The images and captions whose records cannot be used, by name, found by all ranks together."""
     found, mine = [], slice(comm.rank, None, comm.size)
     for source in sources:
-        found += [name for name, _ in source.images.damaged(comm.place.signs(source.texts.image_order[mine]))]
-        found += [text for text, _ in source.texts.damaged(comm.place.signs(source.texts.ids[mine]))]
-    return tuple(sorted({name for part in comm.share(found) for name in part}))
+        found += [name for name, _ in source.images.damaged(comm.progress.advance_over(source.texts.image_order[mine]))]
+        found += [text for text, _ in source.texts.damaged(comm.progress.advance_over(source.texts.ids[mine]))]
+    return tuple(sorted({name for part in comm.all_gather_object(found) for name in part}))
 
 
 def one_vocabulary(sources: list[Source]) -> str | None:

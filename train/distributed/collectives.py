@@ -14,7 +14,7 @@ from model.parts.layers import BatchNorm
 from train.distributed.comm import Comm
 
 
-class SumOverRanks(torch.autograd.Function):
+class AllReduceSum(torch.autograd.Function):
     """The sum over ranks; each rank uses it for its own part of the loss, so gradients are summed as well."""
 
     @staticmethod
@@ -27,7 +27,7 @@ class SumOverRanks(torch.autograd.Function):
         return ctx.comm.sum(grad, f"{ctx.name}.grad"), None, None
 
 
-class RowsOfAllRanks(torch.autograd.Function):
+class AllGatherRows(torch.autograd.Function):
     """The rows of all ranks, in their order.
 
     `shared`: what is computed of them is computed by every rank alike, so that each has the whole gradient of its own
@@ -47,26 +47,26 @@ class RowsOfAllRanks(torch.autograd.Function):
         return grad[ctx.own], None, None, None
 
 
-def sum_of_all(part: Tensor, comm: Comm, name: str) -> Tensor:
-    """The sum of `part` over ranks, with gradient (see `SumOverRanks`)."""
-    return SumOverRanks.apply(part, comm, name)
+def all_reduce_sum(part: Tensor, comm: Comm, name: str) -> Tensor:
+    """The sum of `part` over ranks, with gradient (see `AllReduceSum`)."""
+    return AllReduceSum.apply(part, comm, name)
 
 
-def rows_of_all(rows: Tensor, comm: Comm, name: str, shared: bool = False) -> Tensor:
-    """`rows [n, ...]` of all ranks (see `RowsOfAllRanks`); itself where there is one."""
-    return rows if comm.size == 1 else RowsOfAllRanks.apply(rows, comm, name, shared)
+def all_gather_rows(rows: Tensor, comm: Comm, name: str, shared: bool = False) -> Tensor:
+    """`rows [n, ...]` of all ranks (see `AllGatherRows`); itself where there is one."""
+    return rows if comm.size == 1 else AllGatherRows.apply(rows, comm, name, shared)
 
 
-def side_of_all(side: Side, comm: Comm, name: str) -> Side:
+def all_gather_side(side: Side, comm: Comm, name: str) -> Side:
     """The items of all ranks as one side; every rank scores others of them."""
     if comm.size == 1:
         return side
     tokens, pooled = side.tokens, side.pooled
     if pooled is not None:
-        return Side(pooled=rows_of_all(pooled, comm, f"{name}.pooled"))
+        return Side(pooled=all_gather_rows(pooled, comm, f"{name}.pooled"))
     assert tokens is not None
     lengths = comm.gather(tokens.lengths, f"{name}.lengths")
-    return Side(Ragged.of(rows_of_all(tokens.values, comm, f"{name}.tokens"), lengths))
+    return Side(Ragged.of(all_gather_rows(tokens.values, comm, f"{name}.tokens"), lengths))
 
 
 def synchronise_norms(matcher: Matcher, comm: Comm) -> None:
@@ -75,4 +75,4 @@ def synchronise_norms(matcher: Matcher, comm: Comm) -> None:
         return
     for name, module in matcher.named_modules():
         if isinstance(module, BatchNorm):
-            module.total = partial(sum_of_all, comm=comm, name=f"norm.{name}")
+            module.total = partial(all_reduce_sum, comm=comm, name=f"norm.{name}")

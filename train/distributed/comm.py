@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from config.errors import DataError
-from train.distributed.progress import Place
+from train.distributed.progress import Progress
 
 Wait = Callable[[], None]
 
 
-class Regroup(RuntimeError):
+class RegroupRequested(RuntimeError):
     """All ranks have agreed to make their group anew."""
 
 
@@ -29,11 +29,11 @@ class Comm(ABC):
     local_rank = 0
     local_size = 1
     elastic = False
-    """Whether a lost rank ends nothing: `regrouped` gives the group of those who are left."""
+    """Whether a lost rank ends nothing: `regroup` gives the group of those who are left."""
     changed = False
     """Whether others have come, or some are about to go, so that the group should be made anew."""
 
-    def regrouped(self) -> Comm:
+    def regroup(self) -> Comm:
         """The group of all who are there now, in place of this one."""
         raise NotImplementedError(f"{type(self).__name__} is not elastic")
 
@@ -45,32 +45,32 @@ class Comm(ABC):
         return torch.device("cuda", torch.cuda.current_device())
 
     @cached_property
-    def place(self) -> Place:
+    def progress(self) -> Progress:
         """Where this rank is, and how long it has waited for the others."""
-        return Place()
+        return Progress()
 
     def mean_async_(self, tensor: Tensor, name: str) -> Wait:
         """Start replacing `tensor` by its mean over ranks; the result is there once the returned call is made.
 
         `name` must be the same on all ranks and differ between reductions in flight.
         """
-        with self.place.standing(name, tensor):  # where it cannot even start, that is told of it too
+        with self.progress.in_collective(name, tensor):  # where it cannot even start, that is told of it too
             wait = self._mean_async_(tensor, name)
 
         def waited() -> None:
-            with self.place.standing(name, tensor):
+            with self.progress.in_collective(name, tensor):
                 wait()
 
         return waited
 
     def gather(self, tensor: Tensor, name: str) -> Tensor:
         """The rows of all ranks' `tensor [n, ...]`, rank after rank; `n` may differ."""
-        with self.place.standing(name):
+        with self.progress.in_collective(name):
             return self._gather(tensor, name)
 
     def broadcast_(self, tensor: Tensor, name: str, root: int = 0) -> None:
         """Replace `tensor` by that of rank `root`."""
-        with self.place.standing(name, tensor):
+        with self.progress.in_collective(name, tensor):
             self._broadcast_(tensor, name, root)
 
     @abstractmethod
@@ -86,24 +86,24 @@ class Comm(ABC):
         """`broadcast_` as this library does it."""
 
     @abstractmethod
-    def lost(self, error: BaseException) -> bool:
+    def means_lost_rank(self, error: BaseException) -> bool:
         """Whether `error` is this library's way of saying that another rank is gone."""
 
-    def regroups(self, error: BaseException) -> bool:
+    def can_regroup_after(self, error: BaseException) -> bool:
         """Whether `error` only means that the group is to be made anew."""
-        return self.elastic and (isinstance(error, Regroup) or self.lost(error))
+        return self.elastic and (isinstance(error, RegroupRequested) or self.means_lost_rank(error))
 
     @abstractmethod
     def close(self) -> None:
         """Leave the group in order."""
 
-    def share(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """The JSON values of all ranks, in the order of ranks."""
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = self.gather(torch.tensor([len(text)]), "share.length")
         return [json.loads(bytes(part.tolist())) for part in self.gather(text, "share.text").split(lengths.tolist())]
 
-    def from_first(self, find: Callable[[], str]) -> str:
+    def run_on_first(self, find: Callable[[], str]) -> str:
         """What rank 0 finds, on all ranks, none of which looks for itself.
 
         Raises:
@@ -115,7 +115,7 @@ class Comm(ABC):
                 found = find()
             except DataError as error:
                 wrong = str(error)
-        found, wrong = self.share([found, wrong])[0]
+        found, wrong = self.all_gather_object([found, wrong])[0]
         if wrong:
             raise DataError(wrong)
         return found
@@ -147,7 +147,7 @@ class Solo(Comm):
     def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
         pass
 
-    def lost(self, error: BaseException) -> bool:  # noqa: ARG002
+    def means_lost_rank(self, error: BaseException) -> bool:  # noqa: ARG002
         return False
 
     def close(self) -> None:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from config.errors import ConfigError, Failure
 from train.distributed.comm import Comm, Solo, Wait
-from train.distributed.timeouts import within
+from train.distributed.timeouts import run_with_timeout
 
-MEETING_S = 600.0
+RENDEZVOUS_S = 600.0
 """How long the ranks of an elastic group may take to meet: as long as Horovod's launcher waits for hosts."""
-AGAIN_S = 0.5
+RETRY_S = 0.5
 
 
-class Dismissed(RuntimeError):
+class RankRemoved(RuntimeError):
     """The launcher does not count on this rank any more; the others go on."""
 
 
@@ -34,16 +34,16 @@ class Horovod(Comm):
         except ImportError as error:
             raise ConfigError("horovodrun started this, but horovod is not installed here; run `make setup`") from error
         self._hvd, self._error = hvd, HorovodInternalError
-        self._meet()
+        self._rendezvous()
         self.rank, self.size, self.local_rank = hvd.rank(), hvd.size(), hvd.local_rank()
         self.local_size = hvd.local_size()
 
-    def _meet(self) -> None:
+    def _rendezvous(self) -> None:
         """Find the others; raises Failure where they do not come."""
         try:
             self._hvd.init()
         except ValueError as error:
-            raise Failure(f"the ranks did not find each other ({_why_not_begun()})") from error
+            raise Failure(f"the ranks did not find each other ({_read_init_error()})") from error
 
     def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
         handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Average)
@@ -57,7 +57,7 @@ class Horovod(Comm):
     def _broadcast_(self, tensor: Tensor, name: str, root: int) -> None:
         self._hvd.broadcast_(tensor, root_rank=root, name=name)
 
-    def lost(self, error: BaseException) -> bool:
+    def means_lost_rank(self, error: BaseException) -> bool:
         return isinstance(error, self._error)
 
     def close(self) -> None:
@@ -77,46 +77,46 @@ class ElasticHorovod(Horovod):
         notification_manager.init()
         notification_manager.register_listener(self)
 
-    def _meet(self) -> None:
+    def _rendezvous(self) -> None:
         """Find the others, of whom some may die before they come: then the launcher promises others.
 
         Raises:
             Dismissed: this rank is not wanted any more.
             Failure: that takes too long; a thread is left behind, waiting for them.
         """
-        end = time.monotonic() + MEETING_S
+        end = time.monotonic() + RENDEZVOUS_S
         while True:
             try:
-                return within(end - time.monotonic(), self._hvd.init)
+                return run_with_timeout(end - time.monotonic(), self._hvd.init)
             except TimeoutError as error:
-                raise Failure(f"ranks of this elastic run did not meet within {MEETING_S:.0f} s") from error
+                raise Failure(f"ranks of this elastic run did not meet within {RENDEZVOUS_S:.0f} s") from error
             except (ValueError, self._error) as error:
                 self._hvd.shutdown()
-                why = _why_not_begun()
+                why = _read_init_error()
                 if "removed from elastic job" in why:
-                    raise Dismissed("the launcher has no place for this rank any more; the others go on") from error
+                    raise RankRemoved("the launcher has no place for this rank any more; the others go on") from error
                 sys.stderr.write(f"a rank of this elastic run did not find the others, and tries again ({why})\n")
-                time.sleep(AGAIN_S)
+                time.sleep(RETRY_S)
 
     def on_hosts_updated(self, timestamp: int, result: int) -> None:  # noqa: ARG002
         """Called by Horovod, in a thread of its own, when a host has come or is about to go."""
         self.changed = True
 
-    def regrouped(self) -> Comm:
+    def regroup(self) -> Comm:
         """The group of all who are there now; waits until they are."""
         self._notified_by.remove_listener(self)
         self._hvd.shutdown()
         return ElasticHorovod()
 
 
-def _why_not_begun() -> str:
+def _read_init_error() -> str:
     """What Horovod could not begin for. It says so in the environment of C, of which os.environ is an older copy."""
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_char_p
     return (getenv(b"HOROVOD_INIT_ERROR") or b"").decode(errors="replace")
 
 
-class TorchDist(Comm):
+class TorchDistributed(Comm):
     """Ranks started by torchrun."""
 
     def __init__(self) -> None:
@@ -150,14 +150,14 @@ class TorchDist(Comm):
         self._dist.all_gather(parts, torch.cat([tensor, padding]))
         return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
 
-    def lost(self, error: BaseException) -> bool:
+    def means_lost_rank(self, error: BaseException) -> bool:
         return isinstance(error, self._dist.DistError | RuntimeError) and "onnection" in str(error)
 
     def close(self) -> None:
         self._dist.destroy_process_group()
 
 
-def detect(environ: Mapping[str, str] = os.environ) -> Comm:
+def join_process_group(environ: Mapping[str, str] = os.environ) -> Comm:
     """The group that this process was started in.
 
     Raises:
@@ -168,5 +168,5 @@ def detect(environ: Mapping[str, str] = os.environ) -> Comm:
     if "HOROVOD_SIZE" in environ or "OMPI_COMM_WORLD_SIZE" in environ:
         return Horovod()
     if "WORLD_SIZE" in environ and "MASTER_ADDR" in environ:
-        return TorchDist()
+        return TorchDistributed()
     return Solo()

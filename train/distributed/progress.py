@@ -14,23 +14,23 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class Spot:
-    """A place as it was at one moment.
+class Heartbeat:
+    """The progress of a rank at one moment, as it is sent to others.
 
-    signs: a number that grows whenever the work goes on.
+    advances: a number that grows whenever the work goes on.
     sent: the kind of what this rank gave to the collective; "" where ranks may give different ones.
     """
 
     step: int = 0
     collective: str = ""
-    signs: int = 0
+    advances: int = 0
     sent: str = ""
 
     def __str__(self) -> str:
         return f"step {self.step} " + (f"in {self.collective}" if self.collective else "outside of collectives")
 
 
-class Place:
+class Progress:
     """What one rank last did, written by whoever works and read by the thread that watches.
 
     step: the update that is being made.
@@ -43,42 +43,42 @@ class Place:
         self.writes: Callable[[], bool] = lambda: False
         self.step, self.collective = 0, ""
         self.waited_s = 0.0
-        self._signs = 0
+        self._advances = 0
         self._sent: Tensor | None = None
 
-    def at(self, step: int) -> None:
+    def begin_step(self, step: int) -> None:
         """The update `step` begins."""
         self.step = step
-        self._signs += 1
+        self._advances += 1
 
-    def sign(self) -> None:
+    def advance(self) -> None:
         """A part of some long work without collectives is done."""
-        self._signs += 1
+        self._advances += 1
 
-    def signs(self, items: Iterable[Item]) -> Iterator[Item]:
+    def advance_over(self, items: Iterable[Item]) -> Iterator[Item]:
         """`items`, each asked for once the one before is done with."""
         for item in items:
             yield item
-            self._signs += 1
+            self._advances += 1
 
     @contextmanager
-    def standing(self, name: str, alike: Tensor | None = None) -> Iterator[None]:
+    def in_collective(self, name: str, alike: Tensor | None = None) -> Iterator[None]:
         """Inside, this rank waits for the others in the collective `name`; the name stays where it fails.
 
         alike: what it gives, where all ranks must give the same kind.
         """
         self.collective, self._sent = name, alike
-        self._signs += 1
+        self._advances += 1
         start = time.perf_counter()
         try:
             yield
             self.collective, self._sent = "", None
         finally:
             self.waited_s += time.perf_counter() - start
-            self._signs += 1
+            self._advances += 1
 
-    def now(self) -> Spot:
+    def heartbeat(self) -> Heartbeat:
         """A copy, for another thread or rank."""
         sent = self._sent
         kind = "" if sent is None else f"{list(sent.shape)} {str(sent.dtype).removeprefix('torch.')}"
-        return Spot(self.step, self.collective, self._signs, kind)
+        return Heartbeat(self.step, self.collective, self._advances, kind)

@@ -1,4 +1,4 @@
-"""Being told to stop: by a signal, or by the time that is left; the ranks leave the loop together."""
+"""Requests to stop: by a signal, or by the time that is left; the ranks agree and leave the loop together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM, signal.SIGINT)
 """SIGALRM is this process's own: the time that it was given is over (see `train.distributed.deadline`)."""
 
 
-class Stop:
+class StopRequest:
     """Lets an update end before a signal is obeyed, and obeys at once where what is on disk is whole.
 
     Args:
@@ -37,20 +37,20 @@ class Stop:
         self.regroup = False
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Inside, signals are heard here; a second SIGINT interrupts as ever."""
+    def listening(self) -> Iterator[None]:
+        """Inside, signals become requests; a second SIGINT interrupts as usual."""
         self._answers = {kind: signal.signal(kind, self._hear) for kind in SIGNALS}
         try:
             yield
         finally:
             for kind, answer in self._answers.items():
                 signal.signal(kind, answer)
-        if self.untaken:  # told after the last question, when everything was saved
-            signal.raise_signal(self.untaken)
+        if self.pending:  # told after the last question, when everything was saved
+            signal.raise_signal(self.pending)
 
     @contextmanager
-    def at_rest(self) -> Iterator[None]:
-        """Inside, nothing is lost that is not on disk or on its way there: a signal is answered as before `heard`."""
+    def interruptible(self) -> Iterator[None]:
+        """Inside, nothing is lost that is not on disk or on its way there: a signal is obeyed at once."""
         self._resting = True
         try:
             if self._told is not None:
@@ -59,8 +59,8 @@ class Stop:
         finally:
             self._resting = False
 
-    def ask(self) -> Wait:
-        """Ask all ranks whether one was told; they all know once the returned call is made.
+    def agree_async(self) -> Wait:
+        """Ask all ranks whether one was told to stop; they all know once the returned call is made.
 
         A signal that arrives after the question waits for the next one.
         """
@@ -76,26 +76,26 @@ class Stop:
         return heard
 
     @property
-    def untaken(self) -> int:
+    def pending(self) -> int:
         """The signal that was heard and not yet obeyed; 0 for none."""
         return 0 if self.by is not None else self._told or 0
 
     @property
     def code(self) -> int:
         """The exit code that fits `by`; 0 while nobody was told."""
-        return 0 if self.by is None else code_of(self.by)
+        return 0 if self.by is None else exit_code_of(self.by)
 
     @property
-    def words(self) -> str:
-        """Who told, in words."""
+    def reason(self) -> str:
+        """Why all stop, in words."""
         return "the time limit" if self.by == signal.SIGALRM else signal.Signals(self.by or 0).name
 
-    def tell(self, number: int) -> None:
-        """Have this rank told by signal `number`; it asks the others when the update is done."""
+    def request(self, number: int) -> None:
+        """Request a stop by signal `number`; this rank asks the others when the update is done."""
         self._told = number
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        self.tell(number)
+        self.request(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if self._resting:
             self._answer(number, frame)
@@ -105,10 +105,10 @@ class Stop:
         self._settle()
         answer = self._answers[number]
         if not callable(answer):
-            raise SystemExit(code_of(number))
+            raise SystemExit(exit_code_of(number))
         answer(number, frame)
 
 
-def code_of(number: int) -> int:
+def exit_code_of(number: int) -> int:
     """The exit code of a process that has saved and left because of this signal."""
     return INTERRUPTED if number == signal.SIGINT else REQUEUE

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def within(seconds: float, act: Callable[[], T]) -> T:
+def run_with_timeout(seconds: float, act: Callable[[], T]) -> T:
     """The result of `act()`, made in a thread of its own: a wait in C in the main thread would keep signals unanswered.
 
     Raises:

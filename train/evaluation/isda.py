@@ -97,7 +97,7 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
                 seen, flat = attend(scorer, index, texts[chosen], given)
                 counts = [len(found.words) for found in given]
                 of_all += zip(texts[chosen].tolist(), counts, isda(seen).tolist(), isda(flat).tolist(), strict=True)
-        shared = comm.share((of_all, few, unknown))
+        shared = comm.all_gather_object((of_all, few, unknown))
     if comm.rank:
         return None
     together = sorted(item for found, _, _ in shared for item in found)

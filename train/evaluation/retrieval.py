@@ -44,7 +44,7 @@ def measure(
     stripes += f"-two_stage-{keep}" if keep else ""
     origin, file = f"{stripes}-{parts.run.eval.score_dtype}", CANDIDATES if keep else MATRIX
     matrix = scored_before(place, file, origin, journal.say) if comm.rank == 0 else None
-    if comm.share(matrix is not None)[0]:
+    if comm.all_gather_object(matrix is not None)[0]:
         journal.say(f"{name}: scored before by these weights")
     else:
         matrix, two_stage = scored(parts, split, name, place / "parts" / stripes, journal)

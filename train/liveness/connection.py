@@ -1,4 +1,4 @@
-"""Short messages between the ranks' watches: a JSON object a line, over sockets that nobody ever waits for."""
+"""Short messages between the ranks' monitors: a JSON object a line, over sockets that nobody ever waits for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONNECT_S = 5.0
 Message = dict[str, Any]
 
 
-class Wire:
+class Connection:
     """One connection. `is_open` is False once the other side is gone or has said what cannot be read."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -27,7 +27,7 @@ class Wire:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket, self.is_open = connection, True
         self._in, self._out = b"", b""
-        let_go_in_children(connection)
+        close_in_children(connection)
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -64,7 +64,7 @@ class Wire:
         self._socket.close()
 
 
-def let_go_in_children(connection: socket.socket) -> None:
+def close_in_children(connection: socket.socket) -> None:
     """Close it in every forked process: a reading worker that outlives its rank must not pass for it."""
     held = weakref.ref(connection)
 
@@ -80,36 +80,36 @@ def listen(everywhere: bool, backlog: int) -> socket.socket:
     """A listening socket on any free port: of this host alone, or for other hosts too."""
     listener = socket.create_server(("" if everywhere else "127.0.0.1", 0), backlog=backlog)
     listener.setblocking(False)
-    let_go_in_children(listener)
+    close_in_children(listener)
     return listener
 
 
-def connect(addresses: Iterable[str], port: int, hello: Message) -> Wire | None:
+def connect(addresses: Iterable[str], port: int, hello: Message) -> Connection | None:
     """A connection to the first of `addresses` that knows the token in `hello`; None where none does."""
     for address in addresses:
         try:
-            connection = socket.create_connection((address, port), timeout=CONNECT_S)
+            opened = socket.create_connection((address, port), timeout=CONNECT_S)
         except OSError:
             continue
-        wire = Wire(connection)
-        wire.send(hello)
-        if answered(wire):
-            return wire
-        wire.close()
+        connection = Connection(opened)
+        connection.send(hello)
+        if is_welcomed(connection):
+            return connection
+        connection.close()
     return None
 
 
-def answered(wire: Wire) -> bool:
+def is_welcomed(connection: Connection) -> bool:
     """Whether the other side says that it is the one that was looked for."""
     end = time.monotonic() + CONNECT_S
-    while wire.is_open and time.monotonic() < end:
-        if any(message.get("welcome") for message in wire.read()):
+    while connection.is_open and time.monotonic() < end:
+        if any(message.get("welcome") for message in connection.read()):
             return True
         time.sleep(0.005)
     return False
 
 
-def knows(message: Message, token: str) -> bool:
+def has_token(message: Message, token: str) -> bool:
     """Whether this greeting is that of a rank of the group."""
     return hmac.compare_digest(str(message.get("token")).encode(), token.encode())
 

@@ -1,4 +1,4 @@
-"""Who is to blame when a group of ranks cannot go on; pure reasoning about what each rank was last heard to say."""
+"""Which rank is to blame when a group cannot go on: pure reasoning about the last heartbeat of each rank."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from config.errors import INTERRUPTED, REQUEUE
-from train.distributed.progress import Spot
+from train.distributed.progress import Heartbeat
 
 GRACE_S = 2.0
 """How long a rank that failed on its own has been gone before others who have not failed alike are told of it."""
@@ -31,8 +31,8 @@ class Member:
 
 
 @dataclass
-class Heard:
-    """What is known of a rank; moments are seconds of the judge's clock.
+class RankState:
+    """What is known of a rank; moments are seconds of the detector's clock.
 
     moved: when it was last heard to have gone on.
     left: the exit code that it said goodbye with, `why` in words.
@@ -43,7 +43,7 @@ class Heard:
     member: Member
     at: float
     moved: float
-    spot: Spot = field(default_factory=Spot)
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
     left: int | None = None
     left_at: float = 0.0
     why: str = ""
@@ -51,11 +51,11 @@ class Heard:
     failed: str = ""
     failed_at: float = 0.0
 
-    def beat(self, spot: Spot, now: float) -> None:
+    def beat(self, heartbeat: Heartbeat, now: float) -> None:
         """It is alive, and here."""
-        if spot.signs != self.spot.signs:
+        if heartbeat.advances != self.heartbeat.advances:
             self.moved = now
-        self.spot, self.at = spot, now
+        self.heartbeat, self.at = heartbeat, now
 
 
 @dataclass(frozen=True)
@@ -71,100 +71,100 @@ class Verdict:
     silent: bool = False
 
 
-QUIETLY = Verdict((), "")
+QUIET_EXIT = Verdict((), "")
 """Rank 0 has left to be started again, and so does everyone."""
 
 
-class Judge:
+class FailureDetector:
     """Looks at all ranks, or on a rank other than 0 at rank 0 and itself; rank 0 looks at the others.
 
-    patience_s: how long a rank may be silent, or without a sign of going on.
+    timeout_s: how long a rank may be silent, or without a sign of going on.
     """
 
-    def __init__(self, members: Sequence[Member], now: float, patience_s: float) -> None:
-        self.heard = {member.rank: Heard(member, now, now) for member in members}
-        self._patience_s = patience_s
+    def __init__(self, members: Sequence[Member], now: float, timeout_s: float) -> None:
+        self.ranks = {member.rank: RankState(member, now, now) for member in members}
+        self._timeout_s = timeout_s
 
-    def lost(self, now: float, hurt: bool) -> Verdict | None:
+    def find_lost(self, now: float, collective_failed: bool) -> Verdict | None:
         """A rank that is gone, that left the others alone, or that is not heard any more.
 
-        hurt: a collective has failed already, so whoever left before is to blame.
+        collective_failed: a collective has failed already, so whoever left before is to blame.
         """
-        everyone = list(self.heard.values())
+        everyone = list(self.ranks.values())
         gone = [one for one in everyone if one.gone and one.left is None]
         if gone:
-            return self._blamed(gone, "lost ", ", last seen at", "its process is gone")
-        left = [one for one in everyone if one.left is not None and (hurt or self._is_missed(one, now))]
+            return self._blame(gone, "lost ", ", last seen at", "its process is gone")
+        left = [one for one in everyone if one.left is not None and (collective_failed or self._is_missed(one, now))]
         if left:
-            return self._blamed(left, "lost ", ", last seen at", parting(left[0]))
-        silent = [one for one in everyone if one.left is None and now - one.at > self._patience_s]
+            return self._blame(left, "lost ", ", last seen at", describe_exit(left[0]))
+        silent = [one for one in everyone if one.left is None and now - one.at > self._timeout_s]
         if silent:
             since = f"no sign of life for {now - silent[0].at:.0f} s"
-            return self._blamed(silent, "", " stalled at", since, silent=True)
+            return self._blame(silent, "", " stalled at", since, silent=True)
         return None
 
-    def _is_missed(self, one: Heard, now: float) -> bool:
+    def _is_missed(self, one: RankState, now: float) -> bool:
         return one.left not in (0, *STOPPED) and now - one.left_at > GRACE_S
 
-    def has_failures(self) -> bool:
+    def has_seen_failures(self) -> bool:
         """Whether a rank has left because it failed."""
-        return any(one.left not in (None, 0, *STOPPED) for one in list(self.heard.values()))
+        return any(one.left not in (None, 0, *STOPPED) for one in list(self.ranks.values()))
 
-    def failed(self, now: float) -> Verdict | None:
+    def find_failed(self, now: float) -> Verdict | None:
         """A collective that failed though nobody is gone: once all ranks say so, or one has said so for a while."""
-        here = [one for one in self.heard.values() if one.left is None]
+        here = [one for one in self.ranks.values() if one.left is None]
         failed = [one for one in here if one.failed]
         if not failed or (len(failed) < len(here) and now - min(one.failed_at for one in failed) <= GRACE_S):
             return None
-        odd = _fewest(failed, [one.spot.sent for one in failed])
-        sent = "; ".join(f"rank {one.member.rank} gave {one.spot.sent}" for one in failed if one.spot.sent)
-        why = f"{odd[0].failed} ({sent})" if len({one.spot.sent for one in failed}) > 1 else odd[0].failed
-        return self._blamed(odd, "", " failed at", why)
+        odd = _minority(failed, [one.heartbeat.sent for one in failed])
+        sent = "; ".join(f"rank {one.member.rank} gave {one.heartbeat.sent}" for one in failed if one.heartbeat.sent)
+        why = f"{odd[0].failed} ({sent})" if len({one.heartbeat.sent for one in failed}) > 1 else odd[0].failed
+        return self._blame(odd, "", " failed at", why)
 
-    def stalled(self, now: float) -> Verdict | None:
+    def find_stalled(self, now: float) -> Verdict | None:
         """A rank that is alive but does not go on, told from those who only wait for it."""
-        here = [one for one in self.heard.values() if one.left is None]
-        overdue = [one for one in here if now - one.moved > self._patience_of(one)]
+        here = [one for one in self.ranks.values() if one.left is None]
+        overdue = [one for one in here if now - one.moved > self._timeout_of(one)]
         if not overdue:
             return None
         since = f"nothing has gone on for {now - overdue[0].moved:.0f} s"
-        idle = [one for one in overdue if not one.spot.collective]
+        idle = [one for one in overdue if not one.heartbeat.collective]
         if idle:
-            return self._blamed(idle, "", " stalled at", since)
+            return self._blame(idle, "", " stalled at", since)
         if len(overdue) < len(here):
             return None
-        left = [one for one in self.heard.values() if one.left is not None]
+        left = [one for one in self.ranks.values() if one.left is not None]
         if left:
-            return self._blamed(left, "lost ", ", last seen at", parting(left[0]))
-        odd = _fewest(here, [one.spot.collective for one in here])
+            return self._blame(left, "lost ", ", last seen at", describe_exit(left[0]))
+        odd = _minority(here, [one.heartbeat.collective for one in here])
         if len(odd) < len(here):
             why = f"the others wait in another collective (uneven data?), {since}"
-            return self._blamed(odd, "", " stalled at", why)
-        return Verdict((), f"all ranks stalled at {here[0].spot}: {since}")
+            return self._blame(odd, "", " stalled at", why)
+        return Verdict((), f"all ranks stalled at {here[0].heartbeat}: {since}")
 
-    def _patience_of(self, one: Heard) -> float:
-        return self._patience_s if one.spot.step else max(self._patience_s, START_S)
+    def _timeout_of(self, one: RankState) -> float:
+        return self._timeout_s if one.heartbeat.step else max(self._timeout_s, START_S)
 
-    def _blamed(
-        self, whom: Sequence[Heard], before: str, between: str, why: str, silent: bool = False
+    def _blame(
+        self, whom: Sequence[RankState], before: str, between: str, why: str, silent: bool = False
     ) -> Verdict:
         """Words about the first of them, how many more there are, and where the others stand."""
         first, ranks = whom[0], tuple(one.member.rank for one in whom)
-        text = f"{before}{first.member}{between} {first.spot}: {why}"
+        text = f"{before}{first.member}{between} {first.heartbeat}: {why}"
         if len(whom) > 1:
             text += f"; so did {len(whom) - 1} more (rank {', '.join(str(rank) for rank in ranks[1:9])})"
-        waiting = [one for rank, one in self.heard.items() if rank not in ranks and one.left is None and not one.gone]
+        waiting = [one for rank, one in self.ranks.items() if rank not in ranks and one.left is None and not one.gone]
         if waiting:
-            text += f"; rank {waiting[0].member.rank} is at {waiting[0].spot}"
+            text += f"; rank {waiting[0].member.rank} is at {waiting[0].heartbeat}"
         return Verdict(ranks, text, silent)
 
 
-def parting(one: Heard) -> str:
+def describe_exit(one: RankState) -> str:
     """How a rank left, in words."""
     return f"it left with exit code {one.left}" + (f" ({one.why})" if one.why else "")
 
 
-def _fewest(ranks: Sequence[Heard], what: Sequence[str]) -> list[Heard]:
+def _minority(ranks: Sequence[RankState], what: Sequence[str]) -> list[RankState]:
     """Those who differ from most of the others; of two equal halves the one without the first rank."""
     counts = Counter(what)
     most = max(counts.values())

@@ -1,4 +1,4 @@
-"""The thread with which a rank watches the others; what rank 0's and the others' have in common."""
+"""The thread with which a rank watches the others: what coordinator and participants have in common."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
-from train.distributed.progress import Place
-from train.liveness.connection import Wire, let_go_in_children
-from train.liveness.failure_detector import Judge, Member, Verdict
+from train.distributed.progress import Progress
+from train.liveness.connection import Connection, close_in_children
+from train.liveness.failure_detector import FailureDetector, Member, Verdict
 
 SAVE_S = 60.0
 """How long rank 0 may still write before it leaves for a signal; before it leaves for a verdict, `FAREWELL_S`."""
@@ -23,8 +23,8 @@ Act = Callable[[Verdict, bool], None]
 
 
 @dataclass
-class Wishes:
-    """What the main thread asks of the watch; plain values, for a signal handler may hold no lock.
+class Requests:
+    """What the main thread asks of the monitor; plain values, for a signal handler may hold no lock.
 
     told: signals that this rank got, for all to hear.
     leaving: the exit code that it leaves with, and why; code None: it leaves without meaning anything.
@@ -36,8 +36,8 @@ class Wishes:
     failed: str = ""
 
 
-class Awake:
-    """Seconds while this process ran: one that was stopped, and all of whose peers were, has missed nothing."""
+class AwakeClock:
+    """A clock that counts only while this process runs: one stopped with all its peers has missed nothing."""
 
     def __init__(self, most_s: float) -> None:
         self.now, self._most_s, self._last = 0.0, most_s, time.monotonic()
@@ -48,37 +48,37 @@ class Awake:
         return self.now
 
 
-class Post(threading.Thread):
-    """Beats, listens, judges, and acts on what is judged.
+class Monitor(threading.Thread):
+    """Sends heartbeats, listens, judges, and acts on the verdict.
 
     Args:
         act: what is done about a verdict; the flag says whether this rank is the one to tell it.
         timeout_s: seconds within which a group that cannot go on has ended.
     """
 
-    def __init__(self, place: Place, members: Sequence[Member], rank: int, timeout_s: float, act: Act) -> None:
+    def __init__(self, progress: Progress, members: Sequence[Member], rank: int, timeout_s: float, act: Act) -> None:
         super().__init__(name="watch", daemon=True)
-        self.wishes = Wishes()
+        self.requests = Requests()
         self.is_over = False
         self.bye: int | None = None  # the code that rank 0 left with
         self.verdict: Verdict | None = None
-        self._place, self._members, self._rank, self._act = place, members, rank, act
+        self._progress, self._members, self._rank, self._act = progress, members, rank, act
         self._period = min(1.0, timeout_s / 10)
-        self._clock = Awake(3 * self._period)
+        self._clock = AwakeClock(3 * self._period)
         self._wakes, self._woken = socket.socketpair()
         for end in (self._wakes, self._woken):
             end.setblocking(False)
-            let_go_in_children(end)
+            close_in_children(end)
         self._beaten_at = -self._period
         self._acted: set[int] = set()
         self._said_goodbye = False
 
-    def _judge_of(self, members: Sequence[Member], timeout_s: float) -> Judge:
+    def _make_detector(self, members: Sequence[Member], timeout_s: float) -> FailureDetector:
         # What was heard may be a period old when it comes, and to end takes moments too, the longest where rank 0 goes.
-        return Judge(members, self._clock.now, timeout_s - 4 * self._period)
+        return FailureDetector(members, self._clock.now, timeout_s - 4 * self._period)
 
     def wake(self) -> None:
-        """Look at the wishes now; may be called from a signal handler."""
+        """Look at `requests` now; may be called from a signal handler."""
         try:
             self._wakes.send(b"x")
         except OSError:
@@ -86,18 +86,18 @@ class Post(threading.Thread):
 
     def leave(self, code: int | None, why: str) -> None:
         """Say goodbye and end; `is_over` tells when."""
-        self.wishes.leaving = code, why
+        self.requests.leaving = code, why
         self.wake()
 
     def run(self) -> None:
         try:
-            while not self._turn():
+            while not self._poll():
                 pass
         finally:
-            self._let_go()
+            self._close_sockets()
             self.is_over = True
 
-    def _turn(self) -> bool:
+    def _poll(self) -> bool:
         """Wait for news or the next beat, and deal with both; True at the end."""
         with selectors.PollSelector() as selector:
             for one in (self._woken, *self._sources()):
@@ -106,60 +106,60 @@ class Post(threading.Thread):
         now = self._clock.tick()
         if self._woken in found:
             self._woken.recv(4096)
-        self._hear(found, now)
-        for number in self.wishes.told:
+        self._receive(found, now)
+        for number in self.requests.told:
             if number not in self._acted:
                 self._acted.add(number)
-                self._forward(number)
+                self._forward_signal(number)
         if now - self._beaten_at >= self._period:
             self._beaten_at = now
-            self._beat(now)
-        self._goodbye(now)
-        verdict = None if self.verdict else self._judged(now)
+            self._send_heartbeat(now)
+        self._say_goodbye(now)
+        verdict = None if self.verdict else self._find_verdict(now)
         if verdict:
             self.verdict = verdict
             self._carry_out(verdict)
         return self._is_done(now)
 
-    def _answer(self, number: int) -> None:
+    def _deliver(self, number: int) -> None:
         """Let this rank get a signal that another one got, once."""
         main = threading.main_thread().ident
         if number not in self._acted and main is not None:
             self._acted.add(number)
             signal.pthread_kill(main, number)
 
-    def _let_write(self, patience_s: float) -> None:
+    def _wait_for_writer(self, timeout_s: float) -> None:
         """Give what is on its way to the disk so much time."""
-        end = time.monotonic() + patience_s
-        while self._place.writes() and time.monotonic() < end:
+        end = time.monotonic() + timeout_s
+        while self._progress.writes() and time.monotonic() < end:
             time.sleep(0.02)
 
-    def _let_go(self) -> None:
+    def _close_sockets(self) -> None:
         for one in (self._wakes, self._woken, *self._sources()):
             one.close()
 
     @abstractmethod
-    def _sources(self) -> Sequence[socket.socket | Wire]:
+    def _sources(self) -> Sequence[socket.socket | Connection]:
         """What news come from."""
 
     @abstractmethod
-    def _hear(self, found: Set[object], now: float) -> None:
+    def _receive(self, found: Set[object], now: float) -> None:
         """Read what has come."""
 
     @abstractmethod
-    def _forward(self, number: int) -> None:
+    def _forward_signal(self, number: int) -> None:
         """Let all ranks hear of a signal that this one got."""
 
     @abstractmethod
-    def _beat(self, now: float) -> None:
+    def _send_heartbeat(self, now: float) -> None:
         """Show that this rank lives."""
 
     @abstractmethod
-    def _goodbye(self, now: float) -> None:
-        """Tell that this rank leaves, where it wishes to."""
+    def _say_goodbye(self, now: float) -> None:
+        """Tell that this rank leaves, where it requests to."""
 
     @abstractmethod
-    def _judged(self, now: float) -> Verdict | None:
+    def _find_verdict(self, now: float) -> Verdict | None:
         """Whether the group cannot go on."""
 
     @abstractmethod
@@ -171,5 +171,5 @@ class Post(threading.Thread):
         """Whether there is no more to do."""
 
     @abstractmethod
-    def knows_of_failures(self) -> bool:
+    def has_seen_failures(self) -> bool:
         """Whether a rank has left because it failed."""

@@ -21,18 +21,18 @@ from config.errors import FAILED, INTERRUPTED, ConfigError, DataError, Failure
 from data.batches.worker import kill_all
 from train.distributed.comm import Comm
 from train.liveness.connection import addresses_of_host, connect, listen
-from train.liveness.coordinator import Hub
+from train.liveness.coordinator import Coordinator
 from train.liveness.failure_detector import GRACE_S, STOPPED, Member, Verdict
-from train.liveness.monitor import Post
-from train.liveness.participant import Spoke
+from train.liveness.monitor import Monitor
+from train.liveness.participant import Participant
 
-MENDED = "what is saved is whole; start again with the same command"
-BLAME_S = 10.0
+RESTART_HINT = "what is saved is whole; start again with the same command"
+VERDICT_S = 10.0
 """How long a rank whose collective failed waits to hear who is to blame."""
 
 
-class Watch:
-    """The watch of one rank over one life of the group; inside `with`, an error says goodbye for this rank.
+class Watchdog:
+    """The watchdog of one rank over one life of the group; inside `with`, an error says goodbye for this rank.
 
     A group of one, and one with `timeout_s` 0, is not watched; then every method does nothing.
 
@@ -45,13 +45,14 @@ class Watch:
     def __init__(self, program: str, comm: Comm, folder: Path | None, timeout_s: float, elastic: bool = False) -> None:
         self._program, self._comm, self._folder, self._elastic = program, comm, folder, elastic
         self.code = 0
-        self._post: Post | None = None
+        self._monitor: Monitor | None = None
         self._members: list[Member] = []
         if comm.size > 1 and timeout_s > 0:
-            self._members = [Member(rank, *told) for rank, told in enumerate(comm.share(identity()))]
-            self._post = self._posted(timeout_s)
+            found = comm.all_gather_object(identify_process())
+            self._members = [Member(rank, *told) for rank, told in enumerate(found)]
+            self._monitor = self._start_monitor(timeout_s)
 
-    def _posted(self, timeout_s: float) -> Post:
+    def _start_monitor(self, timeout_s: float) -> Monitor:
         """This rank's thread, once all ranks have found rank 0's.
 
         Raises:
@@ -59,94 +60,95 @@ class Watch:
         """
         comm, members = self._comm, self._members
         others = sorted({member.host for member in members} - {members[0].host})
-        post: Post | None = None
+        monitor: Monitor | None = None
         told: list[object] | None = None
         if comm.rank == 0:
             listener, token = listen(bool(others), comm.size), token_hex(16)
-            post = Hub(comm.place, members, timeout_s, self._act, listener, token)
-            post.start()
+            monitor = Coordinator(comm.progress, members, timeout_s, self._act, listener, token)
+            monitor.start()
             told = [["127.0.0.1"] if not others else addresses_of_host(others), listener.getsockname()[1], token]
-        addresses, port, token = comm.share(told)[0]
+        addresses, port, token = comm.all_gather_object(told)[0]
         if comm.rank:
             near = ["127.0.0.1"] if members[comm.rank].host == members[0].host else []
-            wire = connect([*near, *addresses], port, {"token": token, "rank": comm.rank})
-            if wire is not None:
-                post = Spoke(comm.place, members, comm.rank, timeout_s, self._act, wire)
-                post.start()
-        far = [str(members[rank]) for rank, reached in enumerate(comm.share(post is not None)) if not reached]
-        if far or post is None:
-            if post is not None:
-                post.leave(None, "")
+            connection = connect([*near, *addresses], port, {"token": token, "rank": comm.rank})
+            if connection is not None:
+                monitor = Participant(comm.progress, members, comm.rank, timeout_s, self._act, connection)
+                monitor.start()
+        reached = comm.all_gather_object(monitor is not None)
+        far = [str(member) for member, is_reached in zip(members, reached, strict=True) if not is_reached]
+        if far or monitor is None:
+            if monitor is not None:
+                monitor.leave(None, "")
             where = f"{', '.join(addresses)} port {port}"
             raise Failure(f"{', '.join(far)} cannot reach {members[0]} at {where}; name the network that joins them "
                           "with HOROVOD_GLOO_IFACE, or do without a watch: --stall_timeout 0")
-        return post
+        return monitor
 
-    def tell_all(self, number: int) -> None:
-        """Let every rank get the signal that this one got, once; may be called from a signal handler."""
-        if self._post is not None:
-            self._post.wishes.told += (number,)
-            self._post.wake()
+    def forward_signal(self, number: int) -> None:
+        """Let every rank get the signal that this one got, once; a signal handler may call it."""
+        if self._monitor is not None:
+            self._monitor.requests.told += (number,)
+            self._monitor.wake()
 
-    def wait_for_goodbye(self, patience_s: float) -> int | None:
-        """The exit code that rank 0 left with; None where it has not after `patience_s`."""
-        self._wait(lambda: self._post is None or self._post.bye is not None, patience_s)
-        return None if self._post is None else self._post.bye
+    def wait_for_exit(self, timeout_s: float) -> int | None:
+        """The exit code that rank 0 left with; None where it has not after `timeout_s`."""
+        self._wait(lambda: self._monitor is None or self._monitor.bye is not None, timeout_s)
+        return None if self._monitor is None else self._monitor.bye
 
-    def settle(self, patience_s: float = 0.3) -> None:
+    def wait_for_failures(self, timeout_s: float = 0.3) -> None:
         """Give a failure of another rank, which may be why a launcher signals this one, time to be told instead."""
-        self._wait(lambda: self._post is None, patience_s)
-        if self._post is not None and self._post.knows_of_failures():
+        self._wait(lambda: self._monitor is None, timeout_s)
+        if self._monitor is not None and self._monitor.has_seen_failures():
             self._wait(lambda: False, 2 * GRACE_S)
 
-    def blame(self, error: BaseException) -> None:
+    def await_verdict(self, error: BaseException) -> None:
         """A collective has failed: wait to be ended by the verdict; returns where there is none."""
-        if self._post is not None:
-            self._post.wishes.failed = first_line(error)
-            self._post.wake()
-            self._wait(lambda: False, BLAME_S)
+        if self._monitor is not None:
+            self._monitor.requests.failed = first_line(error)
+            self._monitor.wake()
+            self._wait(lambda: False, VERDICT_S)
 
     def goodbye(self, code: int | None, why: str = "") -> None:
         """Leave with an exit code; rank 0 waits for the others. None: for a while, as when the group is made anew."""
-        if self._post is not None and not self._post.is_over:
-            self._post.leave(code, why)
-            while not self._post.is_over:
+        if self._monitor is not None and not self._monitor.is_over:
+            self._monitor.leave(code, why)
+            while not self._monitor.is_over:
                 time.sleep(0.005)
 
     def stop(self) -> None:
         """End the watch; all ranks do."""
         self.goodbye(None)
 
-    def _wait(self, until: Callable[[], bool], patience_s: float) -> None:
+    def _wait(self, until: Callable[[], bool], timeout_s: float) -> None:
         """Without any lock, for a signal handler may interrupt whatever holds one."""
-        end = time.monotonic() + patience_s
-        while time.monotonic() < end and not until() and self._post is not None and not self._post.is_over:
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end and not until() and self._monitor is not None and not self._monitor.is_over:
             time.sleep(0.01)
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Watchdog:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
-        if self._elastic and error is not None and self._comm.regroups(error):
+        if self._elastic and error is not None and self._comm.can_regroup_after(error):
             self.stop()
             return
-        if error is not None and self._comm.lost(error):
-            self.blame(error)
-        self.goodbye(self.code if error is None else code_of(error), "" if error is None else first_line(error))
+        if error is not None and self._comm.means_lost_rank(error):
+            self.await_verdict(error)
+        self.goodbye(self.code if error is None else exit_code_of(error), "" if error is None else first_line(error))
 
     def _act(self, verdict: Verdict, speaks: bool) -> None:
         """Carry out a verdict; called by the thread that watches."""
         if verdict.text:
             stacks = self._dump(verdict)
         if verdict.text and speaks:
-            after = "going on without" if self._elastic else MENDED
+            after = "going on without" if self._elastic else RESTART_HINT
             line = f"{self._program}, rank {self._comm.rank}: {verdict.text}{stacks}; {after}\n"
             os.write(2, line.encode())  # the main thread may hold the lock of sys.stderr
         if verdict.silent:
             self._end_silent(verdict)
         if not self._elastic or not verdict.ranks or self._comm.rank in verdict.ranks:
             kill_all()
-            left = FAILED if self._post is None else self._post.bye
+            left = FAILED if self._monitor is None else self._monitor.bye
             os._exit(left if left in STOPPED else FAILED)
 
     def _end_silent(self, verdict: Verdict) -> None:
@@ -181,7 +183,7 @@ def write_stacks(log: TextIO, head: str) -> None:
     faulthandler.dump_traceback(log, all_threads=True)
 
 
-def identity() -> list[object]:
+def identify_process() -> list[object]:
     """Host, process, and the space in which its number holds: containers of one host may each have their own."""
     try:
         space = os.readlink("/proc/self/ns/pid")
@@ -190,7 +192,7 @@ def identity() -> list[object]:
     return [socket.gethostname(), os.getpid(), space]
 
 
-def code_of(error: BaseException) -> int:
+def exit_code_of(error: BaseException) -> int:
     """The exit code that a process leaves with for this error."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0 if error.code is None else FAILED

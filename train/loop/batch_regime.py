@@ -21,7 +21,7 @@ from model.matcher import Matcher, MatchOut, OfflineScores, Side
 from model.objective import Term
 from model.parts.layers import full
 from train.assembly.recipe import Recipe
-from train.distributed.collectives import rows_of_all, side_of_all, synchronise_norms
+from train.distributed.collectives import all_gather_rows, all_gather_side, synchronise_norms
 from train.distributed.comm import Comm
 from train.loop.collapse import CollapseWatch, gentler
 from train.loop.false_negatives import spared_pairs, sparing
@@ -163,13 +163,13 @@ def outcome(matcher: Matcher, batch: Batch, comm: Comm, autocast: Autocast, sepa
     """
     with autocast():
         (images, texts), *others = encoded_sets(matcher, batch, separate)
-        everyone = side_of_all(texts, comm, "texts")
-        scores = rows_of_all(matcher.score(images, everyone), comm, "scores", shared=True)
+        everyone = all_gather_side(texts, comm, "texts")
+        scores = all_gather_rows(matcher.score(images, everyone), comm, "scores", shared=True)
         aux = matcher.own_losses(images, batch)
         offline = None
         if others:
             pairs = offline_pairs(matcher, (images, texts), *others)
-            text, image, both, kin = rows_of_all(pairs, comm, "offline", shared=True).unbind(1)
+            text, image, both, kin = all_gather_rows(pairs, comm, "offline", shared=True).unbind(1)
             offline = OfflineScores(text, image, both, kin, related(batch, comm))
     true, keys = identities(batch, comm)
     return MatchOut({next(iter(matcher.heads)): scores}, images, texts, aux, None, true, offline, keys)

@@ -19,8 +19,8 @@ from train.assembly.splits import Split
 from train.checkpointing.checkpoint import Checkpoints, read_facts, read_state, read_weights
 from train.checkpointing.saver import Saver
 from train.checkpointing.snapshot import Snapshot, copied
-from train.distributed.comm import Regroup
-from train.distributed.stop_request import Stop
+from train.distributed.comm import RegroupRequested
+from train.distributed.stop_request import StopRequest
 from train.loop.nonfinite_guard import Skips
 from train.loop.reducer import GradientReducer
 from train.loop.regime import Regime
@@ -47,12 +47,12 @@ class Trainer:
         recipe = self.recipe
         self.run, self.comm, self.matcher = recipe.run, recipe.comm, recipe.matcher
         self.keep = keep
-        self.checkpoints = Checkpoints(folder, self.run.output.keep, self.comm.place.sign)
+        self.checkpoints = Checkpoints(folder, self.run.output.keep, self.comm.progress.advance)
         self.saver = Saver(self.checkpoints)
-        self.comm.place.writes = self.saver.writes
-        self.stop = Stop(self.comm, self.saver.wait)
+        self.comm.progress.writes = self.saver.writes
+        self.stop = StopRequest(self.comm, self.saver.wait)
         self.step, self.slot, self.best = 0, 0, -math.inf
-        self.clock = Clock(self.comm.place)
+        self.clock = Clock(self.comm.progress)
         self.skips = Skips(self.run.optim.most_skipped)
         self.tally = Tally(self.comm, recipe.device)
         self.costs: list[tuple[str, Tensor]] = []
@@ -105,21 +105,21 @@ class Trainer:
         facts = {"hash": self.run.hash(), "world": self.comm.size}
         parameters = sum(p.numel() for p in self.matcher.parameters() if p.requires_grad)
         self.journal.event("start", step=self.step, parameters=parameters, **facts)
-        with self.stop.heard(), self.saver:
+        with self.stop.listening(), self.saver:
             self._validate_again(validation)
             if self.step < total:
                 self._updates(total, validation)
             if self.stop.by is None:
-                self.stop.ask()()
+                self.stop.agree_async()()
             self._committed()
         if self.stop.by is not None:
-            self.journal.say(f"told to stop by {self.stop.words}: saved at step {self.step}")
+            self.journal.say(f"told to stop by {self.stop.reason}: saved at step {self.step}")
         return self.stop.code
 
     def _updates(self, total: int, validation: Validation) -> None:
         """Stretch after stretch of updates that the regime prepares."""
         while self.step < total and self.stop.by is None:
-            with self.clock.paused(), self.stop.at_rest():
+            with self.clock.paused(), self.stop.interruptible():
                 until = self.regime.prepare(self.step, self.folder, self.journal)
             self._stretch(min(until, total), total, validation)
             if self.step < total and self.stop.by is None and not self._due(total):
@@ -142,14 +142,14 @@ class Trainer:
                 with self.clock.paused():
                     self._keep_or_save(total, validation)
                 if self.keep and self.stop.regroup and self.step < total:
-                    raise Regroup(f"ranks want to join at step {self.step}")
+                    raise RegroupRequested(f"ranks want to join at step {self.step}")
         finally:
             loader.close()
 
     def load_best(self) -> Path | None:
         """Put the best weights (the last ones where none was measured) into the model."""
         kept = self.checkpoints
-        name = self.comm.from_first(lambda: str(kept.best() or kept.newest(self.journal.say) or ""))
+        name = self.comm.run_on_first(lambda: str(kept.best() or kept.newest(self.journal.say) or ""))
         if not name:
             return None
         load(self.matcher, self.run.matcher.name, read_weights(Path(name)), name)
@@ -162,13 +162,13 @@ class Trainer:
     def _update(self, batches: Batches) -> None:
         """One optimizer step over every rank's anchors."""
         run, recipe = self.run, self.recipe
-        self.comm.place.at(self.step + 1)
+        self.comm.progress.begin_step(self.step + 1)
         self.matcher.train()  # whatever was measured before has left it in evaluation mode
         for number in range(self.regime.passes):
             with self.clock("load"):
                 plan, batch = next(batches)
             self._pass(plan, batch, last=number == self.regime.passes - 1)
-        heard = self.stop.ask()
+        heard = self.stop.agree_async()
         with self.clock("train"):
             catch_up(recipe.device)
         with self.clock("reduce"):
@@ -275,7 +275,7 @@ class Trainer:
 
     def _validate(self, validation: Validation) -> None:
         """Measure this step, whose checkpoint is written meanwhile, and point at that where it is the best."""
-        with self.stop.at_rest():
+        with self.stop.interruptible():
             value = validation.measure(self.step)
         better, self.best = value > self.best, max(self.best, value)
         if self.comm.rank == 0:

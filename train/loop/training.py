@@ -15,7 +15,7 @@ from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.checkpoint_path import checkpoint_at
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Comm
-from train.distributed.state_transfer import newest
+from train.distributed.state_transfer import transfer_newest
 from train.evaluation.results import keep, table
 from train.evaluation.retrieval import measure
 from train.loop.claim import claim, extension_of
@@ -63,7 +63,7 @@ class Training:
             try:
                 code = trainer.fit(test if run.eval.select_on_test else own)
             finally:
-                self._told = trainer.stop.untaken
+                self._told = trainer.stop.pending
             if code == 0 and test is not None:
                 measure_best(trainer, test, own if run.eval.select_on_test else None)
         return code
@@ -74,8 +74,8 @@ class Training:
     def _begin(self, trainer: Trainer, start: Path | None) -> None:
         """Put the newest commit of any rank into it, or else the checkpoint; tell it what the last one was told."""
         if self._told:
-            trainer.stop.tell(self._told)
-        commit = newest(self._held, trainer.comm) if trainer.run.cluster.elastic else None
+            trainer.stop.request(self._told)
+        commit = transfer_newest(self._held, trainer.comm) if trainer.run.cluster.elastic else None
         if commit is not None:
             trainer.restore(commit, "the last commit")
         elif start is not None:
@@ -123,7 +123,7 @@ def resumed_from(run: Run, comm: Comm) -> tuple[Path | None, list[str]]:
     checkpoints = Checkpoints(Path(run.output.output_dir), run.output.keep)
     said: list[str] = []
     if run.output.resume != "never" and not (other and other.resolve().parent == checkpoints.folder.resolve()):
-        own = comm.from_first(lambda: str(checkpoints.newest(said.append) or ""))
+        own = comm.run_on_first(lambda: str(checkpoints.newest(said.append) or ""))
         if own:
             return Path(own), said
     return other and checkpoint_at(other, "resume", whole=True), said

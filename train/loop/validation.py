@@ -40,7 +40,7 @@ class Validation:
         if recipe.run.eval.full_val:
             # Folds are how a test set is published; checkpoints are told apart by all images at once.
             found = measure(recipe, self.split, "val", self.folder, journal, folds=1)
-            recalls = recipe.comm.share(found and found["recalls"])[0]
+            recalls = recipe.comm.all_gather_object(found and found["recalls"])[0]
         else:
             recalls = quick_check(recipe, self.split)
         journal.event("valid", step=step, split="val", recalls=recalls)
@@ -57,7 +57,7 @@ class Validation:
     def known(self, step: int) -> float | None:
         """What was noted of this step, the same on all ranks; None where nothing was, or it cannot be read."""
         noted = self._noted() if self.recipe.comm.rank == 0 else None
-        step_noted, value = self.recipe.comm.share(noted)[0] or (None, None)
+        step_noted, value = self.recipe.comm.all_gather_object(noted)[0] or (None, None)
         return value if step_noted == step else None
 
     def _noted(self) -> tuple[int, float] | None:

@@ -10,7 +10,7 @@ from threading import Lock
 
 import torch
 
-from train.distributed.progress import Place
+from train.distributed.progress import Progress
 
 PARTS = ("load", "mine", "train", "reduce", "update")
 
@@ -38,12 +38,12 @@ class Clock:
     Work on an accelerator runs behind the host; what it costs shows in the part that waits for it (see `catch_up`).
 
     Args:
-        place: who knows how long this rank has stood in collectives; without it, it never does. Whatever is counted,
+        progress: who knows how long this rank has stood in collectives; without it, it never does. Whatever is counted,
             and each part that ends, is a sign to it that the work goes on.
     """
 
-    def __init__(self, place: Place | None = None) -> None:
-        self._place = place or Place()
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress or Progress()
         self._lock, self._sharing = Lock(), 1
         self._lap = Lap()
         self._since: float | None = None
@@ -59,13 +59,13 @@ class Clock:
             spent = (time.perf_counter() - start) / self._sharing
             with self._lock:
                 self._lap.spent[name] = self._lap.spent.get(name, 0.0) + spent
-            self._place.sign()
+            self._progress.advance()
 
     def count(self, name: str, number: int) -> None:
         """Add `number` of what is called `name`."""
         with self._lock:
             self._lap.counts[name] = self._lap.counts.get(name, 0) + number
-        self._place.sign()
+        self._progress.advance()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -98,14 +98,14 @@ class Clock:
         return done
 
     def _start(self) -> None:
-        self._since, self._waited = time.perf_counter(), self._place.waited_s
+        self._since, self._waited = time.perf_counter(), self._progress.waited_s
 
     def _stop(self) -> bool:
         """Add what has run; returns whether it ran."""
         if self._since is None:
             return False
         self._lap.elapsed_s += time.perf_counter() - self._since
-        self._lap.waited_s += self._place.waited_s - self._waited
+        self._lap.waited_s += self._progress.waited_s - self._waited
         self._since = None
         return True
 

@@ -62,7 +62,7 @@ class Job:
     @cached_property
     def clock(self) -> Clock:
         """How long this rank reads, and how many pairs it compares."""
-        return self.source.scorer.clock if isinstance(self.source, Encoded) else Clock(self.comm.place)
+        return self.source.scorer.clock if isinstance(self.source, Encoded) else Clock(self.comm.progress)
 
     @property
     def _work(self) -> Path:
@@ -82,14 +82,14 @@ class Job:
         place = Place(self.folder, self.settings.name, facts)
         place.check(self.settings.overwrite)
         # Every rank has looked before the first one writes: sharing waits for all.
-        if self.comm.share(place.is_done())[0]:
+        if self.comm.all_gather_object(place.is_done())[0]:
             self.said(f"{self.folder}: mined before by the same weights")
             if self.comm.rank == 0:
                 place.clear()
             return
         if self.comm.rank == 0:
             place.claim(self.said)
-        if not self.comm.share(self.comm.rank == 0 and place.is_whole())[0]:
+        if not self.comm.all_gather_object(self.comm.rank == 0 and place.is_whole())[0]:
             self._make(place, late)
         if self.comm.rank == 0:
             place.publish()
@@ -171,7 +171,7 @@ class Job:
                 told = [asked, one.kind, one.image_scale, one.text_scale]
                 with saving(noted):
                     write_json(noted, told)
-        _, kind, *scales = self.comm.share(told)[0]
+        _, kind, *scales = self.comm.all_gather_object(told)[0]
         return choose(task.images, task.texts, kind, self.device, (scales[0], scales[1]))
 
     @contextmanager

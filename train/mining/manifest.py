@@ -70,7 +70,7 @@ def facts_of(
         return facts | ({"shortlist": settings.shortlist} if late else {})
     sums = [checksum(path) for path in (source.images, source.texts)] if comm.rank == 0 else []
     whose = hashlib.blake2b(np.ascontiguousarray(owner, "<i8").tobytes(), digest_size=16).hexdigest()
-    return facts | {"embeddings": comm.share(sums)[0], "owner": whose}
+    return facts | {"embeddings": comm.all_gather_object(sums)[0], "owner": whose}
 
 
 def checksum(path: Path) -> str:

@@ -39,14 +39,14 @@ class Pieces:
         of = len(self.mine)
         for done, number in enumerate(numbers, of - len(numbers) + 1):
             write_checked_array(self.folder / self.names[number], work(number))
-            self.comm.place.sign()
+            self.comm.progress.advance()
             said(done, of)
 
     def read(self) -> Iterator[Array]:
         """All pieces in order, once every rank has made its own."""
         for name in self.names:
             yield read_checked_array(self.folder / name)
-            self.comm.place.sign()
+            self.comm.progress.advance()
 
     def clear(self) -> None:
         """Remove them."""

@@ -27,7 +27,7 @@ from train.distributed.comm import Comm, Solo
 from train.metrics.clock import Clock
 from train.scoring.autocast import Autocast
 from train.scoring.resumable_chunks import Pieces, Said
-from train.scoring.sides import encoded
+from train.scoring.sides import encode_side
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Scorer:
     @cached_property
     def clock(self) -> Clock:
         """The time of reading and decoding ("load"), and how many images and texts were encoded and pairs scored."""
-        return Clock(self.comm.place)
+        return Clock(self.comm.progress)
 
     @torch.inference_mode()
     def matrix(self, index: PairIndex, folder: Path, said: Said) -> Array | None:
@@ -66,7 +66,7 @@ class Scorer:
         pieces = Pieces(folder, [name_of(stripe) for stripe in stripes], self.comm)
         left = pieces.left
         # Who shares in the encoding shares in it for the others, even with no stripe left.
-        encodes = len(left) > 0 if self.is_joint else any(self.comm.share(len(left)))
+        encodes = len(left) > 0 if self.is_joint else any(self.comm.all_gather_object(len(left)))
         if encodes:
             with self.autocast():
                 images, texts = self.sides(index, by_regions, by_words)
@@ -112,7 +112,7 @@ class Scorer:
         self, work: Callable[[Array], Side], order: Array, lengths: Array, together: bool, name: str
     ) -> Side:
         comm = self.comm if together and not self.is_joint else Solo()
-        return encoded(work, order, lengths[order], self.matcher.encode_chunk, comm, name)
+        return encode_side(work, order, lengths[order], self.matcher.encode_chunk, comm, name)
 
     def _encode_images(self, index: PairIndex, chunk: Array) -> Side:
         with self.clock("load"):
@@ -211,7 +211,7 @@ def fingerprint(matcher: Matcher, index: PairIndex) -> str:
 
 def shared_fingerprint(matcher: Matcher, index: PairIndex, comm: Comm) -> str:
     """`fingerprint` on all ranks; every rank has the same weights, and reading them all takes a while."""
-    return comm.from_first(lambda: fingerprint(matcher, index))
+    return comm.run_on_first(lambda: fingerprint(matcher, index))
 
 
 def as_bytes(tensor: Tensor) -> memoryview:

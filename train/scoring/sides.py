@@ -16,7 +16,7 @@ from train.distributed.comm import Comm
 from train.metrics.clock import catch_up
 
 
-def encoded(
+def encode_side(
     encode: Callable[[Array], Side], order: Array, lengths: Array, chunk: int, comm: Comm, name: str = "side"
 ) -> Side:
     """The items `order`, one after the other, alike on all ranks; to be called by all of them.
@@ -36,22 +36,22 @@ def encoded(
         # Who has no chunk left shows by an item of what kind its nothing is.
         part = encode(parts[mine]) if mine < len(parts) else encode(order[:1]).slice(0, 0)
         end = min((first + comm.size) * chunk, len(order))
-        whole.add(of_all_ranks(part, comm, name), end / len(order), done[end - 1] / done[-1])
+        whole.add(gather_side(part, comm, name), end / len(order), done[end - 1] / done[-1])
     return whole.side
 
 
-def of_all_ranks(side: Side, comm: Comm, name: str) -> Side:
+def gather_side(side: Side, comm: Comm, name: str) -> Side:
     """The items of all ranks, rank after rank, without gradient."""
     if comm.size == 1:
         return side
     tokens, pooled = side.tokens, side.pooled
     if tokens is not None:
         lengths = comm.gather(tokens.lengths, f"{name}.lengths")
-        tokens = Ragged.of(rows_of_all_ranks(tokens.values, comm, f"{name}.tokens"), lengths)
-    return Side(tokens, None if pooled is None else rows_of_all_ranks(pooled, comm, f"{name}.pooled"))
+        tokens = Ragged.of(gather_rows(tokens.values, comm, f"{name}.tokens"), lengths)
+    return Side(tokens, None if pooled is None else gather_rows(pooled, comm, f"{name}.pooled"))
 
 
-def rows_of_all_ranks(rows: Tensor, comm: Comm, name: str) -> Tensor:
+def gather_rows(rows: Tensor, comm: Comm, name: str) -> Tensor:
     """`[n, d]` of all ranks, of whatever type: bytes are taken by every library, bfloat16 is not."""
     catch_up(rows.device)
     return comm.gather(rows.clone(memory_format=torch.contiguous_format).view(torch.uint8), name).view(rows.dtype)

@@ -32,7 +32,7 @@ from train.assembly.splits import (
     write_quarantine,
 )
 from train.distributed.comm import Solo
-from train.distributed.progress import Place
+from train.distributed.progress import Progress
 
 Stores = tuple[Path, Path]
 HASH = "f" * 64
@@ -168,7 +168,7 @@ class Meeting(Solo):
     def __init__(self, rank: int, said: list[Any]) -> None:
         self.rank, self.said = rank, said
 
-    def share(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         self.said.append(value)
         return list(self.said)
 
@@ -226,7 +226,8 @@ def test_ranks_share_the_search_and_agree(stores: Stores, tmp_path: Path) -> Non
 
 def test_a_split_of_nothing_but_damage_is_refused(stores: Stores) -> None:
     source = open_split("train", data_of(stores), Solo()).index.sources[0]
-    everything = SimpleNamespace(share=lambda _: [source.texts.image_order], rank=0, size=1, place=Place())
+    everything = SimpleNamespace(rank=0, size=1, progress=Progress(),
+                                 all_gather_object=lambda _: [source.texts.image_order])
     with pytest.raises(DataError, match="no caption with its image"):
         PairIndex([source], frozenset(find_damaged([source], everything)))  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from model.matcher import Side
 from model.parts.layers import BatchNorm
 from tests.ranks import on_ranks
 from tests.samples import small
-from train.distributed.collectives import rows_of_all, side_of_all, sum_of_all, synchronise_norms
+from train.distributed.collectives import all_gather_rows, all_gather_side, all_reduce_sum, synchronise_norms
 from train.distributed.comm import Comm, Solo
 
 ROWS = [3, 1, 2]
@@ -42,7 +42,7 @@ def test_rows_used_alike_by_all_ranks_have_their_whole_gradient_on_their_own() -
     parts, whole = leaves(values), values.clone().requires_grad_()
 
     def work(comm: Comm) -> Tensor:
-        rows = rows_of_all(parts[comm.rank], comm, "rows", shared=True)
+        rows = all_gather_rows(parts[comm.rank], comm, "rows", shared=True)
         cost(rows).backward()
         return rows.detach()
 
@@ -56,7 +56,7 @@ def test_rows_used_differently_by_the_ranks_have_the_sum_of_their_gradients() ->
     parts, whole = leaves(values), values.clone().requires_grad_()
 
     def work(comm: Comm) -> None:
-        rows = rows_of_all(parts[comm.rank], comm, "rows")
+        rows = all_gather_rows(parts[comm.rank], comm, "rows")
         (weights[comm.rank] @ rows.square()).sum().backward()
 
     on_ranks(3, work)
@@ -71,7 +71,7 @@ def test_a_sum_over_ranks_gives_every_part_the_gradient_of_all() -> None:
 
     def work(comm: Comm) -> Tensor:
         own = parts[comm.rank]
-        total = sum_of_all(own.square().sum(0), comm, "sum")
+        total = all_reduce_sum(own.square().sum(0), comm, "sum")
         (own.pow(3) / total).sum().backward()
         return total.detach()
 
@@ -95,7 +95,7 @@ def test_a_side_of_all_ranks_is_scored_in_other_parts_by_each(kind: str) -> None
         return Side(Ragged.of(parts[rank], lengths.split(ROWS)[rank]))
 
     def work(comm: Comm) -> Side:
-        everyone = side_of_all(side(comm.rank), comm, "texts")
+        everyone = all_gather_side(side(comm.rank), comm, "texts")
         rows = everyone.pooled if everyone.tokens is None else everyone.tokens.values
         assert rows is not None
         ((comm.rank + 1) * rows.pow(2)).sum().backward()
@@ -112,8 +112,8 @@ def test_a_side_of_all_ranks_is_scored_in_other_parts_by_each(kind: str) -> None
 
 def test_alone_everything_is_itself() -> None:
     rows, side = random(2, 3), Side(pooled=random(2, 3))
-    assert rows_of_all(rows, Solo(), "rows") is rows
-    assert side_of_all(side, Solo(), "side") is side
+    assert all_gather_rows(rows, Solo(), "rows") is rows
+    assert all_gather_side(side, Solo(), "side") is side
     matcher = small("vsrn")
     synchronise_norms(matcher, Solo())
     values = random(2, 3)

@@ -19,7 +19,7 @@ from tests.ranks import on_ranks
 from tests.support import ROOT, environment
 from train.distributed import process_groups
 from train.distributed.comm import Comm, Solo
-from train.distributed.process_groups import Dismissed, ElasticHorovod, Horovod, detect
+from train.distributed.process_groups import ElasticHorovod, Horovod, RankRemoved, join_process_group
 
 Found = list[dict[str, Any]]
 
@@ -35,7 +35,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def kind_of(found: Found) -> str:
-    return {"horovodrun": "Horovod", "torchrun": "TorchDist"}[found[2]["launcher"]]
+    return {"horovodrun": "Horovod", "torchrun": "TorchDistributed"}[found[2]["launcher"]]
 
 
 @pytest.mark.slow
@@ -109,24 +109,24 @@ def test_one_process_is_a_group_of_one() -> None:
     solo.barrier("c")
     solo.close()
     assert value.tolist() == [1.0, 2.0]
-    assert solo.share({"a": 1}) == [{"a": 1}]
+    assert solo.all_gather_object({"a": 1}) == [{"a": 1}]
     assert solo.gather(value, "e") is value
     total = solo.sum(value, "f")
     total += 1
     mean = solo.mean(value, "d")
     mean += 1
     assert value.tolist() == [1.0, 2.0]
-    assert not solo.lost(RuntimeError("Connection closed"))
+    assert not solo.means_lost_rank(RuntimeError("Connection closed"))
 
 
 def test_the_environment_says_who_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_groups, "Horovod", lambda: "horovod")
-    monkeypatch.setattr(process_groups, "TorchDist", lambda: "torch")
-    assert isinstance(detect({}), Solo)
-    assert isinstance(detect({"WORLD_SIZE": "2"}), Solo)
-    assert detect({"HOROVOD_SIZE": "2"}) == "horovod"
-    assert detect({"OMPI_COMM_WORLD_SIZE": "2"}) == "horovod"
-    assert detect({"WORLD_SIZE": "2", "MASTER_ADDR": "here"}) == "torch"
+    monkeypatch.setattr(process_groups, "TorchDistributed", lambda: "torch")
+    assert isinstance(join_process_group({}), Solo)
+    assert isinstance(join_process_group({"WORLD_SIZE": "2"}), Solo)
+    assert join_process_group({"HOROVOD_SIZE": "2"}) == "horovod"
+    assert join_process_group({"OMPI_COMM_WORLD_SIZE": "2"}) == "horovod"
+    assert join_process_group({"WORLD_SIZE": "2", "MASTER_ADDR": "here"}) == "torch"
 
 
 def test_a_missing_horovod_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,7 @@ def test_a_missing_horovod_is_told_with_its_remedy(monkeypatch: pytest.MonkeyPat
 
 def test_what_the_first_rank_finds_all_ranks_know() -> None:
     def work(comm: Comm) -> str:
-        return comm.from_first(lambda: f"found by {comm.rank}")
+        return comm.run_on_first(lambda: f"found by {comm.rank}")
 
     assert on_ranks(3, work) == ["found by 0"] * 3
 
@@ -148,7 +148,7 @@ def test_what_the_first_rank_finds_wrong_is_raised_on_all() -> None:
 
     def work(comm: Comm) -> str:
         try:
-            return comm.from_first(find)
+            return comm.run_on_first(find)
         except DataError as error:
             return f"told: {error}"
 
@@ -174,8 +174,8 @@ def elastic_rank(monkeypatch: pytest.MonkeyPatch, *ends: str) -> ElasticHorovod:
 
     found = ElasticHorovod.__new__(ElasticHorovod)
     found._hvd, found._error = Library(), RuntimeError
-    monkeypatch.setattr(process_groups, "_why_not_begun", lambda: left.pop(0))
-    monkeypatch.setattr(process_groups, "AGAIN_S", 0.0)
+    monkeypatch.setattr(process_groups, "_read_init_error", lambda: left.pop(0))
+    monkeypatch.setattr(process_groups, "RETRY_S", 0.0)
     return found
 
 
@@ -183,31 +183,31 @@ def test_a_rank_whose_others_died_before_they_came_tries_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(Met):
-        elastic_rank(monkeypatch, "nobody", "still nobody")._meet()
+        elastic_rank(monkeypatch, "nobody", "still nobody")._rendezvous()
     assert [line.split("(")[1] for line in capsys.readouterr().err.splitlines()] == ["nobody)", "still nobody)"]
 
 
 def test_a_rank_of_a_fixed_group_does_not_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Failure, match=r"the ranks did not find each other \(nobody\)"):
-        Horovod._meet(elastic_rank(monkeypatch, "nobody"))
+        Horovod._rendezvous(elastic_rank(monkeypatch, "nobody"))
 
 
 def test_a_rank_that_is_not_wanted_any_more_is_dismissed(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Dismissed, match="no place for this rank"):
-        elastic_rank(monkeypatch, "nobody", "b[0] has been removed from elastic job")._meet()
+    with pytest.raises(RankRemoved, match="no place for this rank"):
+        elastic_rank(monkeypatch, "nobody", "b[0] has been removed from elastic job")._rendezvous()
 
 
 def test_ranks_that_never_meet_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_groups, "MEETING_S", 0.0)
+    monkeypatch.setattr(process_groups, "RENDEZVOUS_S", 0.0)
     found, forever = elastic_rank(monkeypatch), threading.Event()
     monkeypatch.setattr(found._hvd, "init", forever.wait)
     with pytest.raises(Failure, match="did not meet within 0 s"):
-        found._meet()
+        found._rendezvous()
     forever.set()
 
 
 def test_the_reason_is_read_from_the_environment_of_c() -> None:
     ctypes.CDLL(None).setenv(b"HOROVOD_INIT_ERROR", b"nobody came", 1)
-    assert process_groups._why_not_begun() == "nobody came"
+    assert process_groups._read_init_error() == "nobody came"
     ctypes.CDLL(None).unsetenv(b"HOROVOD_INIT_ERROR")
-    assert process_groups._why_not_begun() == ""
+    assert process_groups._read_init_error() == ""

@@ -8,7 +8,7 @@ import torch
 from tests.ranks import on_ranks
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Comm, Solo
-from train.distributed.state_transfer import newest
+from train.distributed.state_transfer import transfer_newest
 
 
 def snapshot_at(step: int) -> Snapshot:
@@ -37,7 +37,7 @@ def test_a_snapshot_is_not_changed_by_later_updates() -> None:
 def test_all_ranks_get_the_newest(held: list[int | None]) -> None:
     def work(comm: Comm) -> Snapshot | None:
         step = held[comm.rank]
-        return newest(None if step is None else snapshot_at(step), comm)
+        return transfer_newest(None if step is None else snapshot_at(step), comm)
 
     wanted = snapshot_at(max(step for step in held if step is not None))
     for found in on_ranks(len(held), work):
@@ -48,5 +48,5 @@ def test_all_ranks_get_the_newest(held: list[int | None]) -> None:
 
 
 def test_where_none_holds_one_there_is_none() -> None:
-    assert on_ranks(3, lambda comm: newest(None, comm)) == [None] * 3
-    assert newest(None, Solo()) is None
+    assert on_ranks(3, lambda comm: transfer_newest(None, comm)) == [None] * 3
+    assert transfer_newest(None, Solo()) is None

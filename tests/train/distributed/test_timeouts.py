@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from train.distributed.timeouts import within
+from train.distributed.timeouts import run_with_timeout
 
 
 def test_the_result_is_that_of_the_call() -> None:
-    assert within(60, lambda: 7) == 7
+    assert run_with_timeout(60, lambda: 7) == 7
 
 
 def test_an_error_is_that_of_the_call() -> None:
@@ -20,20 +20,20 @@ def test_an_error_is_that_of_the_call() -> None:
         raise KeyError("gone")
 
     with pytest.raises(KeyError, match="gone"):
-        within(60, fails)
+        run_with_timeout(60, fails)
 
 
 def test_a_call_that_takes_too_long_is_left_behind() -> None:
     free = threading.Event()
     with pytest.raises(TimeoutError):
-        within(0.01, free.wait)
+        run_with_timeout(0.01, free.wait)
     free.set()
 
 
 def test_no_time_left_is_too_long() -> None:
     free = threading.Event()
     with pytest.raises(TimeoutError):
-        within(-1.0, free.wait)
+        run_with_timeout(-1.0, free.wait)
     free.set()
 
 
@@ -47,7 +47,7 @@ def test_signals_are_answered_meanwhile() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         begun = time.monotonic()
         with pytest.raises(InterruptedError, match="answered"):
-            within(60, free.wait)
+            run_with_timeout(60, free.wait)
         assert time.monotonic() - begun < 30
     finally:
         free.set()

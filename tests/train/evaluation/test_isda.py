@@ -170,7 +170,7 @@ def test_ranks_measure_their_share_and_the_first_tells_all(make_run: MakeRun, tm
     class Sharing(Pretended):
         """The first of two ranks, told what the second found."""
 
-        def share(self, value: Any) -> list[Any]:
+        def all_gather_object(self, value: Any) -> list[Any]:
             return [value, ([(1, 3, 7.0, 0.5)], 1, 0)]
 
     parts, split = opened(make_run, tmp_path, CAPTIONS, Sharing(0, 2))

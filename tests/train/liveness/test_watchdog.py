@@ -20,12 +20,12 @@ from tests.ranks import Meeting, ThreadRank
 from train.distributed.comm import Comm, Solo
 from train.liveness import monitor as posts
 from train.liveness import watchdog as watches
-from train.liveness.monitor import Awake
-from train.liveness.watchdog import Watch, code_of, first_line
+from train.liveness.monitor import AwakeClock
+from train.liveness.watchdog import Watchdog, exit_code_of, first_line
 
 # A verdict ends a process; here it ends a thread.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-Rank = Callable[[Comm, Watch], None]
+Rank = Callable[[Comm, Watchdog], None]
 
 
 class Ranks:
@@ -42,9 +42,9 @@ class Ranks:
 
         def one(rank: int) -> None:
             comm = ThreadRank(meeting, rank)
-            comm.lost = lambda error: "not every rank came" in str(error)  # type: ignore[method-assign]
+            comm.means_lost_rank = lambda error: "not every rank came" in str(error)  # type: ignore[method-assign]
             try:
-                with Watch("itm_hn", comm, self.folder, self.timeout_s, elastic) as watch:
+                with Watchdog("itm_hn", comm, self.folder, self.timeout_s, elastic) as watch:
                     works[rank](comm, watch)
             except (AssertionError, DataError, SystemExit):
                 return
@@ -72,16 +72,16 @@ def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
     group.let_go.set()
 
 
-def idle(comm: Comm, watch: Watch) -> None:
+def idle(comm: Comm, watch: Watchdog) -> None:
     """Nothing to do."""
 
 
 def test_ranks_that_leave_in_order_are_not_missed(ranks: Ranks, capfd: pytest.CaptureFixture[str]) -> None:
     order: list[int] = []
 
-    def slow(comm: Comm, watch: Watch) -> None:
+    def slow(comm: Comm, watch: Watchdog) -> None:
         for step in range(1, 20):
-            comm.place.at(step)
+            comm.progress.begin_step(step)
             time.sleep(0.05)
         order.append(1)
 
@@ -92,13 +92,13 @@ def test_ranks_that_leave_in_order_are_not_missed(ranks: Ranks, capfd: pytest.Ca
 def test_a_rank_that_does_not_go_on_ends_all_in_one_line_with_their_stacks(
     ranks: Ranks, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def stalls(comm: Comm, watch: Watch) -> None:
-        comm.place.at(7)
+    def stalls(comm: Comm, watch: Watchdog) -> None:
+        comm.progress.begin_step(7)
         wait_until(lambda: len(ranks.ended) == 2, 15)
 
-    def waits(comm: Comm, watch: Watch) -> None:
-        comm.place.at(7)
-        with comm.place.standing("gradient.a"):
+    def waits(comm: Comm, watch: Watchdog) -> None:
+        comm.progress.begin_step(7)
+        with comm.progress.in_collective("gradient.a"):
             wait_until(lambda: len(ranks.ended) == 2, 15)
 
     start = time.monotonic()
@@ -120,14 +120,14 @@ def test_a_rank_that_does_not_go_on_ends_all_in_one_line_with_their_stacks(
 def test_a_rank_that_leaves_while_another_waits_for_it_is_named_at_once(
     ranks: Ranks, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def waits(comm: Comm, watch: Watch) -> None:
-        comm.place.at(3)
-        with comm.place.standing("stop"):
+    def waits(comm: Comm, watch: Watchdog) -> None:
+        comm.progress.begin_step(3)
+        with comm.progress.in_collective("stop"):
             time.sleep(0.3)
             raise AssertionError("not every rank came")
 
-    def leaves(comm: Comm, watch: Watch) -> None:
-        comm.place.at(3)
+    def leaves(comm: Comm, watch: Watchdog) -> None:
+        comm.progress.begin_step(3)
         raise SystemExit(0)
 
     ranks.timeout_s = 60.0
@@ -141,7 +141,7 @@ def test_a_rank_that_leaves_while_another_waits_for_it_is_named_at_once(
 def test_an_error_of_one_rank_is_told_by_the_others_and_one_of_all_is_not(
     ranks: Ranks, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(comm: Comm, watch: Watch) -> None:
+    def fails(comm: Comm, watch: Watchdog) -> None:
         raise DataError("a: {gone}\nsecond line")
 
     ranks.timeout_s = 60.0
@@ -161,17 +161,17 @@ def test_a_signal_of_one_rank_is_heard_once_by_every_other(ranks: Ranks, monkeyp
     heard: list[tuple[int | None, int]] = []
     monkeypatch.setattr(posts.signal, "pthread_kill", lambda *given: heard.append(given))
 
-    def tells(comm: Comm, watch: Watch) -> None:
-        watch.tell_all(signal.SIGUSR1)
-        watch.tell_all(signal.SIGUSR1)
-        watch.wait_for_goodbye(15)
+    def tells(comm: Comm, watch: Watchdog) -> None:
+        watch.forward_signal(signal.SIGUSR1)
+        watch.forward_signal(signal.SIGUSR1)
+        watch.wait_for_exit(15)
 
-    def goes(comm: Comm, watch: Watch) -> None:
+    def goes(comm: Comm, watch: Watchdog) -> None:
         wait_until(lambda: len(heard) >= 2, 15)
-        watch.tell_all(signal.SIGUSR1)  # as its own answer to the signal does
+        watch.forward_signal(signal.SIGUSR1)  # as its own answer to the signal does
         time.sleep(0.5)
 
-    ranks.run(goes, tells, lambda _, watch: watch.wait_for_goodbye(15))
+    ranks.run(goes, tells, lambda _, watch: watch.wait_for_exit(15))
     assert heard == [(threading.main_thread().ident, signal.SIGUSR1)] * 2, "ranks 0 and 2; rank 1 had it already"
     assert ranks.ended == []
 
@@ -179,12 +179,12 @@ def test_a_signal_of_one_rank_is_heard_once_by_every_other(ranks: Ranks, monkeyp
 def test_all_leave_with_the_code_of_rank_0(ranks: Ranks, capfd: pytest.CaptureFixture[str]) -> None:
     codes: list[int | None] = []
 
-    def first(comm: Comm, watch: Watch) -> None:
-        assert watch.wait_for_goodbye(0.05) is None
+    def first(comm: Comm, watch: Watchdog) -> None:
+        assert watch.wait_for_exit(0.05) is None
         watch.code = 75
 
-    def waits(comm: Comm, watch: Watch) -> None:
-        codes.append(watch.wait_for_goodbye(15))
+    def waits(comm: Comm, watch: Watchdog) -> None:
+        codes.append(watch.wait_for_exit(15))
         watch.code = 75
 
     ranks.run(first, waits, lambda *_: wait_until(lambda: bool(ranks.ended), 15))
@@ -196,14 +196,14 @@ def test_all_leave_with_the_code_of_rank_0(ranks: Ranks, capfd: pytest.CaptureFi
 def test_rank_0_leaves_for_a_signal_though_it_waits_for_who_got_it(ranks: Ranks) -> None:
     still = [True] * 20
 
-    def first(comm: Comm, watch: Watch) -> None:
-        comm.place.writes = lambda: bool(still) and still.pop()
-        with comm.place.standing("stop"):
+    def first(comm: Comm, watch: Watchdog) -> None:
+        comm.progress.writes = lambda: bool(still) and still.pop()
+        with comm.progress.in_collective("stop"):
             wait_until(lambda: bool(ranks.ended), 15)
 
-    def told(comm: Comm, watch: Watch) -> None:
-        watch.tell_all(signal.SIGUSR1)
-        assert watch.wait_for_goodbye(15) == 75
+    def told(comm: Comm, watch: Watchdog) -> None:
+        watch.forward_signal(signal.SIGUSR1)
+        assert watch.wait_for_exit(15) == 75
         watch.code = 75
 
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -216,24 +216,24 @@ def test_rank_0_leaves_for_a_signal_though_it_waits_for_who_got_it(ranks: Ranks)
 
 
 def test_an_elastic_group_goes_on_and_can_be_watched_anew(ranks: Ranks, capfd: pytest.CaptureFixture[str]) -> None:
-    def stays(comm: Comm, watch: Watch) -> None:
-        comm.place.at(3)
+    def stays(comm: Comm, watch: Watchdog) -> None:
+        comm.progress.begin_step(3)
         for _ in range(200):
-            comm.place.sign()
+            comm.progress.advance()
             time.sleep(0.02)
 
-    def stalls(comm: Comm, watch: Watch) -> None:
-        comm.place.at(3)
+    def stalls(comm: Comm, watch: Watchdog) -> None:
+        comm.progress.begin_step(3)
         wait_until(lambda: bool(ranks.ended), 15)
 
     ranks.run(stays, stalls, elastic=True)
     assert ranks.ended == [1], "only the one to blame"
     assert capfd.readouterr().err.endswith("; going on without\n")
 
-    def anew(comm: Comm, watch: Watch) -> None:
+    def anew(comm: Comm, watch: Watchdog) -> None:
         watch.stop()
-        with Watch("itm_hn", comm, ranks.folder, 60.0):
-            comm.place.at(4)
+        with Watchdog("itm_hn", comm, ranks.folder, 60.0):
+            comm.progress.begin_step(4)
 
     ranks.ended.clear()
     ranks.run(anew, anew)
@@ -248,7 +248,7 @@ def test_a_rank_that_cannot_reach_rank_0_is_told_with_a_remedy(
 
     def one(rank: int) -> None:
         with pytest.raises(Failure) as caught:
-            Watch("itm_hn", ThreadRank(meeting, rank), tmp_path, 60.0)
+            Watchdog("itm_hn", ThreadRank(meeting, rank), tmp_path, 60.0)
         said.append(str(caught.value))
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(2)]
@@ -266,17 +266,17 @@ def test_a_rank_that_cannot_reach_rank_0_is_told_with_a_remedy(
 def test_a_group_that_is_not_watched_has_no_thread(size: int, timeout: float, tmp_path: Path) -> None:
     before, comm = threading.active_count(), Solo()
     comm.size = size
-    with Watch("itm_hn", comm, tmp_path, timeout) as watch:
+    with Watchdog("itm_hn", comm, tmp_path, timeout) as watch:
         assert threading.active_count() == before
-        watch.tell_all(signal.SIGUSR1)
-        watch.blame(RuntimeError("x"))
-        watch.settle()
+        watch.forward_signal(signal.SIGUSR1)
+        watch.await_verdict(RuntimeError("x"))
+        watch.wait_for_failures()
         watch.stop()
-        assert watch.wait_for_goodbye(60) is None
+        assert watch.wait_for_exit(60) is None
 
 
 def test_time_in_which_a_process_was_stopped_does_not_count() -> None:
-    clock = Awake(most_s=0.05)
+    clock = AwakeClock(most_s=0.05)
     time.sleep(0.3)
     assert 0 < clock.tick() <= 0.05
     time.sleep(0.01)
@@ -287,7 +287,7 @@ def test_time_in_which_a_process_was_stopped_does_not_count() -> None:
     (SystemExit(), 0), (SystemExit(7), 7), (SystemExit("x"), 1), (KeyboardInterrupt(), 130), (DataError("x"), 3),
     (Failure("x"), 1), (ValueError("x"), 1)])
 def test_the_exit_code_of_an_error(error: BaseException, code: int) -> None:
-    assert code_of(error) == code
+    assert exit_code_of(error) == code
 
 
 def test_an_error_is_told_in_a_line() -> None:

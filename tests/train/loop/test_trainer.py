@@ -22,7 +22,7 @@ from train.assembly.optim import learning_rate
 from train.assembly.recipe import build_recipe
 from train.checkpointing.checkpoint import read_state, read_weights
 from train.checkpointing.snapshot import Snapshot
-from train.distributed.comm import Regroup, Solo
+from train.distributed.comm import RegroupRequested, Solo
 from train.loop import pool_regime, validation
 from train.loop.pool_regime import PoolRegime
 from train.loop.trainer import Trainer
@@ -246,7 +246,7 @@ def test_an_elastic_run_commits_and_regroups_where_hosts_have_come(make_run: Mak
         update(optimizer)
 
     trainer.recipe.precision.step = joined  # type: ignore[method-assign]
-    with pytest.raises(Regroup, match="step 3"):
+    with pytest.raises(RegroupRequested, match="step 3"):
         trainer.fit(None)
     assert [snapshot.step for snapshot in held] == [2, 3]
     again = trainer_of(run, tmp_path / "again")

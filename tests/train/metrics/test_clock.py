@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from train.distributed.progress import Place
+from train.distributed.progress import Progress
 from train.metrics.clock import Clock, Lap, catch_up
 
 
@@ -32,12 +32,12 @@ def test_it_sums_parts_and_counts(hand: list[float]) -> None:
 
 
 def test_a_pause_is_left_out_with_what_is_waited_in_it(hand: list[float]) -> None:
-    place = Place()
-    clock = Clock(place)
+    progress = Progress()
+    clock = Clock(progress)
     for seconds in (1, 2):
-        with place.standing("gradients"):
+        with progress.in_collective("gradients"):
             hand[0] += seconds
-        with clock.paused(), place.standing("saved"):
+        with clock.paused(), progress.in_collective("saved"):
             hand[0] += 1000
     assert clock.lap() == Lap(3, 3)
 
@@ -56,10 +56,10 @@ def test_a_pause_within_a_pause_is_a_part_of_it(hand: list[float]) -> None:
 
 
 def test_what_was_waited_before_the_clock_began_is_not_its_own(hand: list[float]) -> None:
-    place = Place()
-    with place.standing("start"):
+    progress = Progress()
+    with progress.in_collective("start"):
         hand[0] += 5
-    clock = Clock(place)
+    clock = Clock(progress)
     hand[0] += 1
     assert clock.lap() == Lap(1, 0)
 

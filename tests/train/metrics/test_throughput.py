@@ -100,9 +100,9 @@ def test_a_late_rank_is_named_by_real_clocks() -> None:
 
     def work(comm: Comm) -> dict[str, Any]:
         comms[comm.rank] = comm
-        clock = Clock(comm.place)
+        clock = Clock(comm.progress)
         if comm.rank == 1:
-            while any(rank not in comms or comms[rank].place.collective != "barrier.there" for rank in (0, 2)):
+            while any(rank not in comms or comms[rank].progress.collective != "barrier.there" for rank in (0, 2)):
                 time.sleep(0.01)
             time.sleep(0.2)
         comm.barrier("there")

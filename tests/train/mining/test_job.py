@@ -37,7 +37,7 @@ class Second(Pretended):
         super().__init__(1, 2)
         self._said = iter(said)
 
-    def share(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         return [next(self._said), value]
 
 

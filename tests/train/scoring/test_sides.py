@@ -12,7 +12,7 @@ from data.batches.pairs import Array
 from model.matcher import Side
 from tests.ranks import on_ranks
 from train.distributed.comm import Comm, Solo
-from train.scoring.sides import GrowingRows, encoded, rows_of_all_ranks
+from train.scoring.sides import GrowingRows, encode_side, gather_rows
 
 LENGTHS = np.random.default_rng(0).integers(1, 6, 23)
 
@@ -37,7 +37,7 @@ def test_all_ranks_have_all_items_of_the_same_chunks(ranks: int, chunk: int) -> 
             encoded_by[comm.rank].append(len(some))
             return encode(some)
 
-        return encoded(noted, order, LENGTHS[order], chunk, comm)
+        return encode_side(noted, order, LENGTHS[order], chunk, comm)
 
     for side in on_ranks(ranks, work):
         assert side.pooled is not None
@@ -55,7 +55,7 @@ def test_sides_of_tokens_or_of_vectors_alone_stay_so() -> None:
             side = encode(chunk)
             return Side(side.tokens) if kind == "tokens" else Side(pooled=side.pooled)
 
-        return on_ranks(2, lambda comm: encoded(work, np.arange(23), LENGTHS, 4, comm))[1]
+        return on_ranks(2, lambda comm: encode_side(work, np.arange(23), LENGTHS, 4, comm))[1]
 
     assert one_of("tokens").pooled is None
     assert one_of("pooled").tokens is None
@@ -65,14 +65,14 @@ def test_sides_of_tokens_or_of_vectors_alone_stay_so() -> None:
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
 def test_numbers_of_any_type_are_gathered_as_they_are(kind: torch.dtype) -> None:
     rows = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).to(kind)
-    found = on_ranks(2, lambda comm: rows_of_all_ranks(rows[comm.rank :: 2], comm, "rows"))
+    found = on_ranks(2, lambda comm: gather_rows(rows[comm.rank :: 2], comm, "rows"))
     for each in found:
         assert each.dtype == kind
         assert torch.equal(each, torch.cat([rows[::2], rows[1::2]]))
 
 
 def test_nothing_is_an_empty_side() -> None:
-    side = encoded(encode, np.arange(0), LENGTHS[:0], 4, Solo())
+    side = encode_side(encode, np.arange(0), LENGTHS[:0], 4, Solo())
     assert (side.tokens, side.pooled) == (None, None)
 
 
