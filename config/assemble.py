@@ -16,7 +16,7 @@ from config.kinds import Kinds, refuse_contradiction, with_implied
 from config.leaves import DEFAULT_KINDS, Given, Leaves, chosen, expand, flatten, merge, nest
 from config.schema import Run
 from config.sections import Named, Section
-from config.validation_messages import complaint
+from config.validation_messages import describe_error
 
 COMMON: dict[str, type[Section]] = {
     name: field.annotation
@@ -86,8 +86,8 @@ def _build(leaves: Leaves, types: Mapping[str, type[Section]]) -> Run:
                 types[name].model_validate_json(json.dumps(value), strict=True) if name in types else value
             )
         except ValidationError as error:
-            raise complaint(error, name, leaves, types) from None
+            raise describe_error(error, name, leaves, types) from None
     try:
         return Run.model_validate(parts, strict=True)
     except ValidationError as error:
-        raise complaint(error, "", leaves, types) from None
+        raise describe_error(error, "", leaves, types) from None

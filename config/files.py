@@ -10,7 +10,7 @@ from config import legacy
 from config.errors import ConfigError
 from config.hints import did_you_mean
 from config.leaves import Given, Leaves, expand_text, merge
-from config.paths import CONFIG, Kind, look
+from config.paths import CONFIG, Kind, inspect_path
 
 NOTE = "_note"
 EXTENDS = "extends"
@@ -73,10 +73,10 @@ def _file_of(path: Path) -> tuple[Path, Path | None]:
     """The config file that a path stands for, and the run that it is of where a folder was named."""
     if not path.is_dir():
         return path, None
-    place, remedy = look(path), "name a config file or the output folder of a run"
+    place, remedy = inspect_path(path), "name a config file or the output folder of a run"
     if place.kind is Kind.RUN:
         return path / CONFIG, path
-    if place.leads == (Kind.CHECKPOINT,) and look(path.absolute().parent).kind is Kind.RUN:
+    if place.leads == (Kind.CHECKPOINT,) and inspect_path(path.absolute().parent).kind is Kind.RUN:
         remedy = f"name the run, {path.absolute().parent}"
     if place.kind is Kind.CHECKPOINT:
         remedy = ("name the run's folder or a config file here, and the checkpoint with --which (evaluate.py, mine.py) "
@@ -88,13 +88,13 @@ def _parse(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
     except FileNotFoundError:
-        near = look(path).advice("check the path", Kind.SETTINGS, Kind.RUN)
+        near = inspect_path(path).advice("check the path", Kind.SETTINGS, Kind.RUN)
         hint = did_you_mean(path.stem, [other.stem for other in path.parent.glob("*.json")], near)
         raise ConfigError(f"{path}: there is no such config file; {hint}") from None
     except OSError as error:
         raise ConfigError(f"{path}: the file cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError:
-        other = "" if path.suffix == ".json" else f"is {look(path).words}; name a config file"
+        other = "" if path.suffix == ".json" else f"is {inspect_path(path).words}; name a config file"
         raise ConfigError(f"{path}: {other or 'the config file is not UTF-8 text; save it as UTF-8'}") from None
     except json.JSONDecodeError as error:
         place = f"{path}:{error.lineno}:{error.colno}"

@@ -115,17 +115,17 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("measure", "eval.select_by says which recall chooses the best checkpoint"),
 )  # fmt: skip
 
-HABITS: dict[str, str] = {name: told for names, told in _TABLE for name in names.split()}
+FOREIGN_NAMES: dict[str, str] = {name: told for names, told in _TABLE for name in names.split()}
 """By the name that others use: the name of a setting here, or a sentence."""
 
 
-def answer(name: str, spelled: Mapping[str, str]) -> str | None:
+def suggest(name: str, spelled: Mapping[str, str]) -> str | None:
     """Return what to say of a name that is unknown here but usual elsewhere; None for any other.
 
     Args:
         spelled: how each setting that there is should be written, by its name.
     """
-    told = HABITS.get(name.lower())
+    told = FOREIGN_NAMES.get(name.lower())
     if told is None or (told.isidentifier() and told not in spelled):
         return None
     return f"a name of other trainers: {f'here it is {spelled[told]}' if told.isidentifier() else told}"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.errors import ConfigError
-from config.foreign_names import answer
+from config.foreign_names import suggest
 from config.hints import did_you_mean
 from config.leaves import is_off
 from config.schema import Run
@@ -143,7 +143,7 @@ def translate(tree: dict[str, Any], path: Path) -> tuple[dict[str, Any], list[st
         elif key in WITHOUT_EFFECT:
             notes.append(f"{path}: {key} has no effect: {WITHOUT_EFFECT[key]}")
         elif key not in ONLY:
-            hint = answer(key, {name: name for name in MEANING}) or did_you_mean(
+            hint = suggest(key, {name: name for name in MEANING}) or did_you_mean(
                 key, _known(), "remove it, or write the config in sections"
             )
             raise ConfigError(f"{path}: {key} is not a published key: {hint}")

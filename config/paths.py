@@ -46,7 +46,7 @@ class Kind(Enum):
     OTHER = "a folder"
 
 
-class Place(NamedTuple):
+class PathContent(NamedTuple):
     """What is at a path, in words, and which name may have been meant; the latter is '' where that cannot be told.
 
     `leads` tells of which kinds the thing is that one has after the remedy.
@@ -67,12 +67,12 @@ class Place(NamedTuple):
         return self.remedy if self.remedy and set(self.leads) & set(wanted) else otherwise
 
 
-def told(path: Path, wanted: Kind, otherwise: str) -> str:
+def describe_mismatch(path: Path, wanted: Kind, otherwise: str) -> str:
     """What a path is that should have been of another kind, and how to mend it: `otherwise` where it does not tell.
 
     It goes on from a colon: "it is an image store of regions (native_all); are text and image stores swapped?".
     """
-    place = look(path)
+    place = inspect_path(path)
     remedy = place.advice(otherwise, wanted)
     if {place.kind, wanted} == {Kind.TEXTS, Kind.IMAGES}:
         remedy = "are text and image stores swapped?"
@@ -81,47 +81,55 @@ def told(path: Path, wanted: Kind, otherwise: str) -> str:
 
 def run_at(path: Path) -> Path:
     """The output folder that a path stands for: itself, or the one whose config.json it is."""
-    return path.parent if path.name == CONFIG and look(path.parent).kind is Kind.RUN else path
+    return path.parent if path.name == CONFIG and inspect_path(path.parent).kind is Kind.RUN else path
 
 
-def look(path: Path) -> Place:
+def inspect_path(path: Path) -> PathContent:
     """What is at `path`."""
     if path.is_dir():
         return _folder(path)
     return _file(path) if path.exists() else _nothing(path)
 
 
-def _nothing(path: Path) -> Place:
+def _nothing(path: Path) -> PathContent:
     if path.with_name(path.name + ".partial").exists():
-        return Place(Kind.NOTHING, "not exist, but its packing was begun", "start that again, it goes on where it was",
-                     (Kind.TEXTS, Kind.IMAGES))
+        return PathContent(
+            Kind.NOTHING,
+            "not exist, but its packing was begun",
+            "start that again, it goes on where it was",
+            (Kind.TEXTS, Kind.IMAGES),
+        )
     seen = "" if path.is_absolute() else f" in {Path.cwd()}"
     for name in get_close_matches(path.name, _names(path.parent), n=1, cutoff=ALIKE):
         near = path.parent / name
-        return Place(Kind.NOTHING, f"not exist{seen}", f"did you mean {near}?", (look(near).kind,))
-    return Place(Kind.NOTHING, f"not exist{seen}")
+        return PathContent(Kind.NOTHING, f"not exist{seen}", f"did you mean {near}?", (inspect_path(near).kind,))
+    return PathContent(Kind.NOTHING, f"not exist{seen}")
 
 
-def _file(path: Path) -> Place:
+def _file(path: Path) -> PathContent:
     if path.suffix == ".mdb":
         folder = path.absolute().parent
         named = folder.parent if _is_layout(folder) else folder
-        return Place(Kind.FILE, "the data file of a store", f"name its folder, {named}", (look(named).kind,))
+        return PathContent(
+            Kind.FILE, "the data file of a store", f"name its folder, {named}", (inspect_path(named).kind,)
+        )
     if path.suffix == ".json":
         keys = _keys(path)
         is_config = bool({"matcher", "extends", "optim", "data"} & keys.keys())
-        return Place(Kind.SETTINGS, Kind.SETTINGS.value) if is_config else Place(Kind.FILE, "a JSON file")
+        return PathContent(Kind.SETTINGS, Kind.SETTINGS.value) if is_config else PathContent(Kind.FILE, "a JSON file")
     suffix = ".pth" if path.name.endswith(".pth.tar") else path.suffix
-    return Place(Kind.FILE, FILES.get(suffix, "a file"))
+    return PathContent(Kind.FILE, FILES.get(suffix, "a file"))
 
 
-def _folder(path: Path) -> Place:
+def _folder(path: Path) -> PathContent:
     names = _names(path)
     if OF_TEXTS & set(names):
-        return Place(Kind.TEXTS, "a text store")
+        return PathContent(Kind.TEXTS, "a text store")
     if DATA in names:
         above = path.absolute().parent
-        return Place(Kind.OTHER, "one layout of an image store", f"name the folder above it, {above}", (Kind.IMAGES,))
+        return PathContent(
+            Kind.OTHER, "one layout of an image store", f"name the folder above it, {above}", (Kind.IMAGES,)
+        )
     below = store_folders(path)
     if below:
         return _of_stores(path, below)
@@ -129,11 +137,13 @@ def _folder(path: Path) -> Place:
         return _with_config(path, names)
     if any(name.startswith("step-") for name in names):
         such = next(name for name in ("best", "latest", *names) if name in names)
-        return Place(Kind.OTHER, "the folder of a run's checkpoints", f"name one of them, such as {path / such}",
+        return PathContent(Kind.OTHER, "the folder of a run's checkpoints", f"name one of them, such as {path / such}",
                      (Kind.CHECKPOINT,))
     several = [name for name in names if (path / name).is_dir() and store_folders(path / name)]
     if several:
-        return Place(Kind.OTHER, f"a folder of image stores ({_shown(several)})", "name one of them", (Kind.IMAGES,))
+        return PathContent(
+            Kind.OTHER, f"a folder of image stores ({_shown(several)})", "name one of them", (Kind.IMAGES,)
+        )
     return _of_files(names)
 
 
@@ -143,32 +153,34 @@ def store_folders(folder: Path) -> list[str]:
     return sorted(path.name for path in found if path.suffix != ".partial")
 
 
-def _of_stores(path: Path, below: list[str]) -> Place:
+def _of_stores(path: Path, below: list[str]) -> PathContent:
     if any(OF_TEXTS & set(_names(path / name)) for name in below):
-        return Place(Kind.OTHER, f"a folder of text stores ({_shown(below)})", "name one of them", (Kind.TEXTS,))
+        return PathContent(Kind.OTHER, f"a folder of text stores ({_shown(below)})", "name one of them", (Kind.TEXTS,))
     regions = [name for name in below if name.startswith(OF_REGIONS)]
     what = "pictures" if "pictures" in below and not regions else "region features"
-    return Place(Kind.IMAGES, f"an image store of {what} ({_shown(below)})")
+    return PathContent(Kind.IMAGES, f"an image store of {what} ({_shown(below)})")
 
 
-def _with_config(path: Path, names: list[str]) -> Place:
+def _with_config(path: Path, names: list[str]) -> PathContent:
     keys = _keys(path / CONFIG)
     if "matcher" not in keys:
-        return Place(Kind.OTHER, "a pre-trained model's folder" if "model_type" in keys else f"a folder with {CONFIG}")
+        return PathContent(
+            Kind.OTHER, "a pre-trained model's folder" if "model_type" in keys else f"a folder with {CONFIG}"
+        )
     if WEIGHTS not in names:
-        return Place(Kind.RUN, Kind.RUN.value)
+        return PathContent(Kind.RUN, Kind.RUN.value)
     run = path.absolute().parent.parent
     is_of_run = path.absolute().parent.name == CHECKPOINTS and (run / CONFIG).is_file()
-    return Place(Kind.CHECKPOINT, f"a checkpoint of the run in {run}" if is_of_run else "a checkpoint")
+    return PathContent(Kind.CHECKPOINT, f"a checkpoint of the run in {run}" if is_of_run else "a checkpoint")
 
 
-def _of_files(names: list[str]) -> Place:
+def _of_files(names: list[str]) -> PathContent:
     if not names:
-        return Place(Kind.OTHER, "an empty folder")
+        return PathContent(Kind.OTHER, "an empty folder")
     for suffix, (what, remedy) in PACKED_BY.items():
         if any(name.lower().replace(".jpeg", ".jpg").replace(".png", ".jpg").endswith(suffix) for name in names):
-            return Place(Kind.OTHER, f"a folder of {what}", remedy, (Kind.IMAGES,))
-    return Place(Kind.OTHER, f"a folder of other things ({_shown(names)})")
+            return PathContent(Kind.OTHER, f"a folder of {what}", remedy, (Kind.IMAGES,))
+    return PathContent(Kind.OTHER, f"a folder of other things ({_shown(names)})")
 
 
 def _is_layout(folder: Path) -> bool:

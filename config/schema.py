@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from config.conflicts import first_clash
+from config.conflicts import find_conflict
 from config.sections import Section, Settings
 
 
@@ -18,7 +18,7 @@ class Run(Settings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Run:
-        clash = first_clash(self)
+        clash = find_conflict(self)
         if clash:
             raise PydanticCustomError("clash", "{text}", {"text": clash.text, "keys": clash.keys})
         return self

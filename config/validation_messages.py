@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from config.errors import ConfigError
-from config.foreign_names import answer
+from config.foreign_names import suggest
 from config.hints import did_you_mean
 from config.leaves import Leaves
 from config.legacy import MEANING
@@ -18,7 +18,7 @@ from config.sections import Section
 Types = Mapping[str, type[Section]]
 
 
-def complaint(error: ValidationError, section: str, leaves: Leaves, types: Types) -> ConfigError:
+def describe_error(error: ValidationError, section: str, leaves: Leaves, types: Types) -> ConfigError:
     """Return the first thing wrong with a section ('' = with the run as a whole) as the user's error."""
     first, *others = error.errors(include_url=False)
     more = f" (and {len(others)} more)" if others else ""
@@ -56,7 +56,7 @@ def _hint(path: list[str], types: Types) -> str:
     if len(path) == 1 and path[0] in MEANING:
         return f"a published key; in sections it is {' and '.join(MEANING[path[0]].keys)}"
     fields = [f"{name}.{field}" for name, kind in types.items() for field in kind.model_fields]
-    told = answer(path[-1], {field.rpartition(".")[2]: field for field in reversed(fields)})
+    told = suggest(path[-1], {field.rpartition(".")[2]: field for field in reversed(fields)})
     if told:
         return told
     top = [*Run.model_fields, "extends"] if len(path) == 1 else []

@@ -30,10 +30,10 @@ def read_bytes(path: Path, remedy: str) -> bytes:
 
 def read_json(path: Path, remedy: str = "pack or copy the store again") -> Any:
     """A JSON file's content; raises DataError with its name and `remedy` where it is missing or not JSON."""
-    return parsed(path, read_bytes(path, remedy), remedy)
+    return parse_json(path, read_bytes(path, remedy), remedy)
 
 
-def parsed(path: Path, content: bytes, remedy: str) -> Any:
+def parse_json(path: Path, content: bytes, remedy: str) -> Any:
     """What the content of a JSON file says; raises DataError with the file's name and `remedy` where it is not JSON."""
     try:
         return json.loads(content.decode("utf-8"))
@@ -51,7 +51,7 @@ def crc_of(path: Path) -> int:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Give a place beside `path` to write to; what is there takes its place once it was written without an error.
 
     All of it is on disk before, so that not even a lost power supply leaves a part of it under this name.
@@ -78,7 +78,7 @@ def sync(path: Path) -> None:
 
 def write_text(path: Path, content: str) -> None:
     """A reader sees the old file or the new one."""
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         beside.write_text(content, encoding="utf-8")
 
 
@@ -100,7 +100,7 @@ def open_array(path: Path, mode: Literal["r", "r+", "c"] = "r") -> np.memmap[Any
 
 def write_array(path: Path, values: NDArray[Any]) -> None:
     """A `.npy` file."""
-    with replacing(path) as beside, beside.open("wb") as file:
+    with replace_atomically(path) as beside, beside.open("wb") as file:
         np.save(file, values)
 
 
@@ -108,7 +108,7 @@ def write_checked_array(path: Path, values: NDArray[Any]) -> None:
     """A `.npy` file with the CRC32C of its bytes behind them, where other readers of the format do not look."""
     content = io.BytesIO()
     np.save(content, values)
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         beside.write_bytes(content.getbuffer().tobytes() + crc32c.crc32c(content.getbuffer()).to_bytes(4, "little"))
 
 

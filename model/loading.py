@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor
 
 from config.errors import DataError
-from config.wording import counted
+from config.wording import pluralise
 from model.conversion import to_house
 from model.matcher import Matcher
 from model.published_names import COUNTER, OTHER_HEADS, UNUSED
@@ -152,7 +152,7 @@ class Fit:
             raise DataError(f"{self.name}: {next(iter(self.unlike.values()))}; {SETTINGS}")
         for names, what in ((list(strange), "has {} that {} has no place for"), (list(missing), "lacks {} of {}")):
             if names:
-                told = what.format(counted(len(names), "tensor"), f"this {self.system}")
+                told = what.format(pluralise(len(names), "tensor"), f"this {self.system}")
                 more = " ..." if len(names) > SHOWN else ""
                 raise DataError(f"{self.name}: {told} ({', '.join(names[:SHOWN])}{more}); {SETTINGS}")
 

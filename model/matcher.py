@@ -63,7 +63,7 @@ class OfflineScores:
         both: the wrong image with the wrong text.
         kin: the image that the wrong text belongs to, with a text of the wrong image.
         related: bool; `both` and `kin` are no negatives: the wrong text belongs to the wrong image, so that they score
-            true matches, or one of them is spared (see `MatchOut`).
+            true matches, or one is a false negative (see `MatchOut`).
     """
 
     text: Tensor
@@ -80,7 +80,7 @@ class MatchOut:
     `scores[head]` is `[anchors, candidates]` with the matching pair in column 0 where the batch has pools, else
     `[images, texts]`, of which `positive` (bool) says who belongs to whom; items match on its diagonal, and `keys
     [items]` (int64, host) are what random draws for them are keyed by. `attention` is that of the matching pairs, one
-    for each anchor, where it was asked for. `spared` (bool, like `positive`) are neither matches nor negatives.
+    for each anchor, where it was asked for. `false_negatives` (bool, like `positive`) count as neither.
     """
 
     scores: dict[str, Tensor]
@@ -91,11 +91,11 @@ class MatchOut:
     positive: Tensor | None = None
     offline: OfflineScores | None = None
     keys: Tensor | None = None
-    spared: Tensor | None = None
+    false_negatives: Tensor | None = None
 
-    def with_spared(self, pairs: Tensor) -> Tensor:
-        """`pairs [images, texts]` (bool), and those that are spared as negatives."""
-        return pairs if self.spared is None else pairs | self.spared
+    def with_false_negatives(self, pairs: Tensor) -> Tensor:
+        """`pairs [images, texts]` (bool), and the false negatives."""
+        return pairs if self.false_negatives is None else pairs | self.false_negatives
 
 
 class Matcher(nn.Module, ABC):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config import load
 from config.errors import ConfigError, DataError
-from config.paths import CONFIG, Kind, look, run_at
+from config.paths import CONFIG, Kind, inspect_path, run_at
 from config.schema import Run
 from data.batches.pairs import PairIndex
 from data.draws import generator
@@ -57,7 +57,7 @@ def open_run(args: argparse.Namespace) -> tuple[Run, Path]:
         ConfigError: the folder holds no run.
         DataError: it holds no checkpoint.
     """
-    place, config = look(args.run_dir), args.run_dir / CONFIG
+    place, config = inspect_path(args.run_dir), args.run_dir / CONFIG
     if place.kind is not Kind.RUN:
         remedy = place.advice("give the output folder of a training run", Kind.RUN)
         raise ConfigError(f"{args.run_dir}: {place.clause}; {remedy}")

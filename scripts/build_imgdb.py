@@ -33,14 +33,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
-from config.wording import counted
-from data.records.pixels import shaded
+from config.wording import pluralise
+from data.records.pixels import to_8_bit
 from data.records.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
 from data.source.detector_output import BoxRule
 from data.source.entries import Entry
 from data.source.jpeg import Whitener, describe, propose, read_picture
-from data.source.picture_selection import Picture, Wanted, choose, files_of, locate, read_wanted
+from data.source.picture_selection import Picture, PictureSelection, choose, files_of, locate, read_wanted
 from data.source.region_features import EDGE_SIDE
 from data.stores.image_writer import ImageWriter, encode_image
 from data.stores.picture_files import FILES
@@ -89,12 +89,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.source == "pictures":
         count, broken = pictures.pack_originals(options)
-        print(f"{counted(count, 'picture')} in {options.output}, {len(broken)} left out")
+        print(f"{pluralise(count, 'picture')} in {options.output}, {len(broken)} left out")
         return 0
     rule = RegionRule(options.conf_th, options.max_bb, options.min_bb, options.num_bb)
     pack = {"npz": pack_npz, "tsv": tsv.pack_tsv, "jpeg": pack_pictures}[options.source]
     count, broken = pack(options, rule)
-    print(f"{counted(count, 'image')} in {options.output}, {len(broken)} left out")
+    print(f"{pluralise(count, 'image')} in {options.output}, {len(broken)} left out")
     return 0
 
 
@@ -207,7 +207,7 @@ def whitener_hash(options: argparse.Namespace) -> str:
 
 
 def whitener(
-    options: argparse.Namespace, wanted: Sequence[Wanted], located: Mapping[str, Sequence[Wanted]]
+    options: argparse.Namespace, wanted: Sequence[PictureSelection], located: Mapping[str, Sequence[PictureSelection]]
 ) -> Whitener:
     """The given whitener, or one fitted on pictures spread evenly over the wanted ones."""
     if options.whitener:
@@ -223,7 +223,7 @@ def whitener(
     except DataError as error:
         if not broken:
             raise
-        raise DataError(f"{error}; {counted(len(broken), 'picture')} cannot be used, such as {broken[0]}") from error
+        raise DataError(f"{error}; {pluralise(len(broken), 'picture')} cannot be used, such as {broken[0]}") from error
 
 
 def described(
@@ -265,7 +265,7 @@ def describe_or_tell(picture: Picture, how: Looking) -> NDArray[np.float32] | st
 
 def describe_picture(picture: Picture, how: Looking) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Raw features [n, raw_dim] and norm_bb [n, 6] of a picture's regions."""
-    data = shaded(picture.data, how.float_range, how.max_pixels) if how.float_range else picture.data
+    data = to_8_bit(picture.data, how.float_range, how.max_pixels) if how.float_range else picture.data
     pixels = read_picture(data, picture.name, EDGE_SIDE, how.max_pixels)
     height, width = pixels.shape[:2]
     if picture.annotated is not None:

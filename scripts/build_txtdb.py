@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError, DataError
-from config.wording import counted
+from config.wording import pluralise
 from data.records.phrases import check_phrases
 from data.source.captions import read_caption_files, read_captions
 from data.source.entities import read_entities
@@ -42,7 +42,7 @@ from data.stores.picture_files import FILES
 from data.stores.text_store import TextWriter, caption_record
 from data.words.vocabulary import Vocabulary
 from data.words.word_list import CaptionWords, WordList
-from data.words.wordpiece import WordPiece, Words, make_vocabulary
+from data.words.wordpiece import Tokenizer, WordPiece, make_vocabulary
 from scripts.building.precomputed import add_flags, splits_of
 from scripts.command.parallel import batches, cores, in_order, progress
 from scripts.command.program import Parser, run
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if any(entry.file for entry in entries):
             meta[FILES] = files_of(entries, options.image_naming)
         packed, images, empty = pack(entries, words, options.output, options.image_naming, meta, options.workers)
-    print(f"{counted(packed, 'caption')} of {counted(images, 'image')} in {options.output}, {len(empty)} left out")
+    print(f"{pluralise(packed, 'caption')} of {pluralise(images, 'image')} in {options.output}, {len(empty)} left out")
     return 0
 
 
@@ -171,7 +171,7 @@ def read(options: argparse.Namespace, splits: Sequence[str] | None = None) -> li
     )
 
 
-def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -> Words:
+def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -> Tokenizer:
     """The tokenizer with the given vocabulary, or with one made of the captions and written into `folder`."""
     how = {flag: getattr(options, flag) for flag in PIECES}
     if options.vocab or options.words:
@@ -190,7 +190,7 @@ def tokenizer(options: argparse.Namespace, entries: list[Entry], folder: Path) -
 
 def pack(
     entries: Sequence[Entry],
-    words: Words,
+    words: Tokenizer,
     output: Path,
     naming: str,
     meta: dict[str, Any],
@@ -215,7 +215,7 @@ def pack(
     return len(writer), len(images), empty
 
 
-def records(words: Words, named: list[tuple[str, Entry]]) -> list[tuple[str, dict[str, Any]]]:
+def records(words: Tokenizer, named: list[tuple[str, Entry]]) -> list[tuple[str, dict[str, Any]]]:
     """Ids and records of all captions of some images."""
     return [
         (caption.id, caption_record(words, caption.text, name, fields(entry, caption)))

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
-from config.wording import counted
+from config.wording import pluralise
 from data.stores.image_store import ImageStore, RegionRule, store_variants
 from data.stores.picture_files import FILES, other_files
 from data.stores.picture_store import PICTURES, PictureStore, PictureView
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(json.dumps(found, ensure_ascii=False) if options.json else in_words(found))
     count = sum(len(about.get("faults", ())) for about in found)
     if count:
-        raise DataError(f"{counted(count, 'fault')} in {counted(len(found), 'check')}, listed above")
+        raise DataError(f"{pluralise(count, 'fault')} in {pluralise(len(found), 'check')}, listed above")
     return 0
 
 

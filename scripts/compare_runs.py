@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from config.errors import DataError
 from scripts.command.program import Parser, naming_runs, run
-from scripts.command.tables import Table, flattened, written
+from scripts.command.tables import Table, flatten, format_table
 from scripts.page.outcome import Outcome, counting, open_outcome
 
 COLUMNS = (("rsum", "rsum", 1, max), ("txt_r1", "i→t R@1", 100, max), ("txt_r5", "R@5", 100, max),
@@ -38,7 +38,7 @@ def recall_table(names: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> 
 
 def setting_table(names: Sequence[str], outcomes: Sequence[Outcome]) -> Table:
     """One row for each setting that differs; a run without it shows a dash. Empty if none differs."""
-    flat = [dict(flattened(outcome.config)) for outcome in outcomes]
+    flat = [dict(flatten(outcome.config)) for outcome in outcomes]
     keys = sorted({key for settings in flat for key in settings if not key.startswith(_PASSING)})
     rows = [[key, *(str(settings.get(key, "-")) for settings in flat)] for key in keys]
     rows = [row for row in rows if len(set(row[1:])) > 1]
@@ -82,11 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DataError(f"{outcome.folder}: split {args.split!r} was not evaluated (evaluated: {there}); "
                             "evaluate it, or name another with --split")
     entries = [outcome.results[args.split] for outcome in outcomes]
-    print(written(recall_table(names, entries), args.markdown))
+    print(format_table(recall_table(names, entries), args.markdown))
     for line in unlike(names, entries):
         print(line)
     settings = setting_table(names, outcomes)
-    print("\n" + (written(settings, args.markdown) if settings else "no setting differs"))
+    print("\n" + (format_table(settings, args.markdown) if settings else "no setting differs"))
     return 0
 
 

@@ -30,16 +30,16 @@ from torch import Tensor
 
 from config.errors import ConfigError, DataError
 from config.paths import CONFIG, WEIGHTS
-from config.wording import counted
-from data.files import replacing, sync
+from config.wording import pluralise
+from data.files import replace_atomically, sync
 from model import conversion
 from model.loading import SHOWN, load_to_score, takes_no_part
 from model.published_names import TABLES
 from scripts.command.program import Parser, run
 from train.checkpointing.checkpoint import read_run, read_weights
 from train.checkpointing.export import matcher_with, published_content, write_published
-from train.checkpointing.manifest import Unsealed
-from train.checkpointing.published import Plain, guesses, matcher_of, read_published
+from train.checkpointing.manifest import FolderWriter
+from train.checkpointing.published import Plain, build_matcher, guess_settings, read_published
 from train.checkpointing.tensors import write_tensors
 
 PUBLISHED = (".pt", ".pth", ".tar")
@@ -110,13 +110,13 @@ def rename(options: argparse.Namespace, system: str) -> list[str]:
                         "already?")  # fmt: skip
     refuse_unknown(options, system, nameless)
     state = {name: single(tensor) for name, tensor in found.items()}
-    with replacing(options.output) as beside:
+    with replace_atomically(options.output) as beside:
         if options.output.suffix == ".safetensors":
             with beside.open("wb") as file:
                 write_tensors(file, state)
         else:
             torch.save(state, beside)
-    return [f"{counted(len(state), 'tensor')} in {options.output}, {len(nameless)} left out", *left_out(nameless)]
+    return [f"{pluralise(len(state), 'tensor')} in {options.output}, {len(nameless)} left out", *left_out(nameless)]
 
 
 def unpack(options: argparse.Namespace, system: str) -> list[str]:
@@ -128,15 +128,15 @@ def unpack(options: argparse.Namespace, system: str) -> list[str]:
     source, folder = options.input, options.output
     published = read_published(source, system)
     check_finite(source, published.weights)
-    matcher = matcher_of(system, published)
+    matcher = build_matcher(system, published)
     found, nameless = conversion.to_house(system, conversion.take_rank_row(published.weights))
     placeless = [*nameless, *(name for name in found if name not in matcher.state_dict())]
     refuse_unknown(options, system, placeless)
     load_to_score(matcher, system, {n: t for n, t in found.items() if n not in placeless}, str(source))
-    guessed = guesses(system, published)
+    guessed = guess_settings(system, published)
     note = published.facts | {"source": source.name, "options": published.options}
     note |= {"guessed": guessed} if guessed else {}
-    made = Unsealed(folder.with_name(f".{folder.name}.partial"))
+    made = FolderWriter(folder.with_name(f".{folder.name}.partial"))
     with made.file(WEIGHTS) as file:
         write_tensors(file, matcher.state_dict())
     with made.file(CONFIG) as file:
@@ -146,7 +146,7 @@ def unpack(options: argparse.Namespace, system: str) -> list[str]:
     made.folder.rename(folder)
     sync(folder.parent)
     told = [f"  not told by the file: {setting}" for setting in guessed]
-    first = f"weights and settings in {folder}, {counted(len(placeless), 'tensor')} left out"
+    first = f"weights and settings in {folder}, {pluralise(len(placeless), 'tensor')} left out"
     return [first, *told, *left_out(placeless)]
 
 
@@ -163,11 +163,11 @@ def export(options: argparse.Namespace, system: str) -> list[str]:
     matcher = matcher_with(system, weights, made_by)
     content, notes = published_content(matcher, made_by, given(options.option))
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(options.output) as beside:
+    with replace_atomically(options.output) as beside:
         write_published(beside, content)
     if "matcher" not in made_by and system != "uniter":
         notes.append(f"{options.input} tells no settings; those of the shapes and of the published recipe were written")
-    count = counted(len(matcher.state_dict()), "tensor")
+    count = pluralise(len(matcher.state_dict()), "tensor")
     return [f"{count} of {system} in {options.output}", *(f"  {note}" for note in notes)]
 
 
@@ -200,7 +200,7 @@ def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
     wrong = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if wrong:
         more = " ..." if len(wrong) > SHOWN else ""
-        raise DataError(f"{path}: {counted(len(wrong), 'tensor')} with numbers that are not finite "
+        raise DataError(f"{path}: {pluralise(len(wrong), 'tensor')} with numbers that are not finite "
                         f"({', '.join(wrong[:SHOWN])}{more}); give weights of an earlier checkpoint")  # fmt: skip
 
 

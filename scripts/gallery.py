@@ -25,7 +25,7 @@ from scripts.command.program import Parser, naming_runs, run
 from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
 from scripts.page.sources import Captions, Pictures, bare, files_for, text_store
-from train.scoring.recall import Array, Counts, Floats, Ints, Ties, count, in_order
+from train.scoring.recall import Array, Counts, Floats, Ints, Ties, count, order_candidates
 from train.scoring.scores import Scores
 
 SHOWN = 5
@@ -111,7 +111,7 @@ class Maker:
 
     def _answers(self, values: Array, right: NDArray[np.bool_],
                  look: Callable[[int], tuple[str, str | None]]) -> tuple[list[Answer], Answer]:
-        order = in_order(values, right, self.ties)
+        order = order_candidates(values, right, self.ties)
         first_right = int(np.flatnonzero(right[order])[0])
         places = sorted({*range(min(SHOWN, len(order))), first_right})
         made = {place: Answer(place + 1, float(values[order[place]]), bool(right[order[place]]),

@@ -80,10 +80,10 @@ class Ranks:
         with self._lock:
             if self._leaving.is_set():
                 return REQUEUE  # an elastic launcher fills the place of a rank that has left; all are leaving
-            child = started(command, env)
+            child = start_ranks(command, env)
             self._running.add(child)
         if self.told:
-            tell(child, self.told)  # the signal came while this one was started
+            signal_ranks(child, self.told)  # the signal came while this one was started
         streams = (child.stdout, stdout or sys.stdout, "stdout"), (child.stderr, stderr or sys.stderr, "stderr")
         readers = [threading.Thread(target=prefix_connection, args=(*stream, index, prefix_output_with_timestamp))
                    for stream in streams]
@@ -98,12 +98,12 @@ class Ranks:
         return code
 
     def _ended(self, child: Popen[bytes], events: Sequence[threading.Event]) -> int:
-        code = waited(child, lambda: any(event.is_set() for event in events))
+        code = wait_for_ranks(child, lambda: any(event.is_set() for event in events))
         if code is None and self._leaving.is_set():
-            code = waited(child, patience_s=LEAVING_S)
+            code = wait_for_ranks(child, patience_s=LEAVING_S)
         if code is None:
             child.terminate()
-            code = waited(child, patience_s=PATIENCE_S)
+            code = wait_for_ranks(child, patience_s=PATIENCE_S)
         if code is None:
             kill(child)
             code = child.wait()
@@ -121,10 +121,10 @@ class Ranks:
             if again:
                 kill(child)
             else:
-                tell(child, number)
+                signal_ranks(child, number)
 
 
-def started(command: str, env: Mapping[str, str] | None = None) -> Popen[bytes]:
+def start_ranks(command: str, env: Mapping[str, str] | None = None) -> Popen[bytes]:
     """Start a command in a session of its own, so that an interrupt at the terminal reaches it once, through here."""
     libc = ctypes.CDLL(None)
     # Nothing of Python's happens between fork and exec but this one call into the C library.
@@ -133,7 +133,9 @@ def started(command: str, env: Mapping[str, str] | None = None) -> Popen[bytes]:
                  preexec_fn=lambda: libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM))
 
 
-def waited(child: Popen[bytes], until: Callable[[], bool] = lambda: False, patience_s: float = 0.0) -> int | None:
+def wait_for_ranks(
+    child: Popen[bytes], until: Callable[[], bool] = lambda: False, patience_s: float = 0.0
+) -> int | None:
     """The exit code of a child; None where `until()` holds first, or, if `patience_s` is given, after so long."""
     turns = int(patience_s / POLL_S)
     while True:
@@ -144,7 +146,7 @@ def waited(child: Popen[bytes], until: Callable[[], bool] = lambda: False, patie
             return None
 
 
-def tell(child: Popen[bytes], number: int) -> None:
+def signal_ranks(child: Popen[bytes], number: int) -> None:
     """Pass a signal on: as it is to a rank here; through srun as SIGUSR1, for srun kills its tasks at the others."""
     words = str(child.args)
     if words.startswith(f"exec {SRUN}"):

@@ -26,8 +26,8 @@ from scripts.page.checks import Check, check_run, check_split
 from scripts.page.measures import found_within, other_charts, score_histogram, training_charts
 from scripts.page.outcome import Outcome, counting, open_outcome
 from scripts.page.render import write_page
-from train.evaluation.isda import one_line
-from train.evaluation.results import told as stages
+from train.evaluation.isda import format_line
+from train.evaluation.results import format_two_stage as stages
 from train.scoring.recall import TOP, chance
 
 WAYS = (("txt", "image → text"), ("img", "text → image"))
@@ -112,12 +112,21 @@ def write_report(args: argparse.Namespace) -> Path:
     """Read the output folder, check it, and write its page; DataError as the readers raise it."""
     outcome = open_outcome(args.output_dir)
     return write_page(
-        outcome.folder / "report.html", "report.html.j2", outcome=outcome, facts=facts(outcome),
-        settings=settings(outcome), config=json.dumps(outcome.config, indent=2, ensure_ascii=False),
-        splits=[tell_split(outcome, name, args) for name in outcome.results], checks=check_run(outcome),
-        isda=[f"{split}, {Path(entry['checkpoint']).name}: {one_line(entry)}" for split, entry in outcome.isda.items()],
-        charts=training_charts(outcome), others=other_charts(outcome),
-        written=time.strftime("%-d %B %Y, %H:%M"))
+        outcome.folder / "report.html",
+        "report.html.j2",
+        outcome=outcome,
+        facts=facts(outcome),
+        settings=settings(outcome),
+        config=json.dumps(outcome.config, indent=2, ensure_ascii=False),
+        splits=[tell_split(outcome, name, args) for name in outcome.results],
+        checks=check_run(outcome),
+        isda=[
+            f"{split}, {Path(entry['checkpoint']).name}: {format_line(entry)}" for split, entry in outcome.isda.items()
+        ],
+        charts=training_charts(outcome),
+        others=other_charts(outcome),
+        written=time.strftime("%-d %B %Y, %H:%M"),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

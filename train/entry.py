@@ -36,18 +36,18 @@ def main(program: str, description: str, work: Work, reads: Reads, extra: Extra 
     """Run an entry; returns its exit code and prints at most one line for a failure that a user can mend."""
     run, args = parse(sys.argv[1:], program, KINDS, description, extra, reads)
     signal.pthread_sigmask(signal.SIG_BLOCK, ORDERS)  # until there is somebody to answer them
-    comm = met(program, join_process_group)
+    comm = join_or_leave(program, join_process_group)
     share_cores(comm.local_size)
     keep_freed_memory()
     set_alarm(run.cluster.stop_after)
     while True:
-        code = attempt(program, run, args, comm, work)
+        code = run_group(program, run, args, comm, work)
         if code is not None:
             return code
-        comm = met(program, comm.regroup)
+        comm = join_or_leave(program, comm.regroup)
 
 
-def met(program: str, meet: Callable[[], Comm]) -> Comm:
+def join_or_leave(program: str, meet: Callable[[], Comm]) -> Comm:
     """The group that this rank comes to be in; without one it ends here, and waits for nobody."""
     try:
         return meet()
@@ -59,7 +59,7 @@ def met(program: str, meet: Callable[[], Comm]) -> Comm:
         leave(tell(program, str(farewell), 0))
 
 
-def attempt(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> int | None:
+def run_group(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -> int | None:
     """The work of one group of ranks from its beginning to its end.
 
     Returns:

@@ -17,11 +17,11 @@ from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.checkpoint_path import checkpoint_at
 from train.distributed.comm import Comm
 from train.entry import leave, main
-from train.evaluation.isda import check_offers_attention, measure_isda, one_line
-from train.evaluation.results import keep, shown
-from train.evaluation.retrieval import judged, measure
+from train.evaluation.isda import check_offers_attention, format_line, measure_isda
+from train.evaluation.results import format_recalls, write_entry
+from train.evaluation.retrieval import compute_recalls, measure
 from train.metrics.journal import Journal
-from train.scoring.scores import CANDIDATES, ENSEMBLE, MATRIX, TWO_STAGE, keep_mean, open_scores
+from train.scoring.scores import CANDIDATES, ENSEMBLE, MATRIX, TWO_STAGE, open_scores, write_ensemble
 
 RANK_HEAD, CHECKPOINT = "weights.rank_head_init", "weights.checkpoint"
 
@@ -61,7 +61,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     if args.scores:
         return recount(run, args, folder) if comm.rank == 0 else 0
     start = run.weights.checkpoint, CHECKPOINT in args.said
-    checkpoint = Path(comm.run_on_first(lambda: str(chosen(args.which or "best", folder, *start))))
+    checkpoint = Path(comm.run_on_first(lambda: str(choose_checkpoint(args.which or "best", folder, *start))))
     # What a run's config says of the rank head is about its start; the weights that it trained have one of their own.
     rank_head = run.weights.rank_head_init if RANK_HEAD in args.said else "if_missing"
     parts = build_parts(run, comm, str(checkpoint), rank_head=rank_head)
@@ -79,21 +79,21 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
             journal.say(note)
         if args.isda:
             found = measure_isda(parts, split, journal)
-            finish(folder, f"isda-{args.split}", found and found | {"checkpoint": str(checkpoint)}, one_line)
+            write_result(folder, f"isda-{args.split}", found and found | {"checkpoint": str(checkpoint)}, format_line)
         else:
             found = measure(parts, split, args.split, folder, journal)
-            finish(folder, args.split, found and found | {"checkpoint": str(checkpoint)}, shown)
+            write_result(folder, args.split, found and found | {"checkpoint": str(checkpoint)}, format_recalls)
     return 0
 
 
-def finish(folder: Path, name: str, found: dict[str, Any] | None, told: Callable[[dict[str, Any]], str]) -> None:
+def write_result(folder: Path, name: str, found: dict[str, Any] | None, told: Callable[[dict[str, Any]], str]) -> None:
     """On the rank that found something: keep it in results.json and print it."""
     if found is not None:
-        keep(folder, name, found)
+        write_entry(folder, name, found)
         sys.stdout.write(told(found))
 
 
-def chosen(which: str, folder: Path, start: str, is_said: bool = False) -> Path:
+def choose_checkpoint(which: str, folder: Path, start: str, is_said: bool = False) -> Path:
     """The checkpoint to measure; the run's start weights where nothing was trained in `folder`.
 
     Damaged ones that are passed over are told on stderr: there is no log before the stores are open.
@@ -131,7 +131,7 @@ def recount(run: Run, args: Namespace, folder: Path) -> int:
         ConfigError: a matrix is named twice.
         DataError: a matrix is missing, or two are not of the same pairs.
     """
-    places = [scores_in(place, args.split) for place in args.scores]
+    places = [find_scores(place, args.split) for place in args.scores]
     twice = next((place for place in places if sum(place.samefile(other) for other in places) > 1), None)
     if twice:
         raise ConfigError(f"--scores names {twice} twice; its model would count double in the mean")
@@ -140,13 +140,13 @@ def recount(run: Run, args: Namespace, folder: Path) -> int:
         sys.stderr.write(f"ready: {name} of {len(places)} score matrices\n")
         return 0
     one = len(places) == 1
-    scores = open_scores(places[0]) if one else keep_mean(folder / "scores" / name, places)
+    scores = open_scores(places[0]) if one else write_ensemble(folder / "scores" / name, places)
     source = {"scores": str(places[0])} if one else {"ensemble": [str(place) for place in places]}
-    finish(folder, name, judged(run.eval, scores.matrix, scores.owner) | source, shown)
+    write_result(folder, name, compute_recalls(run.eval, scores.matrix, scores.owner) | source, format_recalls)
     return 0
 
 
-def scores_in(place: Path, split: str) -> Path:
+def find_scores(place: Path, split: str) -> Path:
     """The folder of a split's score matrix: `place` itself, or where a run with that output folder keeps it.
 
     Raises:

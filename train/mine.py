@@ -19,15 +19,15 @@ from train.assembly.recipe import build_parts
 from train.assembly.splits import open_split, store_folders
 from train.distributed.comm import Comm
 from train.entry import leave, main
-from train.evaluate import CHECKPOINT, chosen
+from train.evaluate import CHECKPOINT, choose_checkpoint
 from train.metrics.journal import Journal
-from train.metrics.throughput import reported
+from train.metrics.throughput import report_throughput
 from train.mining.job import Job, mine
-from train.mining.manifest import Given
+from train.mining.manifest import GivenEmbeddings
 from train.mining.screen import ROWS
 from train.mining.settings import Settings, settings_of
 from train.mining.settings import flags as mining_flags
-from train.mining.storage import opened
+from train.mining.storage import open_memmap
 
 RANDOM = "random"
 
@@ -65,7 +65,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     else:
         folder_of_run = Path(run.output.output_dir)
         start = run.weights.checkpoint, CHECKPOINT in args.said
-        origin = comm.run_on_first(lambda: str(chosen(args.which or "best", folder_of_run, *start)))
+        origin = comm.run_on_first(lambda: str(choose_checkpoint(args.which or "best", folder_of_run, *start)))
         parts = build_parts(run, comm, origin)
     split = parts.split("train")
     if split is None:
@@ -82,8 +82,8 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
 
 def mine_given(run: Run, args: Namespace, settings: Settings, folder: Path, comm: Comm) -> int:
     """Mine embeddings that are there already, such as published ones."""
-    source = Given(only(args.embeddings, "img_embs"), only(args.embeddings, "cap_embs"))
-    images, texts = (checked(path) for path in (source.images, source.texts))
+    source = GivenEmbeddings(sole_file(args.embeddings, "img_embs"), sole_file(args.embeddings, "cap_embs"))
+    images, texts = (open_embeddings(path) for path in (source.images, source.texts))
     if images.shape[1] != texts.shape[1]:
         raise DataError(f"{source.images} is {images.shape[1]} wide and {source.texts} {texts.shape[1]}; give two of "
                         "one model")
@@ -97,7 +97,7 @@ def mine_given(run: Run, args: Namespace, settings: Settings, folder: Path, comm
         return ready(len(images), len(texts))
     with Journal(run.output.output_dir or None, comm.rank, tensorboard=False) as journal:
         job = Job(comm, comm.device(), folder, settings, source, owner, index, journal.say)
-        with reported("mine", str(folder), job.clock, comm, journal):
+        with report_throughput("mine", str(folder), job.clock, comm, journal):
             job.run()
         journal.say(f"{folder}: candidates of {len(images)} images and {len(texts)} texts")
     return 0
@@ -109,7 +109,7 @@ def ready(images: int, texts: int) -> int:
     return 0
 
 
-def only(folder: Path, name: str) -> Path:
+def sole_file(folder: Path, name: str) -> Path:
     """The one file of embeddings whose name begins so; raises DataError where there is none or several."""
     found = sorted(folder.glob(f"{name}*.npy"))
     if len(found) != 1:
@@ -117,10 +117,10 @@ def only(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def checked(path: Path) -> Array:
+def open_embeddings(path: Path) -> Array:
     """Embeddings `[rows, d]`, memory-mapped; raises DataError for anything else or a number that is not finite."""
     try:
-        values = opened(path)
+        values = open_memmap(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a whole array ({error}); export the embeddings again") from error
     if values.ndim != 2 or values.dtype not in (np.float16, np.float32, np.float64):

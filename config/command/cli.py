@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 
 from config.assemble import Resolved, resolve, section_types
-from config.command.flags import add_commands, add_leaves, choosing
+from config.command.flags import add_commands, add_leaves, build_parser
 from config.command.settings_read import Reads, anything, refuse_unread
 from config.errors import ConfigError, DataError, Failure
 from config.files import NOTE, Reader
@@ -33,13 +33,13 @@ def parse(
     answer on stdout and leave with 0; a wrong flag, key or value, or a flag of a setting that the program does not
     read (`reads` tells), leaves with 2 and one line on stderr.
     """
-    with leaving(program):
+    with exit_on_error(program):
         argv = with_config_named(argv)
-        first = choosing(program, description, kinds).read_known(argv)
+        first = build_parser(program, description, kinds).read_known(argv)
         reader = Reader()
         in_files = reader.read(first.config) if first.config else {}
 
-        parser = choosing(program, description, kinds)
+        parser = build_parser(program, description, kinds)
         add_commands(parser, _version())
         if extra:
             extra(parser)
@@ -51,7 +51,7 @@ def parse(
 
     if args.print_config:
         sys.stderr.writelines(f"{note}\n" for note in reader.notes)
-        sys.stdout.write(printed(resolved))
+        sys.stdout.write(format_resolved(resolved))
         raise SystemExit(0)
     args.notes = tuple(reader.notes)
     del args.given, args.print_config
@@ -72,7 +72,7 @@ def with_config_named(argv: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def leaving(program: str) -> Iterator[None]:
+def exit_on_error(program: str) -> Iterator[None]:
     """Turn an error that is told in one line into that line on stderr and its exit code."""
     try:
         yield
@@ -81,7 +81,7 @@ def leaving(program: str) -> Iterator[None]:
         raise SystemExit(error.exit_code) from None
 
 
-def printed(resolved: Resolved) -> str:
+def format_resolved(resolved: Resolved) -> str:
     """Return the run as a config file whose notes tell which file or flag gave each leaf but the defaults."""
     tree = resolved.run.dump()
     for key, where in resolved.origins.items():

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from config.errors import ConfigError
-from config.foreign_names import answer
+from config.foreign_names import suggest
 from config.hints import did_you_mean
 from config.kinds import Kinds, comes_with
 from config.leaves import DEFAULT_KINDS, IMPLIED, Given, flatten
@@ -70,7 +70,7 @@ class Parser(ArgumentParser):
         return [option + word[len(option) :] for option, word in zip(options, argv, strict=True)]
 
 
-def choosing(program: str, description: str, kinds: Kinds) -> Parser:
+def build_parser(program: str, description: str, kinds: Kinds) -> Parser:
     """Return a parser of the flags that decide which fields there are: the file and the kinds' names."""
     parser = Parser(program, description, comes_with(kinds))
     parser.add_argument(
@@ -215,7 +215,7 @@ def _unknown(flag: str, known: Mapping[str, str]) -> str:
         return f"{flag} is a published flag; leave it out: {WITHOUT_EFFECT[name]}"
     if name in ONLY:
         return f"{flag} is a published flag that cannot be honoured: {ONLY[name].otherwise}"
-    told = answer(name, {_name(option): option for option in known.values()})
+    told = suggest(name, {_name(option): option for option in known.values()})
     if told:
         return f"{flag} is {told}"
     return f"{flag} is not a flag: {did_you_mean(flag, known.values(), '--help lists all flags')}"

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-class Spared:
+class FalseNegatives:
     """Some pairs of the images and texts of an index, found by either; it may hold none."""
 
     def __init__(self, image: Array, text: Array, owner: Array, images: int) -> None:
@@ -22,7 +22,7 @@ class Spared:
         self._turned = np.unique(text * self._images + image)
 
     @classmethod
-    def none(cls, owner: Array, images: int) -> Spared:
+    def none(cls, owner: Array, images: int) -> FalseNegatives:
         """No pair at all."""
         nothing = np.zeros(0, np.int64)
         return cls(nothing, nothing, owner, images)
@@ -31,12 +31,12 @@ class Spared:
         return len(self._keys)
 
     def texts_of(self, image: int) -> Array:
-        """The texts that are spared as negatives of an image, ascending."""
+        """The texts that are false negatives of an image, ascending."""
         first, end = np.searchsorted(self._keys, (image * self._texts, (image + 1) * self._texts))
         return self._keys[first:end] % self._texts
 
     def images_of(self, text: int) -> Array:
-        """The images that are spared as negatives of a text, ascending."""
+        """The images that are false negatives of a text, ascending."""
         first, end = np.searchsorted(self._turned, (text * self._images, (text + 1) * self._images))
         return self._turned[first:end] % self._images
 

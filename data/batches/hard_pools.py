@@ -9,7 +9,7 @@ import numpy as np
 
 from config.errors import ConfigError
 from data.batches.batch import Direction
-from data.batches.false_negatives import Spared
+from data.batches.false_negatives import FalseNegatives
 from data.batches.pairs import Array, PairIndex
 from data.batches.plan import PoolPlan
 from data.draws import generator
@@ -21,16 +21,21 @@ class HardPools:
     """The endless sequence of pools that hard-negative training walks through.
 
     An anchor is a caption. Direction "t" sets it against images of its source, "i" sets its image against captions of
-    its source; neither ever draws a true match, nor a pair of `spared` (equal in distribution to redrawing, which may
+    its source; neither ever draws a true match or a false negative (equal in distribution to redrawing, which may
     never end).
     """
 
     def __init__(
-        self, index: PairIndex, negative_size: int, max_txt_len: int, seed: int, spared: Spared | None = None
+        self,
+        index: PairIndex,
+        negative_size: int,
+        max_txt_len: int,
+        seed: int,
+        false_negatives: FalseNegatives | None = None,
     ) -> None:
         """Raises ConfigError where a source has too few candidates for a pool."""
         self.index, self.negative_size, self.seed = index, negative_size, seed
-        self.spared = spared or Spared.none(index.owner, len(index.images))
+        self.false_negatives = false_negatives or FalseNegatives.none(index.owner, len(index.images))
         self.anchors = index.anchors(max_txt_len)
         if not len(self.anchors):
             raise ConfigError(f"max_txt_len={max_txt_len}: no caption is that short; raise it")
@@ -41,9 +46,9 @@ class HardPools:
         self._check_sizes()
 
     def _check_sizes(self) -> None:
-        own_images = 1 + self.spared.per_text()[self.anchors].max()
+        own_images = 1 + self.false_negatives.per_text()[self.anchors].max()
         own_captions = (np.bincount(self.index.owner[self.anchors], minlength=len(self.index.images))
-                        + self.spared.per_image()).max()
+                        + self.false_negatives.per_image()).max()
         there = {kind: max(int(np.diff(bounds).min()) - int(own), 0) for kind, bounds, own in
                  (("images", self._images, own_images), ("captions", self._captions, own_captions))}
         kind = min(there, key=there.__getitem__)
@@ -69,14 +74,14 @@ class HardPools:
         source, image = self.index.text_source[caption], self.index.owner[caption]
         if direction == "t":
             lowest, end = self._images[source : source + 2]
-            banned = np.union1d(self.spared.images_of(caption), [image]) - lowest
+            banned = np.union1d(self.false_negatives.images_of(caption), [image]) - lowest
             banned = banned[(banned >= 0) & (banned < end - lowest)]
             drawn = lowest + draw_without(rng, end - lowest, self.negative_size, banned)
             images = np.concatenate([[image], drawn])
             return images, np.full_like(images, caption)
         lowest, end = self._captions[source : source + 2]
         candidates = self.anchors[lowest:end]
-        own = np.concatenate([self.index.captions(int(image)), self.spared.texts_of(int(image))])
+        own = np.concatenate([self.index.captions(int(image)), self.false_negatives.texts_of(int(image))])
         banned = np.flatnonzero(np.isin(candidates, own, assume_unique=True))
         drawn = candidates[draw_without(rng, end - lowest, self.negative_size, banned)]
         texts = np.concatenate([[caption], drawn])

@@ -13,7 +13,7 @@ from data.batches.augment import WordAugment
 from data.batches.batch import Batch
 from data.batches.pairs import PairIndex
 from data.batches.plan import Plan
-from data.batches.prefetch_buffer import Capacity, Slot
+from data.batches.prefetch_buffer import Capacity, PrefetchBuffer
 from data.batches.worker import Worker
 
 
@@ -38,7 +38,7 @@ class Loader:
         self.index, self.plans, self.device, self.augment = index, plans, device, augment
         on_gpu = device.type == "cuda"
         self._copied = torch.cuda.Event() if on_gpu else None
-        self._slots = [Slot(capacity, index, pin and on_gpu) for _ in range(workers * prefetch + 1)]
+        self._slots = [PrefetchBuffer(capacity, index, pin and on_gpu) for _ in range(workers * prefetch + 1)]
         self._workers: list[Worker] = []
         try:
             for _ in range(workers):

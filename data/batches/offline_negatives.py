@@ -10,7 +10,7 @@ import numpy as np
 
 from config.errors import DataError
 from data.batches.candidates import Candidates
-from data.batches.false_negatives import Spared
+from data.batches.false_negatives import FalseNegatives
 from data.batches.owners import Owners
 from data.batches.pairs import Array, PairIndex
 from data.draws import generator
@@ -18,7 +18,7 @@ from data.draws import generator
 Coupling = Literal["shared", "independent"]
 
 
-class Drawn(NamedTuple):
+class OfflineDraw(NamedTuple):
     """Numbers `[items]` in the index: each item's pair, and two more pairs of wrong ones.
 
     Attributes:
@@ -49,27 +49,30 @@ class Offline:
         rank_ratio: int,
         coupling: Coupling,
         seed: int,
-        spared: Spared | None = None,
+        false_negatives: FalseNegatives | None = None,
     ) -> None:
         """Draw from the `best` texts of an image and the `best / rank_ratio` images of a text.
 
-        A candidate that is `spared` gives way to the next of its list, round and round.
+        A candidate that is a false negative gives way to the next of its list, round and round.
 
         Raises:
-            DataError: an image has no caption, or all that may be drawn for an image or text is spared.
+            DataError: an image has no caption, or all that may be drawn for an image or text is a false negative.
         """
         if (bare := index.owners.without_text()).size:
             raise DataError(f"offline negatives: image {index.images[bare[0]]} has no caption to draw; leave it out")
         self.index, self.candidates, self.best = index, candidates, best
         self.rank_ratio, self.coupling, self.seed = rank_ratio, coupling, seed
         self._draws = lru_cache(maxsize=2)(self._of_epoch)
-        self.spared = spared or Spared.none(index.owner, len(index.images))
+        self.false_negatives = false_negatives or FalseNegatives.none(index.owner, len(index.images))
         # What could be drawn in the run is looked for now: no draw will find nothing left.
-        for left, count in ((self._texts_left, self.spared.per_image()), (self._images_left, self.spared.per_text())):
+        for left, count in (
+            (self._texts_left, self.false_negatives.per_image()),
+            (self._images_left, self.false_negatives.per_text()),
+        ):
             queries = np.flatnonzero(count)
             left(queries, np.zeros_like(queries))
 
-    def draw(self, epochs: Array, texts: Array) -> Drawn:
+    def draw(self, epochs: Array, texts: Array) -> OfflineDraw:
         """The quintuplets of captions `texts [items]` in their epochs `[items]`."""
         rank, image_rank, which = np.empty((3, len(texts)))
         for epoch in np.unique(epochs):
@@ -84,13 +87,13 @@ class Offline:
         return quintuplets(self.index.owners, *lists, texts, text_rank, image_ranks, which)
 
     def _texts_left(self, images: Array, rank: Array) -> Array:
-        """The rank of a text of each image: the drawn one, or the next that is not spared."""
-        i2t, hold = self.candidates.i2t[:, : self.best], self.spared.hold
+        """The rank of a text of each image: the drawn one, or the next that is none."""
+        i2t, hold = self.candidates.i2t[:, : self.best], self.false_negatives.hold
         return passing_over(hold, i2t, images, rank, self.index.images)
 
     def _images_left(self, texts: Array, rank: Array) -> Array:
         """Likewise of an image of each text."""
-        t2i, hold = self.candidates.t2i[:, : (self.best - 1) // self.rank_ratio + 1], self.spared.hold
+        t2i, hold = self.candidates.t2i[:, : (self.best - 1) // self.rank_ratio + 1], self.false_negatives.hold
         return passing_over(lambda at, found: hold(found, at), t2i, texts, rank, self.index.texts)
 
     def _of_epoch(self, epoch: int) -> Array:
@@ -99,33 +102,33 @@ class Offline:
 
 
 def passing_over(
-    spared: Callable[[Array, Array], Array], lists: Array, queries: Array, rank: Array, names: Sequence[str]
+    is_barred: Callable[[Array, Array], Array], lists: Array, queries: Array, rank: Array, names: Sequence[str]
 ) -> Array:
-    """The rank of each query's candidate, or of the next one, round and round, that is not spared.
+    """The rank of each query's candidate, or of the next one, round and round, that is none.
 
     Args:
-        spared: whether queries and their candidates are spared as negatives, `[n]` of each.
+        is_barred: whether queries and their candidates are false negatives, `[n]` of each.
         lists: `[all queries, k]`.
         queries, rank: `[n]`.
         names: of all queries.
 
     Raises:
-        DataError: all candidates of a query are spared.
+        DataError: all candidates of a query are false negatives.
     """
     for _ in range(lists.shape[1]):
-        taken = spared(queries, lists[queries, rank].astype(np.int64))
+        taken = is_barred(queries, lists[queries, rank].astype(np.int64))
         if not taken.any():
             return rank
         rank = np.where(taken, (rank + 1) % lists.shape[1], rank)
     raise DataError(
-        f"offline negatives: the {lists.shape[1]} best candidates of {names[queries[taken.argmax()]]} are all spared "
-        "(mask_same_words); mine with --leave_out_same_words, or raise offline_range"
+        f"offline negatives: the {lists.shape[1]} best candidates of {names[queries[taken.argmax()]]} are all false "
+        "negatives (mask_same_words); mine with --leave_out_same_words, or raise offline_range"
     )
 
 
 def quintuplets(
     owners: Owners, i2t: Array, t2i: Array, texts: Array, text_rank: Array, image_rank: Array, which: Array
-) -> Drawn:
+) -> OfflineDraw:
     """Look the drawn candidates up.
 
     Args:
@@ -136,4 +139,4 @@ def quintuplets(
     image = owners.of[texts]
     text_off, image_off = i2t[image, text_rank].astype(np.int64), t2i[texts, image_rank].astype(np.int64)
     text_off2 = owners.text_at(image_off, which)
-    return Drawn(image, texts, image_off, text_off, owners.of[text_off], text_off2)
+    return OfflineDraw(image, texts, image_off, text_off, owners.of[text_off], text_off2)

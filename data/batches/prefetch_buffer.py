@@ -34,7 +34,7 @@ class Capacity:
         return cls(int(index.regions.max()) * items, int(index.words.max()) * items)
 
 
-class Slot:
+class PrefetchBuffer:
     """Memory for one batch, shared with forked workers and pinned where there is a CUDA device.
 
     `features [regions, *row_shape]`, `boxes [regions, 7]` and `ids [words]` hold the batch, one image or text after

@@ -13,7 +13,7 @@ from config.errors import DataError, Failure
 from data.batches.augment import WordAugment
 from data.batches.pairs import PairIndex
 from data.batches.plan import Plan
-from data.batches.prefetch_buffer import Slot
+from data.batches.prefetch_buffer import PrefetchBuffer
 
 BEGIN_S = (2.0, 5.0, 20.0, 40.0)
 """How long each of the workers that are tried one after the other may take to begin, which is a matter of moments."""
@@ -27,7 +27,7 @@ class Worker:
     drops a tensor: now and then, on a busy host, a fork stands there for ever.
     """
 
-    def __init__(self, index: PairIndex, slots: list[Slot], augment: WordAugment | None) -> None:
+    def __init__(self, index: PairIndex, slots: list[PrefetchBuffer], augment: WordAugment | None) -> None:
         self._given = index, slots, augment, os.getpid()
         self._fork()
 
@@ -100,7 +100,7 @@ def kill_all() -> None:
 
 
 def serve(
-    pipe: Connection, index: PairIndex, slots: list[Slot], augment: WordAugment | None, parent: int
+    pipe: Connection, index: PairIndex, slots: list[PrefetchBuffer], augment: WordAugment | None, parent: int
 ) -> None:
     """A worker's life: fill the slots it is asked for until it is killed or the parent is gone.
 

@@ -111,7 +111,7 @@ def _check_range(values: NDArray[np.float64], mode: str) -> None:
     raise DataError(f"holds {what} from {lowest:g} to {highest:g}, not shades from 0 to 255 or 65535; {remedy}")
 
 
-def shaded(data: bytes, float_range: Sequence[float], max_pixels: int | None = None) -> bytes:
+def to_8_bit(data: bytes, float_range: Sequence[float], max_pixels: int | None = None) -> bytes:
     """The file of a picture; of one of floating numbers as a PNG, whose 0 and 255 are the ends of `float_range`.
 
     Raises:
@@ -136,17 +136,17 @@ def shaded(data: bytes, float_range: Sequence[float], max_pixels: int | None = N
     return buffer.getvalue()
 
 
-def whole(picture: Image.Image, side: int) -> NDArray[np.uint8]:
+def resize_whole(picture: Image.Image, side: int) -> NDArray[np.uint8]:
     """The whole picture as a square [3, side, side], its proportions given up."""
     # A view of Pillow's [side, side, 3]: the one who stores it copies, once.
     return np.asarray(picture.resize((side, side), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
 
 
-def cropped(picture: Image.Image, crop: Crop, side: int) -> NDArray[np.uint8]:
+def crop_square(picture: Image.Image, crop: Crop, side: int) -> NDArray[np.uint8]:
     """A part of the picture as a square [3, side, side], mirrored if the crop says so."""
     # Cut first: resize(box=...) would let the filter look beyond the edge of the part.
     part = picture.crop((crop.left, crop.top, crop.left + crop.width, crop.top + crop.height))
-    pixels = whole(part, side)
+    pixels = resize_whole(part, side)
     return pixels[:, :, ::-1] if crop.flip else pixels
 
 
@@ -170,7 +170,7 @@ def draw_crop(width: int, height: int, generator: np.random.Generator, smallest:
     return Crop((height - down) // 2, (width - across) // 2, down, across, flip)
 
 
-def reduced(picture: Image.Image, short_side: int, quality: int) -> bytes:
+def shrink(picture: Image.Image, short_side: int, quality: int) -> bytes:
     """The picture as a JPEG whose shorter side has `short_side` pixels, its proportions kept."""
     share = short_side / min(picture.size)
     size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))

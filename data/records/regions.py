@@ -94,7 +94,9 @@ def box_features(norm_bb: NDArray[Any], out: NDArray[np.float32] | None = None) 
     return boxes
 
 
-def cut(arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool) -> tuple[dict[str, NDArray[Any]], int]:
+def cut_regions(
+    arrays: Mapping[str, NDArray[Any]], rule: RegionRule, keep_all: bool
+) -> tuple[dict[str, NDArray[Any]], int]:
     """What a packer stores of an extractor's arrays, and the count it notes.
 
     Rows are cut to the rule's count (with `keep_all` to the `nbb` entry, if there is one), float32 becomes

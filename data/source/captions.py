@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from config.errors import DataError
-from config.wording import counted
+from config.wording import pluralise
 from data.source.entries import Caption, Entry
 from data.source.fields import Fields
 from data.source.lines import Faults, no_text, parse_json, read_json_text, read_lines
@@ -157,10 +157,10 @@ def _lines_that_fit(path: Any, texts: list[str], ids_path: Any, ids: int) -> int
     full = next((at for at in range(len(texts), 0, -1) if texts[at - 1].strip()), 0)
     fitting = {size for size in (len(texts), full) if size and size % ids == 0}
     if not fitting:
-        raise DataError(f"{path} has {counted(len(texts), 'line')}, {ids_path} {ids}: give as many captions for each "
+        raise DataError(f"{path} has {pluralise(len(texts), 'line')}, {ids_path} {ids}: give as many captions for each "
                         "id")  # fmt: skip
     if len(fitting) > 1 and ids > 1 and full != ids:
-        raise DataError(f"{path} ends in {counted(len(texts) - full, 'blank line')} and fits the {ids} ids of "
+        raise DataError(f"{path} ends in {pluralise(len(texts) - full, 'blank line')} and fits the {ids} ids of "
                         f"{ids_path} with and without; remove them, or the ids")  # fmt: skip
     return min(fitting)
 

@@ -17,7 +17,7 @@ LOOKED_AT = 64
 FLAG = "--captions_per_image"
 
 
-def captions_each(
+def captions_per_image(
     path: Path, captions: int, rows: NDArray[Any] | None, ids: Sequence[str] | None, said: int = 0
 ) -> int:
     """Captions of each image, of which all have as many.

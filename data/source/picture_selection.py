@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from config.errors import DataError
-from config.wording import counted
+from config.wording import pluralise
 from data.source.annotated_boxes import AnnotatedBoxes, annotated_boxes
 from data.source.entries import Entry, name_images
 from data.source.jpeg import iterate_pictures, picture_names
@@ -19,7 +19,7 @@ SHOWN = 3
 """Pictures that leave open what they are, told one by one; the rest are counted."""
 
 
-class Wanted(NamedTuple):
+class PictureSelection(NamedTuple):
     """One picture that is wanted.
 
     Attributes:
@@ -48,7 +48,7 @@ def every_picture(source: Path) -> list[Entry]:
     return [Entry(PurePosixPath(path).stem, "", ()) for path in picture_names(source)]
 
 
-def choose(entries: Iterable[Entry], naming: str, annotated: bool) -> tuple[list[Wanted], list[str]]:
+def choose(entries: Iterable[Entry], naming: str, annotated: bool) -> tuple[list[PictureSelection], list[str]]:
     """What is wanted of each picture.
 
     Args:
@@ -64,7 +64,7 @@ def choose(entries: Iterable[Entry], naming: str, annotated: bool) -> tuple[list
     found = []
     for name, entry in dict(name_images(entries, naming)).items():
         place = without_ending(entry.file) if entry.file else PurePosixPath(entry.image)
-        found.append(Wanted(name, place, annotated_boxes(entry) if annotated else None, entry.file))
+        found.append(PictureSelection(name, place, annotated_boxes(entry) if annotated else None, entry.file))
     boxless = [one.name for one in found if annotated and one.annotated is None]
     return [one for one in found if not annotated or one.annotated is not None], boxless
 
@@ -74,7 +74,9 @@ def files_of(entries: Iterable[Entry], naming: str) -> dict[str, str]:
     return odd_files((name, entry.image, entry.file) for name, entry in name_images(entries, naming))
 
 
-def locate(source: Path, wanted: Sequence[Wanted], by_number: bool = False) -> dict[str, list[Wanted]]:
+def locate(
+    source: Path, wanted: Sequence[PictureSelection], by_number: bool = False
+) -> dict[str, list[PictureSelection]]:
     """Which of the wanted pictures each picture of a folder or archive is, by its path there; none is read.
 
     The picture of the very path that the source of captions tells is the one that it means. Others are one that is
@@ -91,7 +93,7 @@ def locate(source: Path, wanted: Sequence[Wanted], by_number: bool = False) -> d
     paths = picture_names(source)
     located = _of_these_paths(paths, wanted)
     done = {one.name for ones in located.values() for one in ones}
-    by_stem: dict[str, list[Wanted]] = defaultdict(list)
+    by_stem: dict[str, list[PictureSelection]] = defaultdict(list)
     for one in wanted:
         if one.name not in done:
             by_stem[one.place.name].append(one)
@@ -112,19 +114,19 @@ def locate(source: Path, wanted: Sequence[Wanted], by_number: bool = False) -> d
         raise DataError(f"{source}: {'; '.join(faults[:SHOWN])}{more}")
     if wanted and not located:
         others = " and others" if len(paths) > 1 else ""
-        raise DataError(f"{source} holds none of the {counted(len(wanted), 'picture')} wanted, such as "
+        raise DataError(f"{source} holds none of the {pluralise(len(wanted), 'picture')} wanted, such as "
                         f"{wanted[0].file or wanted[0].place}; it holds {paths[0]}{others}; name the folder of these")
     return located
 
 
-def read_wanted(source: Path, located: Mapping[str, Sequence[Wanted]]) -> Iterator[Picture]:
+def read_wanted(source: Path, located: Mapping[str, Sequence[PictureSelection]]) -> Iterator[Picture]:
     """The pictures that `locate` found, or some of them, in the order of the folder or archive."""
     for path, data in iterate_pictures(source, located):
         for one in located[path]:
             yield Picture(one.name, data, one.annotated)
 
 
-def _of_these_paths(paths: Iterable[str], wanted: Iterable[Wanted]) -> dict[str, list[Wanted]]:
+def _of_these_paths(paths: Iterable[str], wanted: Iterable[PictureSelection]) -> dict[str, list[PictureSelection]]:
     """The wanted pictures whose very paths there are."""
     there, found = Counter(paths), defaultdict(list)
     for one in wanted:
@@ -133,7 +135,7 @@ def _of_these_paths(paths: Iterable[str], wanted: Iterable[Wanted]) -> dict[str,
     return dict(found)
 
 
-def _meant(path: str, by_stem: Mapping[str, list[Wanted]], by_number: bool) -> list[Wanted]:
+def _meant(path: str, by_stem: Mapping[str, list[PictureSelection]], by_number: bool) -> list[PictureSelection]:
     """Which of the wanted pictures one may be."""
     place = without_ending(path)
     if by_number and place.name not in by_stem:

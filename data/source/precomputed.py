@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from data.files import open_array
-from data.source.captions_per_image import captions_each
+from data.source.captions_per_image import captions_per_image
 from data.source.entries import Caption, Entry
 from data.source.lines import read_lines
 from data.words.vocabulary import END, START, Vocabulary
@@ -93,7 +93,7 @@ def read_precomputed(
     Args:
         dataset: by default the folder's name without `_precomp`.
         dev_limit: captions taken of the split `dev`, from the first; 0 takes all. Other splits are always whole.
-        each: captions of an image; 0 takes what the files say (see `captions_each`).
+        each: captions of an image; 0 takes what the files say (see `captions_per_image`).
 
     Raises:
         ConfigError: the limit is negative, or `each` is needed or wrong.
@@ -114,7 +114,7 @@ def read_precomputed(
         raise DataError(f"{path} has {len(captions)} captions, fewer than dev_limit {limit}; set --dev_limit 0 for all")
     array, ids_path = folder / f"{split}_ims.npy", folder / f"{split}_ids.txt"
     ids = [line.strip() for line in read_lines(ids_path)] if ids_path.exists() else None
-    each = captions_each(path, len(captions), _mapped(array) if array.exists() else None, ids, each)
+    each = captions_per_image(path, len(captions), _mapped(array) if array.exists() else None, ids, each)
     name = dataset or folder.absolute().name.removesuffix("_precomp")
     ids_of_images = None if ids is None else _of_images(ids_path, ids, len(captions), each)
     return Precomputed(folder, split, name, captions[:limit], each, ids_of_images, len(captions))

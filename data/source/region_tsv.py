@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from config.wording import counted
+from config.wording import pluralise
 from data.source.detector_output import BoxRule, regions_of
 from data.source.fields import kind_of
 
@@ -68,7 +68,7 @@ class TsvFile:
         twice = [row for row, key in enumerate(self.keys) if first.setdefault(key, row) != row]
         if twice:
             key = self.keys[twice[0]]
-            more = f" ({counted(len(twice), 'line')} in all repeat a key)" if len(twice) > 1 else ""
+            more = f" ({pluralise(len(twice), 'line')} in all repeat a key)" if len(twice) > 1 else ""
             raise DataError(f"{self.path}, line {twice[0] + 1}: {key} stands in line {first[key] + 1} already{more}; "
                             "keep one line of each")  # fmt: skip
 
@@ -253,7 +253,7 @@ def _predicted(place: Place, count: int) -> Arrays:
         raise DataError(f"{place}: holds no objects with rect and conf ({type(error).__name__}: {error}); {OTHER_FILE}"
                         ) from error  # fmt: skip
     if len(objects) != count:
-        raise DataError(f"{place} has {counted(len(objects), 'object')} for {count} rows of features; {OTHER_FILE}")
+        raise DataError(f"{place} has {pluralise(len(objects), 'object')} for {count} rows of features; {OTHER_FILE}")
     return {"norm_bb": boxes, "conf": conf, **sizes}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
-from data.files import replacing
+from data.files import replace_atomically
 from data.records.codec import DamagedRecord, decode_npz
 
 RIDGE = 0.01  # share of the mean variance added to each: directions of mere noise are not blown up to full size
@@ -76,7 +76,7 @@ class Whitener:
 
     def save(self, path: str | Path) -> None:
         """Write mean and weight as an .npz archive, beside and renamed."""
-        with replacing(Path(path)) as beside, beside.open("wb") as file:
+        with replace_atomically(Path(path)) as beside, beside.open("wb") as file:
             np.savez(file, mean=self.mean, weight=self.weight)
 
     @classmethod

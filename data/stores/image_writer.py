@@ -18,7 +18,7 @@ from config.errors import ConfigError, DataError
 from data.files import read_json, write_json
 from data.records import codec as formats
 from data.records.native_record import encode_native
-from data.records.regions import Codec, RegionRule, are_shares, box_features, box_range, cut
+from data.records.regions import Codec, RegionRule, are_shares, box_features, box_range, cut_regions
 from data.stores.lmdb_writer import LmdbWriter
 
 KEYS, META = "__keys__", "meta.json"
@@ -46,7 +46,7 @@ def encode_image(
         DataError: an array is missing, they disagree on n, numbers are not finite, or no region is left.
     """
     _check(arrays, rule, keep_all)
-    kept, count = cut(arrays, rule, keep_all)
+    kept, count = cut_regions(arrays, rule, keep_all)
     rows = len(kept["features"])
     if rows == 0:
         raise DataError("holds no region")

@@ -24,7 +24,7 @@ IS_ELSEWHERE = 1
 DEEPEST = 32
 
 
-class Torn(Exception):
+class TornPages(Exception):
     """Pages contradict themselves or each other."""
 
 
@@ -39,7 +39,7 @@ def checksum(path: Path, values: bool) -> int:
         OSError: the file cannot be read.
     """
     if path.stat().st_size < FACTS.size:
-        raise Torn("too short")
+        raise TornPages("too short")
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
         total = 0
         for page, is_leaf in _pages(view):
@@ -53,14 +53,14 @@ def _pages(view: mmap.mmap) -> Iterator[tuple[bytes, bool]]:
     """The facts, then the tree level by level: (page, whether it is a leaf)."""
     magic, size, *_ = FACTS.unpack_from(view)
     if magic != MAGIC or size < 512 or size & (size - 1) or len(view) < 2 * size:
-        raise Torn("begins like no store")
+        raise TornPages("begins like no store")
     facts = [FACTS.unpack_from(view, at) for at in (0, size)]
     yield b"".join(view[at : at + FACTS.size] for at in (0, size)), False
     _, _, depth, root, _ = max(facts, key=lambda one: one[-1])
     level = np.array([root] if depth else [], np.int64 if depth == 0 else np.uint64)
     for below in range(min(depth, DEEPEST), 0, -1):
         if len(level) and int(level.max()) >= len(view) // size:
-            raise Torn("points behind its end")
+            raise TornPages("points behind its end")
         deeper = []
         for number in np.sort(level).tolist():
             page = view[number * size : (number + 1) * size]
@@ -74,10 +74,10 @@ def _nodes(page: bytes) -> NDArray[np.uint16]:
     """Where the nodes of a page begin."""
     lower, upper = struct.unpack_from("<HH", page, LOWER)
     if not HEADER <= lower <= upper <= len(page):
-        raise Torn("has a page that ends before it begins")
+        raise TornPages("has a page that ends before it begins")
     nodes = np.frombuffer(page, "<u2", (lower - HEADER) // 2, HEADER)
     if len(nodes) and not upper <= nodes.min() <= nodes.max() <= len(page) - NODE:
-        raise Torn("has a key outside of its page")
+        raise TornPages("has a key outside of its page")
     return nodes
 
 

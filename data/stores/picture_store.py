@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from config.errors import DataError
-from config.paths import Kind, look, told
+from config.paths import Kind, describe_mismatch, inspect_path
 from data.draws import generator
 from data.files import write_json
 from data.records.codec import DamagedRecord, StoredPicture, decode_picture
 from data.records.codec import encode_picture as encode_record
-from data.records.pixels import MOST_PIXELS, cropped, decode, draw_crop, reduced, whole
+from data.records.pixels import MOST_PIXELS, crop_square, decode, draw_crop, resize_whole, shrink
 from data.stores.image_source import stored_meta, stored_names
 from data.stores.image_writer import KEYS, note_options
 from data.stores.lmdb_store import LmdbStore, missing
@@ -78,8 +78,12 @@ class PictureStore:
         self.path = self.folder / PICTURES
         if not (self.path / "data.mdb").is_file():
             remedy = "check img_db or pack them with scripts/build_imgdb.py pictures"
-            there = store_variants(self.folder) if look(self.folder).kind is Kind.IMAGES else ()
-            what = f", but {', '.join(there)}; {remedy}" if there else f": {told(self.folder, Kind.IMAGES, remedy)}"
+            there = store_variants(self.folder) if inspect_path(self.folder).kind is Kind.IMAGES else ()
+            what = (
+                f", but {', '.join(there)}; {remedy}"
+                if there
+                else f": {describe_mismatch(self.folder, Kind.IMAGES, remedy)}"
+            )
             raise DataError(f"{self.folder} holds no {PICTURES}{what}")
         self.dim = view.side
         self.row_shape = (3, view.side, view.side)
@@ -159,13 +163,13 @@ class PictureStore:
             return
         picture = self.picture(name)
         crop = draw_crop(picture.width, picture.height, generator(key, "crop"), self.view.smallest_crop)
-        features[0] = cropped(picture, crop, self.view.side)
+        features[0] = crop_square(picture, crop, self.view.side)
 
     def _whole(self, name: str) -> NDArray[np.uint8]:
         kept = self._pixels.get(name)
         if kept is not None:
             return kept
-        pixels = whole(self.picture(name), self.view.side)
+        pixels = resize_whole(self.picture(name), self.view.side)
         # First come, first kept: evaluation reads all pictures in turn, which would push out any other choice. Threads
         # may keep a picture each too many; a lock could be left shut in a forked process.
         if len(self._pixels) < self._room:
@@ -209,7 +213,7 @@ def encode_picture(
     """
     picture = decode(data, max_pixels=max_pixels)
     if short_side is not None and min(picture.size) > short_side:
-        data = reduced(picture, short_side, quality)
+        data = shrink(picture, short_side, quality)
         picture = decode(data)
     return encode_record(StoredPicture(data, picture.height, picture.width))
 

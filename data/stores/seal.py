@@ -13,7 +13,7 @@ from typing import Any
 import crc32c
 
 from config.errors import DataError
-from data.files import parsed, read_bytes, read_json, write_json
+from data.files import parse_json, read_bytes, read_json, write_json
 from data.stores import lmdb_pages
 
 SEAL, DATA = "seal.json", "data.mdb"
@@ -53,7 +53,7 @@ def sealed_json(path: Path, folder: Path | None = None) -> Any:
     """What is in a JSON file of the store in `folder` (by default its own); DataError: it is damaged or not JSON."""
     content = read_bytes(path, REMEDY)
     check_content(path, content, folder)
-    return parsed(path, content, REMEDY)
+    return parse_json(path, content, REMEDY)
 
 
 def sealed_numbers(path: Path, folder: Path | None = None) -> dict[str, int]:
@@ -84,7 +84,7 @@ def check_keys(folder: Path) -> None:
         raise DataError(f"{path} is {what}: {present} of {size} bytes; copy it again, {_or_unseal(folder)}")
     try:
         right = lmdb_pages.checksum(path, values=True) == quick or lmdb_pages.checksum(path, values=False) == careful
-    except lmdb_pages.Torn as error:
+    except lmdb_pages.TornPages as error:
         raise DataError(f"{path} is damaged: it {error}; {REMEDY}") from error
     if not right:
         raise DataError(f"{path}: its keys are not those that were packed; {REMEDY}, {_or_unseal(folder)}")

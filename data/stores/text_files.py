@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.errors import DataError
-from config.wording import counted
+from config.wording import pluralise
 from data.stores.seal import sealed_json
 from data.words.wordpiece import Special
 
@@ -94,7 +94,7 @@ def _check_words(folder: Path, lengths: Mapping[str, int]) -> None:
     empty = [id for id, length in lengths.items() if length < 1]
     if empty:
         names = ", ".join(empty[:3])
-        raise DataError(f"{folder}: {counted(len(empty), 'caption')} without a word ({names}); leave them out")
+        raise DataError(f"{folder}: {pluralise(len(empty), 'caption')} without a word ({names}); leave them out")
 
 
 def _image(path: Path, owners: Mapping[str, str], id: str) -> str:

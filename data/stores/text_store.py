@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
-from config.paths import Kind, look, told
+from config.paths import Kind, describe_mismatch, inspect_path
 from data.files import write_json
 from data.records.codec import DamagedRecord, decode_text, encode_text
 from data.records.phrases import pack_objects
 from data.stores.lmdb_store import LmdbStore, missing
 from data.stores.lmdb_writer import LmdbWriter
 from data.stores.text_files import is_id, listed_images, read_side_files
-from data.words.wordpiece import Words
+from data.words.wordpiece import Tokenizer
 
 VERSION = 1
 REQUIRED = ("input_ids", "img_fname")
@@ -46,8 +46,8 @@ class TextStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if look(self.folder).kind is not Kind.TEXTS:
-            what = told(self.folder, Kind.TEXTS, "check txt_db or pack it")
+        if inspect_path(self.folder).kind is not Kind.TEXTS:
+            what = describe_mismatch(self.folder, Kind.TEXTS, "check txt_db or pack it")
             raise DataError(f"there is no text store {self.folder}: {what}")
         beside = read_side_files(self.folder)
         self.meta: dict[str, Any] = beside.meta
@@ -143,7 +143,7 @@ class TextStore:
         self._store.close()
 
 
-def caption_record(words: Words, text: str, image: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def caption_record(words: Tokenizer, text: str, image: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a caption: its given fields, then `toked_caption`, `input_ids` and `img_fname`.
 
     Fields that hold `input_ids` already keep them: they were published with the caption.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.errors import DataError
-from config.paths import Kind, look, store_folders, told
+from config.paths import Kind, describe_mismatch, inspect_path, store_folders
 from data.records.regions import Codec, RegionRule
 
 PICTURES = "pictures"
@@ -32,8 +32,8 @@ def find_variant(folder: Path, rule: RegionRule, codec: Codec | None) -> tuple[C
         if _is_store(path):
             return layout, path, counts
     there = store_variants(folder)
-    if look(folder).kind is not Kind.IMAGES:
-        what = told(folder, Kind.IMAGES, "check img_db or pack one with scripts/build_imgdb.py")
+    if inspect_path(folder).kind is not Kind.IMAGES:
+        what = describe_mismatch(folder, Kind.IMAGES, "check img_db or pack one with scripts/build_imgdb.py")
         raise DataError(f"{folder} holds no image store: {what}")
     if there == [PICTURES]:
         raise DataError(

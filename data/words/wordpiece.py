@@ -37,7 +37,7 @@ class Special:
         return 1 + max(self.cls, self.sep, -1 if self.mask is None else self.mask, self.v_range[1] - 1)
 
 
-class Words(Protocol):
+class Tokenizer(Protocol):
     """What packers need of a tokenizer with its vocabulary: `WordPiece` here, or `data.words.word_list.WordList`."""
 
     @property

@@ -119,7 +119,7 @@ class DistanceWeighted(Objective):
             raise ValueError("this objective draws negatives by the keys of items; the batch has none")
         assert out.positive is not None
         keys, config = out.keys.to(scores.device, non_blocking=True), self.config
-        true, barred = out.positive, out.with_spared(out.positive)
+        true, barred = out.positive, out.with_false_negatives(out.positive)
         sides: dict[Direction, tuple[Tensor, ...]] = {"i": (scores, true, barred), "t": (scores.T, true.T, barred.T)}
         sums, missed = {}, []
         for way, (rows, matching, no_negative) in sides.items():

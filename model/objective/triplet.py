@@ -81,7 +81,7 @@ def rivals(out: MatchOut, margin: float, mask_same_image: bool) -> Rivals:
     scores = item_scores(out)
     assert out.positive is not None
     own = torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-    barred = out.with_spared(out.positive | own if mask_same_image else own)
+    barred = out.with_false_negatives(out.positive | own if mask_same_image else own)
     lowest = scores.detach().amin() - margin - 1
     others = scores.masked_fill(barred, lowest)
     return Rivals(scores.diagonal(), others, others.max(1).values, others.max(0).values)

@@ -20,7 +20,7 @@ from scripts.ablation.rows import PLUS, Row
 from scripts.command.training_program import READS, training_program
 from train.assembly.kinds import KINDS
 from train.evaluate import flags as evaluate_flags
-from train.loop.claim import differences, told
+from train.loop.claim import describe_differences, find_differences
 from train.metrics.journal import METRICS, read_events
 
 
@@ -162,9 +162,9 @@ def refuse_mixture(cells: Sequence[Cell], rows: Mapping[tuple[str, int], Row], r
         if not row and not found:
             continue
         hashes, worlds = ({row.hash}, {row.ranks}) if row else (set(), _worlds(folder))
-        changed = differences(found, cell.run) if found else {}
+        changed = find_differences(found, cell.run) if found else {}
         if changed or hashes - {cell.run.hash()}:
-            what = told(changed) or f"run {', '.join(hashes)} then, run {cell.run.hash()} now"
+            what = describe_differences(changed) or f"run {', '.join(hashes)} then, run {cell.run.hash()} now"
             raise ConfigError(f"{cell.name}: {folder.parent} holds a run with other settings than {cell.column.config} "
                               f"has now ({what}); name another --output_dir or rename the config")
         for other in worlds - {ranks}:

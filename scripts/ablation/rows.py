@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import DataError
-from data.files import replacing
-from scripts.command.tables import flattened
+from data.files import replace_atomically
+from scripts.command.tables import flatten
 
 Value = float | str
 
@@ -54,7 +54,7 @@ class Row:
 def measured(results: Mapping[str, Any]) -> dict[str, Value]:
     """The numbers of a results.json by slash names (`test/img_r1`, `isda-test/mean`), and how they were counted."""
     values: dict[str, Value] = {}
-    for key, value in flattened(results):
+    for key, value in flatten(results):
         name = key.replace(".recalls.", ".").replace(".", "/")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if is_number or (isinstance(value, str) and name.rpartition("/")[2] in JUDGED):
@@ -111,7 +111,7 @@ def _value(name: str, text: str) -> Value:
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write all rows so that the file is there whole or not at all; a column for everything that any row has."""
     columns = dict.fromkeys([*FACTS, *(name for row in rows for name in row.values)])
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
+    with replace_atomically(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows(row.cells() for row in rows)

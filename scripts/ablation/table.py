@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from config.errors import ConfigError
 from config.hints import did_you_mean
 from scripts.ablation.rows import JUDGED, PLUS, Row
-from scripts.command.tables import written
+from scripts.command.tables import format_table
 
 CONFIDENCE = 0.95
 NOTE = (f"mean ± half-width of the {100 * CONFIDENCE:.0f} % Student-t interval over n seeds (no interval for one "
@@ -117,11 +117,11 @@ def tables(rows: Sequence[Row], configs: Sequence[str], report: Sequence[str], s
     runs = {config: {row.seed: row for row in rows if row.config == config} for config in configs}
     titles = [measure.title for measure in measures]
     means = [[config, str(len(runs[config])), *_means(runs[config], measures)] for config in configs]
-    parts = [written([["config", "n", *titles], *means], markdown=True)]
+    parts = [format_table([["config", "n", *titles], *means], markdown=True)]
     for first, *others in compared(configs):
         if others:
             lines = [[config, *_differences(runs[config], runs[first], measures)] for config in others]
-            parts.append(written([[f"minus {first}", "n", *titles], *lines], markdown=True))
+            parts.append(format_table([[f"minus {first}", "n", *titles], *lines], markdown=True))
     return "\n\n".join([*parts, "\n".join([NOTE, *unlike(runs, split)])])
 
 

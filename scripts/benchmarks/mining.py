@@ -20,7 +20,7 @@ from scripts.benchmarks.timing import Row, absent, one_thread, product_peak
 from train.distributed.host import keep_freed_memory
 from train.mining.filters import Excluded, positives
 from train.mining.lists import Task, lists
-from train.mining.screen import choose
+from train.mining.screen import choose_screen
 
 GROUP = "mining candidates"
 TILE_BYTES = 16 << 20
@@ -75,7 +75,7 @@ def rows(folder: Path, quick: bool) -> Iterator[Row]:  # noqa: ARG001
 def run(task: Task, kind: str) -> tuple[float, tuple[Array, ...], str]:
     """Processor seconds of the job, its lists, and which arithmetic it was screened in."""
     start = time.process_time()
-    screen = choose(task.images, task.texts, kind, torch.device("cpu"))
+    screen = choose_screen(task.images, task.texts, kind, torch.device("cpu"))
     mined = lists(task, screen, TILE_BYTES)
     return time.process_time() - start, mined, screen.kind
 

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from config.errors import ConfigError, DataError
-from data.records.pixels import MOST_PIXELS, shaded
+from data.records.pixels import MOST_PIXELS, to_8_bit
 from data.source.captions import read_captions, read_image_ids
 from data.source.entities import read_entities
 from data.source.entries import Entry, select
-from data.source.picture_selection import Picture, Wanted, choose, every_picture, files_of, locate, read_wanted
+from data.source.picture_selection import (
+    Picture,
+    PictureSelection,
+    choose,
+    every_picture,
+    files_of,
+    locate,
+    read_wanted,
+)
 from data.stores.picture_files import FILES
 from data.stores.picture_store import PictureWriter, encode_picture
 from scripts.building.packing import Packed, leave_out, nothing_packed, usable
@@ -119,7 +127,9 @@ def pack_originals(options: argparse.Namespace) -> tuple[int, list[str]]:
         return len(writer.done()), broken + absent
 
 
-def still_wanted(located: Mapping[str, Sequence[Wanted]], done: Container[str]) -> dict[str, list[Wanted]]:
+def still_wanted(
+    located: Mapping[str, Sequence[PictureSelection]], done: Container[str]
+) -> dict[str, list[PictureSelection]]:
     """The pictures that are not packed yet."""
     left = {path: [one for one in ones if one.name not in done] for path, ones in located.items()}
     return {path: ones for path, ones in left.items() if ones}
@@ -152,7 +162,7 @@ def encode_one(
 ) -> Packed:
     """One picture as a record."""
     try:
-        data = shaded(picture.data, float_range, max_pixels) if float_range else picture.data
+        data = to_8_bit(picture.data, float_range, max_pixels) if float_range else picture.data
         return Packed(picture.name, encode_picture(data, short_side, quality, max_pixels))
     except DataError as error:
         return Packed(picture.name, error=str(error))

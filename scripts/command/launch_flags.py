@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import psutil
 
 from config.errors import ConfigError
-from config.paths import look
-from config.wording import counted
+from config.paths import inspect_path
+from config.wording import pluralise
 
 LOCAL = "127.0.0.1"
 HOST = re.compile(r"[\w.-]+:[1-9]\d*")
@@ -99,7 +99,8 @@ def _hosts(args: Any) -> Iterator[str]:
         yield f"-H {args.hosts}: {host or 'an empty name'} should be HOST:RANKS, as in -H node1:8,node2:8"
     room = 0 if odd else sum(int(host.rpartition(":")[2]) for host in hosts)
     if room and args.num_proc and room < args.num_proc and not args.min_num_proc:
-        yield f"-np {args.num_proc}: -H {args.hosts} has room for {counted(room, 'rank')}; lower -np or name more hosts"
+        ranks = pluralise(room, "rank")
+        yield f"-np {args.num_proc}: -H {args.hosts} has room for {ranks}; lower -np or name more hosts"
     if args.hostfile:
         yield from _hostfile(Path(args.hostfile))
     if args.host_discovery_script:
@@ -141,7 +142,7 @@ def _program(command: Sequence[str], local_only: bool) -> Iterator[str]:
         yield f"{command[0]}: there is no such program; give it after the flags: python train/itm_hn.py --config ..."
     script = command[1] if len(command) > 1 else ""
     if script.endswith(".py") and not Path(script).is_file():
-        yield f"{script}: {look(Path(script)).clause}; name the program that ranks are to run"
+        yield f"{script}: {inspect_path(Path(script)).clause}; name the program that ranks are to run"
 
 
 def _interfaces(names: Sequence[str], there: Mapping[str, Sequence[str]], local_only: bool) -> Iterator[str]:

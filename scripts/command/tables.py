@@ -8,7 +8,7 @@ from typing import Any
 Table = list[list[str]]
 
 
-def written(table: Table, markdown: bool) -> str:
+def format_table(table: Table, markdown: bool) -> str:
     """The table as aligned text or as Markdown."""
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = ["  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
@@ -21,10 +21,10 @@ def written(table: Table, markdown: bool) -> str:
     return "\n".join("| " + " | ".join(cell.strip() for cell in row) + " |" for row in rows)
 
 
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted key, value) of every leaf."""
     pairs: list[tuple[str, Any]] = []
     for key, value in settings.items():
         name = prefix + key
-        pairs += flattened(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+        pairs += flatten(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
     return pairs

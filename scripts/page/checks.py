@@ -11,7 +11,7 @@ from config.errors import ConfigError, DataError
 from scripts.page.outcome import Outcome, counting
 from train.scoring.recall import chance, recalls
 from train.scoring.scores import Scores
-from train.scoring.two_stage import facts
+from train.scoring.two_stage import shortlist_facts
 
 _SAME = 1e-6  # fractions; results.json holds what the same code computed
 
@@ -96,7 +96,7 @@ def _counted_again(entry: dict[str, Any], scores: Scores) -> list[Check]:
 
 def _stages_again(known: dict[str, Any], scores: Scores) -> Check:
     """What two stages scored, and the most that they can find, follow from which pairs have a score."""
-    ours = facts(known["k"], scores.matrix > -np.inf, scores.owner)
+    ours = shortlist_facts(known["k"], scores.matrix > -np.inf, scores.owner)
     if any(known[name] != value for name, value in ours.items()):
         return Check("bad", "Which pairs have a score is not as results.json says; evaluate again.")
     return Check("good", f"The {ours['scored']:.2%} of the pairs that have a score, and the most that can be found "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from config.errors import ConfigError, DataError
-from config.paths import Kind, look, run_at
+from config.paths import Kind, inspect_path, run_at
 from train.evaluation.isda import SHOWN
 from train.metrics.journal import METRICS, read_events
 from train.scoring.recall import IrCount, MedianRank, Ties
@@ -67,7 +67,7 @@ def open_outcome(folder: str | Path) -> Outcome:
     folder = run_at(Path(folder))
     metrics, results = folder / METRICS, folder / "results.json"
     if not metrics.is_file() and not results.is_file():
-        place = look(folder)
+        place = inspect_path(folder)
         what = "" if place.kind is Kind.RUN else f": it {place.clause}"
         raise DataError(f"{folder}: neither {METRICS} nor results.json is here{what}; {place.advice(RUN, Kind.RUN)}")
     config = folder / "config.json"

@@ -16,7 +16,7 @@ from scripts.page.outcome import counting, open_outcome
 from train.assembly.recipe import Parts
 from train.scoring.recall import Counts, Ties
 from train.scoring.scorer import Scorer, fingerprint
-from train.scoring.scores import Scores, kept_origin
+from train.scoring.scores import Scores, read_origin
 
 WIDTH = 400
 """Width of every drawn picture, in its own units; shown smaller or larger."""
@@ -104,7 +104,7 @@ class Places:
         place = folder / "scores" / split
         if not (place / "matrix.npy").is_file():
             return cls(None, "pessimistic", f"{place} holds no score matrix")
-        if not (kept_origin(place) or "").startswith(fingerprint(parts.matcher, index)):
+        if not (read_origin(place) or "").startswith(fingerprint(parts.matcher, index)):
             return cls(None, "pessimistic", f"{place} was made with other weights or stores")
         outcome = open_outcome(folder)
         return cls(outcome.scores(split), counting(outcome.results.get(split, {})).ties, "")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.draws import generator
-from data.files import replacing
+from data.files import replace_atomically
 from data.records.regions import normalise_boxes
 from data.source.jpeg import describe, read_picture
 from scripts.scenes.detect import detect
@@ -131,5 +131,5 @@ def _row(
 
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside:
+    with replace_atomically(path) as beside:
         beside.write_bytes(content)

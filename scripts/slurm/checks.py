@@ -12,7 +12,7 @@ from config.command import settings_read
 from config.command.cli import Extra, parse
 from config.command.settings_read import Reads
 from config.errors import ConfigError, DataError
-from config.paths import Kind, look, told
+from config.paths import Kind, describe_mismatch, inspect_path
 from config.schema import Run
 from train import evaluate, mine
 from train.assembly.kinds import KINDS
@@ -54,7 +54,7 @@ def lines_of(path: Path) -> list[list[str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is {look(path).words} and no text; name a file with one command on each "
+        raise ConfigError(f"{path}: is {inspect_path(path).words} and no text; name a file with one command on each "
                           "line") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; name a file with one command on each line") from error
@@ -96,9 +96,10 @@ def checked(command: Sequence[str]) -> Run:
 
 def _no_store(path: Path, kind: Kind) -> str:
     """What is wrong with a path that should be a store of a kind; '' for nothing."""
-    if look(path).kind is kind:
+    if inspect_path(path).kind is kind:
         return ""
-    return f"{path} is not {kind.value}: {told(path, kind, 'name stores that all nodes see, on this host too')}"
+    told = describe_mismatch(path, kind, "name stores that all nodes see, on this host too")
+    return f"{path} is not {kind.value}: {told}"
 
 
 def stores_of(run: Run, entry: str, args: Namespace) -> list[tuple[str, Kind]]:

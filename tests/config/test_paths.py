@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from config.paths import Kind, look, run_at, store_folders, told
+from config.paths import Kind, describe_mismatch, inspect_path, run_at, store_folders
 
 RUN = json.dumps({"matcher": {"name": "uniter"}, "optim": {}})
 
@@ -42,7 +42,7 @@ def make(folder: Path, *names: str, **contents: str) -> Path:
     ],
 )
 def test_a_folder_is_what_it_holds(names: tuple[str, ...], kind: Kind, words: str, tmp_path: Path) -> None:
-    place = look(make(tmp_path, *names, config=RUN))
+    place = inspect_path(make(tmp_path, *names, config=RUN))
     assert place.kind is kind
     assert place.words.endswith(words)
 
@@ -63,7 +63,7 @@ def test_a_folder_is_what_it_holds(names: tuple[str, ...], kind: Kind, words: st
 )
 def test_a_file_is_told_by_its_ending(name: str, content: str, words: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(content)
-    assert look(tmp_path / name).words == words
+    assert inspect_path(tmp_path / name).words == words
 
 
 def test_what_was_meant_is_named(tmp_path: Path) -> None:
@@ -71,29 +71,29 @@ def test_what_was_meant_is_named(tmp_path: Path) -> None:
     texts = make(tmp_path / "train.db", "data.mdb", "txt2img.json")
     run = make(tmp_path / "run", "config.json", "ckpt/step-00000005/state.pt", config=RUN)
     (run / "ckpt" / "best").symlink_to("step-00000005")
-    assert look(images / "native_all").remedy == f"name the folder above it, {images}"
-    assert look(images / "native_all" / "data.mdb").remedy == f"name its folder, {images}"
-    assert look(texts / "data.mdb").remedy == f"name its folder, {texts}"
-    assert look(run / "ckpt").remedy == f"name one of them, such as {run / 'ckpt' / 'best'}"
-    assert look(tmp_path / "trian.db").remedy == f"did you mean {texts}?"
+    assert inspect_path(images / "native_all").remedy == f"name the folder above it, {images}"
+    assert inspect_path(images / "native_all" / "data.mdb").remedy == f"name its folder, {images}"
+    assert inspect_path(texts / "data.mdb").remedy == f"name its folder, {texts}"
+    assert inspect_path(run / "ckpt").remedy == f"name one of them, such as {run / 'ckpt' / 'best'}"
+    assert inspect_path(tmp_path / "trian.db").remedy == f"did you mean {texts}?"
 
 
 def test_a_checkpoint_tells_the_run_that_it_is_of(tmp_path: Path) -> None:
     make(tmp_path, "config.json", "ckpt/step-00000005/config.json", "ckpt/step-00000005/model.safetensors", config=RUN)
-    assert look(tmp_path / "ckpt" / "step-00000005").words == f"a checkpoint of the run in {tmp_path}"
+    assert inspect_path(tmp_path / "ckpt" / "step-00000005").words == f"a checkpoint of the run in {tmp_path}"
 
 
 def test_a_pretrained_model_is_no_run(tmp_path: Path) -> None:
     make(tmp_path, "config.json", "model.safetensors", config='{"model_type": "vit"}')
-    assert look(tmp_path).words == "a pre-trained model's folder"
+    assert inspect_path(tmp_path).words == "a pre-trained model's folder"
 
 
 def test_nothing_tells_where_it_was_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert look(Path("a.db")) == (Kind.NOTHING, f"not exist in {tmp_path}", "", ())
-    assert look(tmp_path / "a.db").words == "not exist"
+    assert inspect_path(Path("a.db")) == (Kind.NOTHING, f"not exist in {tmp_path}", "", ())
+    assert inspect_path(tmp_path / "a.db").words == "not exist"
     (tmp_path / "a.db.partial").mkdir()
-    assert told(tmp_path / "a.db", Kind.TEXTS, "pack it") == (
+    assert describe_mismatch(tmp_path / "a.db", Kind.TEXTS, "pack it") == (
         "it does not exist, but its packing was begun; start that again, it goes on where it was"
     )
 
@@ -102,9 +102,9 @@ def test_stores_of_the_other_kind_may_be_swapped(tmp_path: Path) -> None:
     images = make(tmp_path / "i", "all/data.mdb")
     texts = make(tmp_path / "t", "data.mdb", "txt2img.json")
     told_of_images = "it is an image store of region features (all); are text and image stores swapped?"
-    assert told(images, Kind.TEXTS, "-") == told_of_images
-    assert told(texts, Kind.IMAGES, "-") == "it is a text store; are text and image stores swapped?"
-    assert told(texts, Kind.RUN, "name a run") == "it is a text store; name a run"
+    assert describe_mismatch(images, Kind.TEXTS, "-") == told_of_images
+    assert describe_mismatch(texts, Kind.IMAGES, "-") == "it is a text store; are text and image stores swapped?"
+    assert describe_mismatch(texts, Kind.RUN, "name a run") == "it is a text store; name a run"
 
 
 def test_nothing_is_advised_that_would_be_refused_in_its_turn(tmp_path: Path) -> None:
@@ -114,8 +114,8 @@ def test_nothing_is_advised_that_would_be_refused_in_its_turn(tmp_path: Path) ->
     for path, leads in ((texts, Kind.TEXTS), (texts / "b.db", Kind.TEXTS), (texts / "a.db" / "data.mdb", Kind.TEXTS),
                         (pictures, Kind.IMAGES), (run / "ckpt", Kind.CHECKPOINT), (tmp_path / "runs", Kind.RUN)):
         for wanted in (Kind.TEXTS, Kind.IMAGES, Kind.CHECKPOINT, Kind.RUN):
-            assert (look(path).advice("-", wanted) == "-") == (wanted is not leads)
-    assert look(tmp_path / "tests").advice("-", *Kind) == "-", "letters shared by chance"
+            assert (inspect_path(path).advice("-", wanted) == "-") == (wanted is not leads)
+    assert inspect_path(tmp_path / "tests").advice("-", *Kind) == "-", "letters shared by chance"
 
 
 def test_half_written_layouts_are_not_listed(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_folder_that_may_not_be_read_is_some_folder(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o000)
     try:
-        assert look(closed).kind is Kind.OTHER
+        assert inspect_path(closed).kind is Kind.OTHER
     finally:
         os.chmod(closed, 0o700)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from config.wording import counted
+from config.wording import pluralise
 
 
 def test_one_is_singular() -> None:
-    assert [counted(number, "rank") for number in (0, 1, 2)] == ["0 ranks", "1 rank", "2 ranks"]
+    assert [pluralise(number, "rank") for number in (0, 1, 2)] == ["0 ranks", "1 rank", "2 ranks"]

@@ -31,7 +31,7 @@ def plus(x: float) -> float:
 
 def counts(out: MatchOut, image: int, text: int) -> bool:
     """Whether an image and a text are a negative."""
-    spared = out.spared is not None and bool(out.spared[image, text])
+    spared = out.false_negatives is not None and bool(out.false_negatives[image, text])
     return image != text and {image, text} != set(TWINS) and not spared
 
 
@@ -163,22 +163,22 @@ SPARED = ((0, 3), (5, 6), (6, 5), (2, 1))
 """Images with others' captions of the words of their own."""
 
 
-def with_spared(out: MatchOut) -> MatchOut:
+def with_false_negatives(out: MatchOut) -> MatchOut:
     spared = torch.zeros(ITEMS, ITEMS, dtype=torch.bool)
     spared[tuple(zip(*SPARED, strict=True))] = True
-    return replace(out, spared=spared)
+    return replace(out, false_negatives=spared)
 
 
 @pytest.mark.parametrize("spare", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_it_agrees_with_a_plain_loop(seed: int, spare: bool, name: str, objective: Objective) -> None:
-    out = with_spared(outcome(seed)) if spare else outcome(seed)
+    out = with_false_negatives(outcome(seed)) if spare else outcome(seed)
     assert total(objective, out).item() == pytest.approx(LOOPS[name](out), rel=1e-9)
 
 
 def test_a_spared_pair_is_neither_negative_nor_match(objective: Objective) -> None:
     """Whatever it scores costs the same; the gradient, too, does not know it."""
-    out = with_spared(outcome())
+    out = with_false_negatives(outcome())
     for score in (-0.9, 0.4, 1.0):
         other = out.scores["match"].clone()
         other[tuple(zip(*SPARED, strict=True))] = score

@@ -66,7 +66,7 @@ def written(keep: int, *snapshots: Snapshot, best: int = 0) -> Act:
         for one in snapshots:
             place.write(one)
             if one.step == best:
-                place.choose(best)
+                place.mark_best(best)
 
     return act
 
@@ -75,7 +75,7 @@ def put_aside(folder: Path) -> None:
     """Two of the same step, as a process leaves them that was lost before the older one was removed."""
     place = Checkpoints(folder, 2)
     place.write(snapshot(20, 1.0))
-    place.choose(20)
+    place.mark_best(20)
     aside = folder / "ckpt" / f"step-00000020{BEFORE}"
     shutil.copytree(folder / "ckpt" / "step-00000020", folder / "other")
     place.write(snapshot(20, 2.0))
@@ -139,7 +139,7 @@ def goes_on(folder: Path, save: Save) -> None:
     """Do the save again, then one more: all is as if nothing had happened, and nothing is left lying about."""
     newest = Checkpoints(folder, 1).newest(print)
     if newest is not None:
-        Checkpoints(folder, 1).go_on(newest)
+        Checkpoints(folder, 1).continue_from(newest)
     save.act(folder)
     assert outcome(folder, save) == "new"
     names = {path.name for path in (folder / "ckpt").iterdir()}

@@ -49,12 +49,12 @@ from train.assembly.towers import _weights
 from train.checkpointing.checkpoint import read_state, read_weights
 from train.checkpointing.published import read_published
 from train.distributed.comm import Solo
-from train.mine import checked
-from train.mining.embed import Marks
+from train.mine import open_embeddings
+from train.mining.embed import DoneMarks
 from train.mining.filters import extra_pairs
 from train.mining.storage import fits, load_some, load_tensors
-from train.scoring.resumable_chunks import Pieces
-from train.scoring.scores import kept_origin, open_scores
+from train.scoring.resumable_chunks import ResumableChunks
+from train.scoring.scores import open_scores, read_origin
 
 Make = Callable[[Path], bytes]
 Read = Callable[[Path], Any]
@@ -179,14 +179,14 @@ def kept(which: str) -> Callable[[bytes, Path], Any]:
         np.save(folder / "matrix.npy", np.zeros((1, 1)))
         (folder / "ids.json").write_text(json.dumps(ids))
         put(folder / which, content)
-        return open_scores(folder).matrix[0, 0], kept_origin(folder)
+        return open_scores(folder).matrix[0, 0], read_origin(folder)
 
     return act
 
 
 def marks(content: bytes, folder: Path) -> Any:
     put(folder / "img_embs.done-0-of-1.npy", content)
-    return Marks(folder / "img_embs.npy", None, 0, 1).read()
+    return DoneMarks(folder / "img_embs.npy", None, 0, 1).read()
 
 
 def precomputed(content: bytes, folder: Path) -> Any:
@@ -215,7 +215,7 @@ def tower(name: str) -> Callable[[bytes, Path], Any]:
 
 def piece(content: bytes, folder: Path) -> Any:
     put(folder / "texts.npy", content)
-    return list(Pieces(folder, ["texts.npy"], Solo()).read())
+    return list(ResumableChunks(folder, ["texts.npy"], Solo()).read())
 
 
 def at(name: str, read: Read) -> Callable[[bytes, Path], Any]:
@@ -250,7 +250,7 @@ PLACES: dict[str, Callable[[bytes, Path], Any]] = {
     "score matrix": kept("matrix.npy"),
     "names of scores": kept("ids.json"),
     "score piece": piece,
-    "embeddings": at("img_embs.npy", checked),
+    "embeddings": at("img_embs.npy", open_embeddings),
     "more true pairs": at("pairs.tsv", lambda path: extra_pairs(path, open_index(write_stores(path.parent, images=3)))),
     "marks of a mining job": marks,
     "state of a mining job": at("state.safetensors", load_tensors),

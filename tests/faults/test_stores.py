@@ -30,9 +30,9 @@ from tests.flow import warm
 from tests.items import random_candidates, write_candidates
 from tests.pieces import write_pieces
 from tests.support import config_of, open_index, write_config, write_stores
-from train.mining.output_folder import Place
+from train.mining.output_folder import OutputFolder
 from train.mining.storage import load_tensors, save_tensors
-from train.scoring.scores import Scores, keep_scores, kept_origin, open_scores
+from train.scoring.scores import Scores, open_scores, read_origin, write_scores
 
 RULE = RegionRule(conf_th=0.5, max_bb=9, min_bb=3)
 WHOLE = RegionRule(conf_th=0.0, max_bb=100, min_bb=1)
@@ -178,7 +178,7 @@ def mined(folder: Path) -> Look:
     (folder / "stores").mkdir()
     index = open_index(write_stores(folder / "stores", images=4))
     lists = write_candidates(folder / "made", random_candidates(index, 2, 1))
-    place = Place(folder / "lists", "toy", {ORDER: index.order_hash})
+    place = OutputFolder(folder / "lists", "toy", {ORDER: index.order_hash})
     place.work.mkdir(parents=True)
     shutil.move(lists / "i2t_toy.npy", place.work / "i2t.npy")
     shutil.move(lists / "t2i_toy.npy", place.work / "t2i.npy")
@@ -197,11 +197,11 @@ def scored(folder: Path) -> Look:
     owner = np.array([0, 0, 1, 2])
     names = Scores(np.zeros((3, 4)), ["a", "b", "c"], ["1", "2", "3", "4"], owner)
     (folder / "test").mkdir()
-    keep_scores(folder / "test", np.random.default_rng(0).random((3, 4)), names, "weights")
+    write_scores(folder / "test", np.random.default_rng(0).random((3, 4)), names, "weights")
 
     def look() -> Any:
         found = open_scores(folder / "test")
-        return sums(found.matrix, found.owner), found.images, found.texts, kept_origin(folder / "test")
+        return sums(found.matrix, found.owner), found.images, found.texts, read_origin(folder / "test")
 
     return look
 

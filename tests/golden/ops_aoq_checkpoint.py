@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.loading import Loaded, load
 from tests.golden.run import sibling
-from train.checkpointing.published import matcher_of, read_published
+from train.checkpointing.published import build_matcher, read_published
 
 vsrn = sibling("ops_aoq_vsrn")
 Tensors = dict[str, Tensor]
@@ -19,7 +19,7 @@ Tensors = dict[str, Tensor]
 def load_checkpoint(case: Any) -> Tensors:
     family, inputs = case.config["family"], case.inputs
     published = read_published(case.folder / case.config["file"])
-    model = matcher_of(family, published).eval()
+    model = build_matcher(family, published).eval()
     assert load(model, family, published.weights) == Loaded([], [])
     images = model.encode_image(vsrn.images_of(inputs["regions"]))
     texts = model.encode_text(vsrn.texts_of(inputs["token_ids"], inputs["lengths"]))

@@ -15,7 +15,7 @@ from model import bfan, vsrn
 from model.matcher import Matcher, MatchOut, OfflineScores, Side
 from model.objective import triplet
 from model.objective.quintuplet import Config, costs
-from train.loop.batch_regime import offline_pairs
+from train.loop.batch_regime import score_offline_pairs
 
 Tensors = dict[str, Tensor]
 OPTIONS = ("margin_online", "margin_offline", "alpha", "beta", "max_violation", "detach_weights", "clamp_weights")
@@ -33,7 +33,7 @@ def met(matcher: Matcher, sets: list[tuple[Side, Side]]) -> MatchOut:
     """Encoded items as an objective sees them."""
     (images, texts), *others = sets
     scores, unrelated = matcher.score(images, texts), torch.zeros(len(images), dtype=torch.bool)
-    offline = OfflineScores(*offline_pairs(matcher, *sets).unbind(1), unrelated) if others else None
+    offline = OfflineScores(*score_offline_pairs(matcher, *sets).unbind(1), unrelated) if others else None
     own = torch.eye(len(images), dtype=torch.bool)
     return MatchOut({"match": scores}, images, texts, positive=own, offline=offline)
 

@@ -10,7 +10,17 @@ from torch import Tensor
 
 from model.matcher import Side
 from model.vsrn import Config, Vsrn
-from train.scoring.recall import Array, Floats, Ints, fold_recalls, in_order, mean, rank_images, rank_texts, recalls
+from train.scoring.recall import (
+    Array,
+    Floats,
+    Ints,
+    fold_recalls,
+    mean,
+    order_candidates,
+    rank_images,
+    rank_texts,
+    recalls,
+)
 from train.scoring.scores import mean_scores
 
 Tensors = dict[str, Tensor]
@@ -44,7 +54,7 @@ def row(found: dict[str, float]) -> list[float]:
 
 def first_answers(scores: Array, right: Array) -> Tensor:
     """The best candidate of each row."""
-    return torch.from_numpy(in_order(scores, right, TIES)[:, 0].copy())
+    return torch.from_numpy(order_candidates(scores, right, TIES)[:, 0].copy())
 
 
 def retrieval_metrics(case: Any) -> Tensors:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from train.mining.filters import Excluded, positives
 from train.mining.lists import Task, lists
-from train.mining.screen import choose
+from train.mining.screen import choose_screen
 
 TILE_BYTES = 1 << 10
 
@@ -21,7 +21,7 @@ def mine_candidates(case: Any) -> dict[str, Tensor]:
     images, texts = (case.inputs[name].to(operands) for name in ("img_emb", "cap_emb"))
     excluded = Excluded.of(positives(np.arange(len(texts)) // config["captions_per_image"]))
     wanted = (config["top_k"], 1) if config["direction"] == "i2t" else (1, config["top_k"])
-    screen = choose(images, texts, "float32", torch.device("cpu"))
+    screen = choose_screen(images, texts, "float32", torch.device("cpu"))
     found = lists(Task(images, texts, wanted, excluded), screen, TILE_BYTES, scored=True)
     at = 0 if config["direction"] == "i2t" else 1
     return {"indices": torch.from_numpy(found[at]).long(), "scores": torch.from_numpy(found[at + 2])}

@@ -20,7 +20,7 @@ from tests.golden.run import sibling
 from train.assembly.optim import build_optimizer, clip, stepped_twice
 from train.assembly.precision import Precision
 from train.distributed.comm import Solo
-from train.loop.batch_regime import outcome, total_loss
+from train.loop.batch_regime import match_batch, total_loss
 
 vsrn, losses = sibling("ops_aoq_vsrn"), sibling("ops_aoq_loss")
 Tensors = dict[str, Tensor]
@@ -48,7 +48,7 @@ def step(case: Any, system: str, matcher: Matcher, twice: str) -> Tensors:
     optim = Optim(optim="adam", learning_rate=config["learning_rate"], betas=tuple(config["adam_betas"]),
                   adam_eps=config["adam_eps"], weight_decay=0.0, step_twice=twice)
     optimizer = build_optimizer(optim, matcher.named_parameters(), ())
-    out = outcome(matcher, batch_of(case.inputs), Solo(), Precision("off", torch.device("cpu")).autocast)
+    out = match_batch(matcher, batch_of(case.inputs), Solo(), Precision("off", torch.device("cpu")).autocast)
     terms = Quintuplet(losses.loss_settings(config))(out, None, 0.0)
     loss = total_loss(terms, out.aux, 1)
     loss.backward()

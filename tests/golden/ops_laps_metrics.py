@@ -14,7 +14,7 @@ from model.matcher import Side, build
 from tests.golden.run import sibling
 from train.assembly.precision import Precision
 from train.distributed.comm import Solo
-from train.scoring.recall import fold_recalls, in_order, mean, rank_images, rank_texts, recalls
+from train.scoring.recall import fold_recalls, mean, order_candidates, rank_images, rank_texts, recalls
 from train.scoring.scorer import Scorer
 from train.scoring.sides import encode_side
 
@@ -42,8 +42,8 @@ def metrics(case: Any) -> Tensors:
         "rsum": torch.tensor(found["rsum"]),
         "i2t_ranks": torch.from_numpy(rank_texts(scores, owner, TIES)).long(),
         "t2i_ranks": torch.from_numpy(rank_images(scores, owner, TIES)).long(),
-        "i2t_top1": torch.from_numpy(in_order(scores, right, TIES)[:, 0].copy()),
-        "t2i_top1": torch.from_numpy(in_order(scores.T, right.T, TIES)[:, 0].copy()),
+        "i2t_top1": torch.from_numpy(order_candidates(scores, right, TIES)[:, 0].copy()),
+        "t2i_top1": torch.from_numpy(order_candidates(scores.T, right.T, TIES)[:, 0].copy()),
     }
 
 

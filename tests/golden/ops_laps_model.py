@@ -21,7 +21,7 @@ from tests.golden.run import sibling
 from train.assembly.optim import clip
 from train.assembly.precision import Precision
 from train.distributed.comm import Solo
-from train.loop.batch_regime import outcome, total_loss
+from train.loop.batch_regime import match_batch, total_loss
 
 shared = sibling("ops_laps")
 Tensors = dict[str, Tensor]
@@ -161,7 +161,7 @@ def grads_of(matcher: Laps, names: list[str]) -> Tensors:
 def train_loss(case: Any) -> Tensors:
     matcher, inputs, config = whole(case), case.inputs, case.config
     batch = shared.batch_of(*(inputs[name] for name in ("images", "captions", "lengths", "img_ids")))
-    out = outcome(matcher, batch, Solo(), Precision("off", torch.device("cpu")).autocast)
+    out = match_batch(matcher, batch, Solo(), Precision("off", torch.device("cpu")).autocast)
     alpha = config["warmup_alpha"]
     settings = TripletConfig(margin=config["margin"], max_violation=config["max_violation"], ramp=1.0)
     terms = Triplet(settings)(out, batch, alpha)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data.records.pixels import Crop, cropped, whole
+from data.records.pixels import Crop, crop_square, resize_whole
 from model.laps import IMAGENET
 from model.parts.backbone import scaled
 
@@ -19,9 +19,9 @@ def image_transform(case: Any) -> dict[str, Tensor]:
     picture, side = Image.fromarray(case.inputs["image"].numpy()), case.config["img_res"]
     if case.config["train"]:
         crop = Crop(*case.inputs["crop"].tolist(), flip=bool(case.inputs["flip"]))
-        pixels = cropped(picture, crop, side)
+        pixels = crop_square(picture, crop, side)
     else:
-        pixels = whole(picture, side)
+        pixels = resize_whole(picture, side)
     return {"pixels": scaled(torch.from_numpy(pixels.copy())[None], *LOOK)[0]}
 
 

@@ -25,7 +25,7 @@ from tests.ranks import on_ranks
 from train.assembly.precision import Precision
 from train.distributed.comm import Comm
 from train.distributed.process_groups import join_process_group
-from train.loop.batch_regime import outcome, total_loss
+from train.loop.batch_regime import match_batch, total_loss
 from train.loop.reducer import GradientReducer
 
 shared, whole_model = sibling("ops_laps"), sibling("ops_laps_model")
@@ -38,7 +38,7 @@ def on_rank(case: Any, comm: Comm) -> Tensors:
     reducer = GradientReducer(comm, matcher.named_parameters())
     names = ("images", "captions", "lengths", "img_ids")
     batch = shared.batch_of(*(case.inputs[name][comm.rank] for name in names))
-    out = outcome(matcher, batch, comm, Precision("off", torch.device("cpu")).autocast)
+    out = match_batch(matcher, batch, comm, Precision("off", torch.device("cpu")).autocast)
     settings = TripletConfig(margin=config["margin"], max_violation=config["max_violation"], ramp=1.0)
     terms = Triplet(settings)(out, batch, config["warmup_alpha"])
     reducer.arm()

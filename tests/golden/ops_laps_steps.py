@@ -16,7 +16,7 @@ from tests.golden.run import sibling
 from train.assembly.optim import clip
 from train.assembly.precision import Precision
 from train.distributed.comm import Solo
-from train.loop.batch_regime import outcome, total_loss
+from train.loop.batch_regime import match_batch, total_loss
 
 shared, losses = sibling("ops_laps"), sibling("ops_laps_loss")
 Tensors = dict[str, Tensor]
@@ -36,7 +36,7 @@ def step(matcher: Matcher, optimizer: torch.optim.Optimizer, objective: Triplet,
          batch: tuple[Tensor, ...]) -> Tensors:  # fmt: skip
     """Update `number` (from 0), and what the published program logs of it."""
     precision = Precision("off", torch.device("cpu"))
-    out = outcome(matcher, shared.batch_of(*batch), Solo(), precision.autocast)
+    out = match_batch(matcher, shared.batch_of(*batch), Solo(), precision.autocast)
     terms = objective(out, None, number / optim.num_train_steps)
     loss = total_loss(terms, out.aux, 1)
     precision.backward(loss)

@@ -16,7 +16,7 @@ from model.objective.hinge import Hinge, ranking_hinge
 from model.parts.transformer import Packing
 from model.uniter import Config, Joint, Uniter
 from train.assembly.optim import AdamW, learning_rate, parameter_groups, set_learning_rate
-from train.loop.step import forward, hardest_negatives, mine
+from train.loop.step import forward, hardest_negatives, mine_hard_negatives
 from train.loop.trainer import clip
 
 Tensors = dict[str, Tensor]
@@ -130,7 +130,7 @@ def hard_neg_select(case: Any) -> Tensors:
 def hard_neg_step(case: Any) -> Tensors:
     rows, config = Rows(case.inputs), case.config
     model = build(case, hn_image_gather_offset=rows.offset)
-    hard, scores = mine(model, rows.batch(), config["hard_neg_size"], no_cast)
+    hard, scores = mine_hard_negatives(model, rows.batch(), config["hard_neg_size"], no_cast)
     columns = hardest_negatives(scores, config["hard_neg_size"])[0]
     loss = ranking_hinge(model(hard).scores["match"], config["margin"])
     loss.mean().backward()
@@ -191,7 +191,7 @@ def train_trajectory(case: Any) -> Tensors:
                 for direction in "it":
                     prefix = f"s{step}.r{rank}.a{part}.{direction}."
                     tensors = {n.removeprefix(prefix): t for n, t in case.inputs.items() if n.startswith(prefix)}
-                    hard, _ = mine(model, Rows(tensors).batch(), config["hard_neg_size"], no_cast)
+                    hard, _ = mine_hard_negatives(model, Rows(tensors).batch(), config["hard_neg_size"], no_cast)
                     loss = forward(model, objective, hard, 0.0, no_cast, config["train_batch_size"]).total
                     (loss / config["world"]).backward()
                     row.append(loss.detach())

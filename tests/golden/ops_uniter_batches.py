@@ -15,7 +15,7 @@ from data.batches.batch import Batch, Ragged
 from data.batches.hard_pools import following, token_buckets
 from data.batches.pairs import PairIndex, Source
 from data.batches.plan import PoolPlan
-from data.batches.prefetch_buffer import Capacity, Slot
+from data.batches.prefetch_buffer import Capacity, PrefetchBuffer
 from data.stores.image_store import ImageStore, RegionRule
 from data.stores.text_store import TextStore
 from model.loading import load
@@ -46,7 +46,7 @@ def chosen_pool(index: PairIndex, kind: str, anchor: str, negatives: Sequence[Se
 
 def read(index: PairIndex, plan: PoolPlan) -> Batch:
     capacity = Capacity(int(index.regions[plan.images].sum()), int(index.words[plan.texts].sum()))
-    slot = Slot(capacity, index, pin=False)
+    slot = PrefetchBuffer(capacity, index, pin=False)
     slot.fill(index, plan)
     return slot.batch(index, plan)
 

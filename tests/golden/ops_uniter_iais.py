@@ -11,7 +11,7 @@ from model.objective.iais import ANNEALING, FORMS, Config, Iais, most_attended
 from model.parts.attention import Blocks
 from tests.golden.run import sibling
 from train.evaluation.isda import ObjectAttention, isda, object_attention
-from train.loop.step import forward, hardest_negatives, mine
+from train.loop.step import forward, hardest_negatives, mine_hard_negatives
 
 uniter = sibling("ops_uniter")
 Tensors = dict[str, Tensor]
@@ -42,7 +42,7 @@ def iais_distributed(case: Any) -> Tensors:
 def iais_hn_step(case: Any) -> Tensors:
     config = case.config
     model, rows = uniter.build(case), uniter.Rows(case.inputs)
-    hard, scores = mine(model, rows.batch(), config["hard_neg_size"], uniter.no_cast)
+    hard, scores = mine_hard_negatives(model, rows.batch(), config["hard_neg_size"], uniter.no_cast)
     options = {name: config[name] for name in ("tsa", "iais_reduction", "margin") if name in config}
     objective = Iais(Config(IAIS=config["mode"], **options))
     progress = config["global_step"] / config["num_train_steps"]

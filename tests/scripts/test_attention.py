@@ -31,7 +31,7 @@ from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.scoring.recall import recalls
 from train.scoring.scorer import fingerprint, read_images, read_texts
-from train.scoring.scores import keep_scores
+from train.scoring.scores import write_scores
 
 CAPTIONS = (
     "a red dog, a red <b>cat</b>",
@@ -234,7 +234,7 @@ def test_the_place_of_the_right_picture(made, write, tmp_path):
     matcher.load_state_dict(weights_of(run))
     (run / "scores" / "test").mkdir(parents=True)
     write_json(run / "results.json", {"test": {"recalls": recalls(matrix, index.owner), "ties": "pessimistic"}})
-    keep_scores(run / "scores" / "test", matrix, index, f"{fingerprint(matcher, index)}-off-float32")
+    write_scores(run / "scores" / "test", matrix, index, f"{fingerprint(matcher, index)}-off-float32")
     assert "right picture at place 3 of 3" in write("--pairs", "scene_000001:2", run=run).text
     page = write("--pairs", "scene_000000:4", run=run)
     assert "a wrong pair: the caption is of scene_000002" in page.text
@@ -245,7 +245,7 @@ def test_the_place_of_the_right_picture(made, write, tmp_path):
     write_json(run / "results.json", {"test": {"recalls": recalls(matrix, index.owner), "ties": "index"}})
     assert "right picture at place 2 of 3" in write("--pairs", "scene_000001:2", run=run).text
     assert "right picture at place 3 of 3" in write("--pairs", "scene_000002:5", run=run).text, "all three are equal"
-    keep_scores(run / "scores" / "test", matrix, index, "other-off-float32")
+    write_scores(run / "scores" / "test", matrix, index, "other-off-float32")
     page = write("--pairs", "scene_000001:2", run=run)
     assert "was made with other weights or stores" in page.text
     assert "right picture at place" not in page.text

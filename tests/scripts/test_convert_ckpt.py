@@ -25,7 +25,7 @@ from scripts.convert_ckpt import main
 from tests.samples import lively, small
 from train.assembly.kinds import KINDS
 from train.checkpointing.checkpoint import Checkpoints, read_facts, read_weights
-from train.checkpointing.manifest import check
+from train.checkpointing.manifest import verify
 from train.checkpointing.snapshot import Snapshot
 
 TINY = Config(
@@ -104,7 +104,7 @@ def test_a_released_checkpoint_becomes_a_folder_with_its_settings(
     facts = read_facts(tmp_path / "new" / "bfan")
     assert (facts["epoch"], facts["Eiters"], facts["options"]["alpha"]) == (2, 9, 0.3)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["bfan"]
-    assert check(tmp_path / "new" / "bfan").files.keys() == {"config.json", "model.safetensors"}
+    assert verify(tmp_path / "new" / "bfan").files.keys() == {"config.json", "model.safetensors"}
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from scripts import launch
-from scripts.launch import Ranks, by_srun, inside_allocation, started, tell, waited
+from scripts.launch import Ranks, by_srun, inside_allocation, signal_ranks, start_ranks, wait_for_ranks
 from tests.processes import started as started_program
 from tests.processes import wait_until
 from tests.support import ROOT, environment
@@ -172,13 +172,13 @@ def test_nothing_is_started_once_all_leave() -> None:
 
 
 def test_waiting_ends_with_the_child_the_event_or_the_patience() -> None:
-    child = started("sleep 60")
+    child = start_ranks("sleep 60")
     try:
-        assert waited(child, lambda: True) is None
-        assert waited(child, patience_s=0.2) is None
+        assert wait_for_ranks(child, lambda: True) is None
+        assert wait_for_ranks(child, patience_s=0.2) is None
     finally:
         launch.kill(child)
-    assert waited(child) == -signal.SIGKILL
+    assert wait_for_ranks(child) == -signal.SIGKILL
 
 
 def test_remote_ranks_are_told_through_srun_and_never_through_ssh(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_remote_ranks_are_told_through_srun_and_never_through_ssh(monkeypatch: p
             heard.append(number)
 
     for command in ("exec env A=1 python x", f"exec {by_srun('x', host='n2')}", "exec ssh -o X n2 x"):
-        tell(Fake(command), signal.SIGTERM)  # type: ignore[arg-type]
+        signal_ranks(Fake(command), signal.SIGTERM)  # type: ignore[arg-type]
     assert heard == [signal.SIGTERM, signal.SIGUSR1]
     assert by_srun("'cd x; env A=1 y'", host="n2", port=None).endswith("--nodelist=n2 bash -c 'cd x; env A=1 y'")
 

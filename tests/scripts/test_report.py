@@ -18,11 +18,11 @@ from config.sections import Eval
 from data.stores.text_store import TextWriter
 from scripts import report
 from scripts.page.plot import plain
-from train.evaluation.retrieval import judged
+from train.evaluation.retrieval import compute_recalls
 from train.metrics.journal import Journal
 from train.scoring.recall import recalls
-from train.scoring.scores import keep_mean, keep_scores, open_scores
-from train.scoring.two_stage import facts
+from train.scoring.scores import open_scores, write_ensemble, write_scores
+from train.scoring.two_stage import shortlist_facts
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_an_ensemble_has_its_part_of_the_page(make_run, write, change, tmp_path)
     """An entry without a checkpoint: its members are named, its recalls counted again, its captions found."""
     folder, other = make_run("one"), make_run("two", seed=0, strength=0.8)
     places = [run / "scores" / "test" for run in (folder, other)]
-    mean = keep_mean(folder / "scores" / "test-ensemble", places)
-    entry = judged(Eval(ties="index", folds=4), mean.matrix, mean.owner) | {"ensemble": list(map(str, places))}
+    mean = write_ensemble(folder / "scores" / "test-ensemble", places)
+    entry = compute_recalls(Eval(ties="index", folds=4), mean.matrix, mean.owner) | {"ensemble": list(map(str, places))}
     change(folder / "results.json", lambda content: content.update({"test-ensemble": entry}))
     with TextWriter(tmp_path / "words.db", {"CLS": 1, "SEP": 2, "MASK": 3, "v_range": [5, 50]}) as writer:
         for text, owner in zip(mean.texts, mean.owner, strict=True):
@@ -112,11 +112,11 @@ def staged(make_run, change):
     of_texts, of_images = (np.argsort(-whole.matrix, axis=axis).argsort(axis=axis) < 2 for axis in (0, 1))
     chosen = of_texts | of_images
     matrix = np.where(chosen, whole.matrix, -np.inf).astype(np.float32)
-    known = facts(2, chosen, whole.owner) | {"seconds": {"encode": 12.34, "search": 0.5, "score": 70.0}}
+    known = shortlist_facts(2, chosen, whole.owner) | {"seconds": {"encode": 12.34, "search": 0.5, "score": 70.0}}
     place = folder / "scores" / "test-two-stage"
     place.mkdir()
-    keep_scores(place, matrix, whole, "w", known)
-    entry = judged(Eval(), matrix, whole.owner) | {"two_stage": known}
+    write_scores(place, matrix, whole, "w", known)
+    entry = compute_recalls(Eval(), matrix, whole.owner) | {"two_stage": known}
     change(folder / "results.json", lambda content: content.update({"test-two-stage": entry}))
     return folder
 

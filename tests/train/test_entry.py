@@ -143,7 +143,7 @@ def test_a_checkpoint_that_was_lost_with_a_rank_is_told_too(
 
     optim = {"global_batch_size": 4} if kind.elastic else {}
     run = make_run(cluster={"stall_timeout": 0.0, "elastic": kind.elastic}, optim=optim)
-    assert entry.attempt("itm_hn", run, Namespace(), kind(), work) == code
+    assert entry.run_group("itm_hn", run, Namespace(), kind(), work) == code
     assert capsys.readouterr().err.endswith(f"by peer; step-00000003: could not be saved; {end}\n")
 
 

@@ -23,10 +23,10 @@ from tests.train.conftest import MakeRun, Pretended
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Comm, Solo
-from train.evaluate import chosen, work
-from train.evaluation.results import shown
+from train.evaluate import choose_checkpoint, work
+from train.evaluation.results import format_recalls
 from train.scoring.recall import fold_recalls, recalls
-from train.scoring.scores import Scores, keep_scores, open_scores
+from train.scoring.scores import Scores, open_scores, write_scores
 
 OWNER = np.arange(60) % 20
 
@@ -37,7 +37,7 @@ def scored(folder: Path, seed: int) -> Path:
     matrix = (rng.standard_normal((20, 60)) + 2 * (np.arange(20)[:, None] == OWNER)).astype(np.float32)
     place = folder / "scores" / "test"
     place.mkdir(parents=True)
-    keep_scores(place, matrix, Scores(matrix, [f"i{n}" for n in range(20)], [*map(str, range(60))], OWNER), f"w{seed}")
+    write_scores(place, matrix, Scores(matrix, [f"i{n}" for n in range(20)], [*map(str, range(60))], OWNER), f"w{seed}")
     return folder
 
 
@@ -69,7 +69,7 @@ def test_one_matrix_is_counted_where_it_lies(
         assert list(found) == ["test"]
         assert found["test"]["recalls"] == recalls(open_scores(place).matrix, OWNER, "index")
         assert found["test"]["scores"] == str(place)
-        assert capsys.readouterr().out == shown(found["test"])
+        assert capsys.readouterr().out == format_recalls(found["test"])
     assert not (out / "scores").exists()
 
 
@@ -86,7 +86,7 @@ def test_an_ensemble_is_judged_by_the_mean_of_its_scores(
     assert found["ensemble"] == [str(folder / "scores" / "test") for folder in runs]
     assert "checkpoint" not in found
     np.testing.assert_array_equal(open_scores(out / "scores" / "test-ensemble").matrix, mean)
-    assert capsys.readouterr().out == shown(found)
+    assert capsys.readouterr().out == format_recalls(found)
 
 
 def test_an_ensemble_beside_a_runs_own_result_harms_it_not(make_run: MakeRun, runs: list[Path]) -> None:
@@ -136,7 +136,7 @@ def test_candidates_of_two_stages_are_told_from_a_whole_matrix(
     whole = open_scores(place)
     stages = runs[0] / "scores" / "test-two-stage"
     stages.mkdir()
-    keep_scores(stages, np.array(whole.matrix), whole, "w", {"k": 3})
+    write_scores(stages, np.array(whole.matrix), whole, "w", {"k": 3})
     evaluate(run, runs[0])
     assert results(tmp_path / "out")["test"]["scores"] == str(place)
     place.rename(tmp_path / "gone")
@@ -162,7 +162,7 @@ def test_an_ensemble_by_the_real_command(make_run: MakeRun, runs: list[Path], tm
     done = command(*words, tmp_path / "out", "--scores", *runs[:2])
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "out")["test-ensemble"]
-    assert done.stdout == shown(found)
+    assert done.stdout == format_recalls(found)
     assert found["ties"] == "index"
     done = command(*words, tmp_path / "other", "--scores", runs[0], tmp_path / "none")
     assert done.returncode == 3
@@ -183,7 +183,7 @@ def test_two_stages_by_the_real_commands(stores: tuple[Path, Path], tmp_path: Pa
     words = ["train/evaluate.py", "--config", config, "--output_dir", out]
     done = command(*words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == shown(results(out)["test-two-stage"])
+    assert done.stdout == format_recalls(results(out)["test-two-stage"])
     assert "% of the pairs scored, those among the 4 nearest" in done.stdout
     done = command(*words, "--two_stage", "0")
     assert done.returncode == 0, done.stderr
@@ -207,45 +207,45 @@ def saved(folder: Path, *steps: int) -> Checkpoints:
 
 def test_the_best_is_measured_or_else_the_newest_whole_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = saved(tmp_path, 10, 20, 30)
-    assert chosen("best", tmp_path, "").name == "step-00000030"
-    place.choose(10)
-    assert chosen("best", tmp_path, "").name == "step-00000010"
-    assert chosen("latest", tmp_path, "").name == "step-00000030"
+    assert choose_checkpoint("best", tmp_path, "").name == "step-00000030"
+    place.mark_best(10)
+    assert choose_checkpoint("best", tmp_path, "").name == "step-00000010"
+    assert choose_checkpoint("latest", tmp_path, "").name == "step-00000030"
     assert capsys.readouterr().err == ""
     (tmp_path / "ckpt" / "step-00000030" / "state.pt").unlink()
-    assert chosen("latest", tmp_path, "").name == "step-00000020"
+    assert choose_checkpoint("latest", tmp_path, "").name == "step-00000020"
     assert capsys.readouterr().err.endswith("step-00000030: state.pt is missing; going on with step-00000020\n")
 
 
 def test_a_best_that_is_no_link_is_not_passed_over(tmp_path: Path) -> None:
     """As after a copy that does not keep links: another checkpoint would be measured in its place."""
-    saved(tmp_path, 10, 20).choose(10)
+    saved(tmp_path, 10, 20).mark_best(10)
     link = tmp_path / "ckpt" / "best"
     link.unlink()
     for make in (link.touch, lambda: link.symlink_to("step-00000099")):
         make()
         with pytest.raises(DataError, match=r"ckpt/best: is no link to a checkpoint beside it; link it again, or name"):
-            chosen("best", tmp_path, "")
+            choose_checkpoint("best", tmp_path, "")
         link.unlink()
-    assert chosen("latest", tmp_path, "").name == "step-00000020"
+    assert choose_checkpoint("latest", tmp_path, "").name == "step-00000020"
 
 
 def test_without_a_whole_one_nothing_is_measured(tmp_path: Path) -> None:
     for name in ("start.pt", "elsewhere.pt"):
         (tmp_path / name).touch()
     start = str(tmp_path / "start.pt")
-    assert chosen("best", tmp_path, start) == Path(start)
-    assert chosen(str(tmp_path / "elsewhere.pt"), tmp_path, start) == tmp_path / "elsewhere.pt"
+    assert choose_checkpoint("best", tmp_path, start) == Path(start)
+    assert choose_checkpoint(str(tmp_path / "elsewhere.pt"), tmp_path, start) == tmp_path / "elsewhere.pt"
     for name in ("which", "checkpoint"):
         with pytest.raises(DataError, match=rf"{name}=gone\.pt: no such checkpoint; name a checkpoint folder"):
-            chosen("gone.pt" if name == "which" else "best", tmp_path, "gone.pt")
+            choose_checkpoint("gone.pt" if name == "which" else "best", tmp_path, "gone.pt")
     with pytest.raises(DataError, match="holds no checkpoint; name one with --which PATH"):
-        chosen("best", tmp_path, "")
-    assert chosen("best", tmp_path, start, is_said=True) == Path(start)
+        choose_checkpoint("best", tmp_path, "")
+    assert choose_checkpoint("best", tmp_path, start, is_said=True) == Path(start)
     saved(tmp_path, 10)
     (tmp_path / "ckpt" / "step-00000010" / "complete.json").unlink()
     with pytest.raises(DataError, match=r"step-00000010: complete\.json is missing; none is whole: name other weights"):
-        chosen("best", tmp_path, "start.pt")
+        choose_checkpoint("best", tmp_path, "start.pt")
 
 
 def test_start_weights_that_would_be_passed_over_are_refused(tmp_path: Path) -> None:
@@ -253,8 +253,8 @@ def test_start_weights_that_would_be_passed_over_are_refused(tmp_path: Path) -> 
     for which, told in (("best", "holds checkpoints of its own, which go"), ("latest", "name these with --which"),
                         ("x.pt", r"--which x\.pt both name weights; leave --checkpoint out")):
         with pytest.raises(ConfigError, match=told):
-            chosen(which, tmp_path, "start.pt", is_said=True)
-    assert chosen("best", tmp_path, "start.pt").name == "step-00000010"
+            choose_checkpoint(which, tmp_path, "start.pt", is_said=True)
+    assert choose_checkpoint("best", tmp_path, "start.pt").name == "step-00000010"
 
 
 def test_kept_scores_name_no_checkpoint(make_run: MakeRun, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def groups_of(config: Optim, named: Named, decayed_norms: tuple[str, ...]) -> li
     return groups
 
 
-class AdamW(torch_optimizers.Uncompiled):
+class AdamW(torch_optimizers.EagerOptimizer):
     """AdamW as the published runs computed it: epsilon joins the uncorrected root, decay comes after the update.
 
     `p -= a m / (sqrt(v) + eps)`, then `p -= lr wd p`, with `a = lr sqrt(1 - b2^k) / (1 - b1^k)`, or `lr` without bias

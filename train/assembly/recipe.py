@@ -19,8 +19,8 @@ from model.objective import Objective, build_objective
 from train.assembly.optim import build_optimizer
 from train.assembly.precision import Precision
 from train.assembly.splits import Split, check_against_model, check_lengths, open_split, store_folders, text_settings
-from train.assembly.towers import load_towers, with_towers
-from train.assembly.weights import Brought, check_resumable, measure_with, start_from
+from train.assembly.towers import load_towers, resolve_towers
+from train.assembly.weights import LoadReport, check_resumable, load_for_evaluation, load_initial_weights
 from train.distributed.comm import Comm
 from train.scoring.scorer import Scorer
 from train.scoring.two_stage import check_two_stage
@@ -88,19 +88,19 @@ def build_parts(
     """
     device = comm.device()
     trained = Path(weights) if weights else resumed
-    run = with_towers(run, trained)
+    run = resolve_towers(run, trained)
     torch.manual_seed(run.seed)
     matcher = build(run.matcher)
     if trained is None:
         load_towers(matcher, run)
     check_two_stage(run.eval.two_stage, matcher)
-    brought = Brought(vocab_hash, ())
+    brought = LoadReport(vocab_hash, ())
     if weights:
-        brought = measure_with(matcher, run, Path(weights), rank_head)
+        brought = load_for_evaluation(matcher, run, Path(weights), rank_head)
     elif resumed is not None:
-        brought = Brought(check_resumable(resumed, run), ())
+        brought = LoadReport(check_resumable(resumed, run), ())
     elif run.weights.checkpoint:
-        brought = start_from(matcher, run)
+        brought = load_initial_weights(matcher, run)
     precision = Precision(run.optim.precision, device)
     return Parts(run, comm, device, matcher.to(device), precision, brought.vocab_hash or vocab_hash, brought.notes)
 

@@ -47,7 +47,7 @@ def open_split(
         raise ConfigError(f"{name}_txt_db and {name}_img_db are not set; name the stores of this split")
     sources = [Source(TextStore(texts), open_images(images, data, pictures)) for texts, images in pairs]
     damaged = () if data.damaged == "fail" else find_damaged(sources, comm)
-    absent = {name for source in sources for name in absent_from(source)} if leave_out_absent else set()
+    absent = {name for source in sources for name in find_absent(source)} if leave_out_absent else set()
     left_out = tuple(sorted({*damaged, *absent}))
     index = PairIndex(sources, frozenset(left_out))
     return Split(index, one_vocabulary(sources), left_out, data.damaged == "quarantine")
@@ -65,7 +65,7 @@ def open_images(folder: str, data: Data, pictures: PictureView | None) -> ImageS
     return ImageStore(folder, RegionRule(data.conf_th, data.max_bb, data.min_bb, data.num_bb, data.compressed_db))
 
 
-def absent_from(source: Source) -> set[str]:
+def find_absent(source: Source) -> set[str]:
     """The images that captions of a source speak of and its image store does not hold."""
     return set(source.texts.image_order) - set(source.images.names)
 

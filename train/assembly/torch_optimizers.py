@@ -7,7 +7,7 @@ from inspect import unwrap
 from torch import no_grad, optim
 
 
-class Uncompiled(optim.Optimizer):
+class EagerOptimizer(optim.Optimizer):
     """torch keeps its compiler out of these methods, and imports it for that: half of the time that a program starts.
 
     They are used as they are underneath, for nothing here is compiled. To be named before the optimizer it is for.
@@ -19,19 +19,19 @@ class Uncompiled(optim.Optimizer):
     zero_grad = unwrap(optim.Optimizer.zero_grad)
 
 
-class Adam(Uncompiled, optim.Adam):
+class Adam(EagerOptimizer, optim.Adam):
     """torch's, which no one differentiates through."""
 
     step = no_grad()(unwrap(optim.Adam.step))
 
 
-class AdamW(Uncompiled, optim.AdamW):
+class AdamW(EagerOptimizer, optim.AdamW):
     """torch's, which no one differentiates through."""
 
     step = no_grad()(unwrap(optim.AdamW.step))
 
 
-class Adamax(Uncompiled, optim.Adamax):
+class Adamax(EagerOptimizer, optim.Adamax):
     """torch's, which no one differentiates through."""
 
     step = no_grad()(unwrap(optim.Adamax.step))

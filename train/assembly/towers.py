@@ -14,7 +14,7 @@ from torch import Tensor
 
 from config.errors import ConfigError, DataError
 from config.schema import Run
-from config.wording import counted
+from config.wording import pluralise
 from model.matcher import Matcher
 from model.parts.backbone import HAS_CLS_KEY, configured, own_settings, without_pooler
 from train.checkpointing.checkpoint import first_line, read_run
@@ -34,7 +34,7 @@ UNBUILT = re.compile(rf"{HAS_CLS_KEY}|initializer_.*|encoder_stride|pooler_.*|pr
 Plain = dict[str, Any]
 
 
-def with_towers(run: Run, trained: Path | None = None) -> Run:
+def resolve_towers(run: Run, trained: Path | None = None) -> Run:
     """The run with the settings of its pre-trained towers written out: it builds the model without their folders.
 
     A `matcher.vision` or `matcher.text` that says no more than a type, and settings of training, takes the sizes of
@@ -59,7 +59,9 @@ def with_towers(run: Run, trained: Path | None = None) -> Run:
         wanted = getattr(run.matcher, side, None)
         if not isinstance(wanted, dict):
             raise ConfigError(f"weights.{side}={name}: matcher {run.matcher.name} has no {side} tower; leave it out")
-        changed[side] = _agreed(wanted, described(fetched(name, side), side), f"weights.{side}={name}", side)
+        changed[side] = _agreed(
+            wanted, read_tower_config(fetch_tower(name, side), side), f"weights.{side}={name}", side
+        )
     if not changed:
         return run
     matcher = type(run.matcher).model_validate(run.matcher.model_dump() | changed)
@@ -67,14 +69,14 @@ def with_towers(run: Run, trained: Path | None = None) -> Run:
 
 
 def load_towers(matcher: Matcher, run: Run) -> None:
-    """Put the pre-trained weights of a run (see `with_towers`) into its matcher's towers; every tensor is filled.
+    """Put the pre-trained weights of a run (see `resolve_towers`) into its matcher's towers; every tensor is filled.
 
     Raises:
         DataError: the weights are not whole, or hold more than tensors.
     """
     for side, name in _named(run).items():
         tower = getattr(matcher, side).tower
-        tower.load_state_dict(_weights(tower, fetched(name, side), f"weights.{side}={name}"))
+        tower.load_state_dict(_weights(tower, fetch_tower(name, side), f"weights.{side}={name}"))
 
 
 def _saved(checkpoint: Path, side: str) -> dict[str, Plain]:
@@ -83,7 +85,7 @@ def _saved(checkpoint: Path, side: str) -> dict[str, Plain]:
     return {side: found[side]} if side in found else {}
 
 
-def fetched(name: str, side: str) -> Path:
+def fetch_tower(name: str, side: str) -> Path:
     """The folder of a tower: itself, or what the hub has under that name, kept in the hub's own cache.
 
     Raises:
@@ -117,7 +119,7 @@ def fetched(name: str, side: str) -> Path:
     )
 
 
-def described(folder: Path, side: str) -> Plain:
+def read_tower_config(folder: Path, side: str) -> Plain:
     """What the `config.json` of a folder says of a tower: its type, and settings that differ from the type's own.
 
     Raises:
@@ -181,7 +183,7 @@ def _weights(tower: Any, folder: Path, key: str) -> dict[str, Tensor]:
     lacking = sorted({*report["missing_keys"], *(str(name) for name in report["mismatched_keys"])})
     if lacking:
         more = " ..." if len(lacking) > 3 else ""
-        told = f"lacks {counted(len(lacking), 'tensor')} of the tower ({', '.join(lacking[:3])}{more})"
+        told = f"lacks {pluralise(len(lacking), 'tensor')} of the tower ({', '.join(lacking[:3])}{more})"
         raise DataError(f"{key}: {told}; name whole weights of a {tower.config.model_type}")
     return dict(found.state_dict())
 

@@ -24,7 +24,7 @@ GROUPING = ("optim", "rate_factors", "decay_all", "decay_embedding_norms", "step
 """Settings of the update that say what an optimizer keeps, and of which parameters."""
 
 
-class Brought(NamedTuple):
+class LoadReport(NamedTuple):
     """The vocabulary that weights were trained with, where they tell it, what is to be said of them, and what share of
     the model's parameters they are."""
 
@@ -33,7 +33,7 @@ class Brought(NamedTuple):
     share: float = 1.0
 
 
-def start_from(matcher: Matcher, run: Run) -> Brought:
+def load_initial_weights(matcher: Matcher, run: Run) -> LoadReport:
     """Put the weights that a run starts from into its matcher.
 
     Raises:
@@ -54,7 +54,7 @@ def start_from(matcher: Matcher, run: Run) -> Brought:
     return brought
 
 
-def measure_with(matcher: Matcher, run: Run, path: Path, rank_head: RankHead = "if_missing") -> Brought:
+def load_for_evaluation(matcher: Matcher, run: Run, path: Path, rank_head: RankHead = "if_missing") -> LoadReport:
     """Put whole weights into a matcher that only scores.
 
     Raises:
@@ -62,7 +62,7 @@ def measure_with(matcher: Matcher, run: Run, path: Path, rank_head: RankHead = "
     """
     check_system(path, run, str(path))
     brought = _put(load_to_score, matcher, read_weights(path), path, str(path), rank_head)
-    unlike = differing(read_run(path).get("matcher", {}), run.matcher.model_dump(mode="json"))
+    unlike = find_differences(read_run(path).get("matcher", {}), run.matcher.model_dump(mode="json"))
     note = [f"{path}: was trained with other settings than it is measured with: {', '.join(unlike)}"] if unlike else []
     return brought._replace(notes=(*brought.notes, *note))
 
@@ -76,7 +76,7 @@ def check_resumable(path: Path, run: Run) -> str | None:
     name = f"resume={path}"
     check_system(path, run, name)
     grouping = {key: value for key, value in read_run(path).get("optim", {}).items() if key in GROUPING}
-    unlike = differing(grouping, run.optim.model_dump(mode="json"))
+    unlike = find_differences(grouping, run.optim.model_dump(mode="json"))
     if unlike:
         raise DataError(f"{name}: its optimizer was set up otherwise: {', '.join(unlike)}; give the same settings, or "
                         f"start from its weights alone with --checkpoint {path} in a new --output_dir")  # fmt: skip
@@ -91,7 +91,7 @@ def check_system(path: Path, run: Run, name: str) -> None:
                         f"weights of a {run.matcher.name}, or the config of the run that made these")
 
 
-def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+def find_differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
     """The settings that both have and that differ, each as `key theirs (here ours)`; not those of training alone."""
     there, here = ({key: given.value for key, given in flatten(tree, "").items()} for tree in (theirs, ours))
     return [f"{key} {there[key]} (here {here[key]})" for key in there
@@ -101,8 +101,8 @@ def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
 def _put(
     load: Callable[..., Loaded], matcher: Matcher, state: Mapping[str, Tensor], path: Path, name: str,
     rank_head: RankHead,
-) -> Brought:
+) -> LoadReport:
     loaded = load(matcher, matcher.config.name, state, name, rank_head)
     whole = not loaded.missing and not loaded.ignored
     notes = () if whole else (f"{name}: {loaded.told()}",)
-    return Brought(read_facts(path).get("vocab_hash"), notes, loaded.share)
+    return LoadReport(read_facts(path).get("vocab_hash"), notes, loaded.share)

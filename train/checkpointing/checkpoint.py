@@ -17,9 +17,17 @@ from config.errors import DataError, Failure
 from config.paths import CONFIG, WEIGHTS
 from data.files import read_json, sync
 from train.checkpointing.checkpoint_path import STATE, checkpoint_at
-from train.checkpointing.listing import BEFORE, Found, Said, found_in, looks_whole, newest_whole, place_of
-from train.checkpointing.manifest import Unsealed, verified
-from train.checkpointing.published import is_parts, is_state, joined, unpickled
+from train.checkpointing.listing import (
+    BEFORE,
+    ListedCheckpoint,
+    Said,
+    list_checkpoints,
+    locate_checkpoint,
+    looks_whole,
+    newest_whole,
+)
+from train.checkpointing.manifest import FolderWriter, verify_file
+from train.checkpointing.published import is_parts, is_state, join_parts, load_restricted
 from train.checkpointing.snapshot import Snapshot
 from train.checkpointing.tensors import write_tensors
 
@@ -81,7 +89,7 @@ class Checkpoints:
     def best(self) -> Path | None:
         """The best checkpoint, or None; whoever reads it finds out whether it is whole."""
         link = self.folder / BEST
-        return place_of(self.folder, link.readlink().name) if link.is_symlink() else None
+        return locate_checkpoint(self.folder, link.readlink().name) if link.is_symlink() else None
 
     def marked_best(self) -> Path | None:
         """The best checkpoint, for whoever measures it; None where none was chosen.
@@ -95,7 +103,7 @@ class Checkpoints:
                             "(--which, --checkpoint)")  # fmt: skip
         return found
 
-    def choose(self, step: int) -> None:
+    def mark_best(self, step: int) -> None:
         """Make the checkpoint of a step the best, in one move that is on disk then.
 
         Nothing is the best where that checkpoint is not here: a run may come from another folder's.
@@ -104,10 +112,10 @@ class Checkpoints:
             Failure: the disk is full or cannot be written; the best is what it was.
         """
         place = self._place(step)
-        if place_of(self.folder, place.name):
+        if locate_checkpoint(self.folder, place.name):
             self._point(BEST, place)
 
-    def go_on(self, folder: Path) -> None:
+    def continue_from(self, folder: Path) -> None:
         """Note that the run goes on from `folder`, and mend the link to the newest that a lost process left behind.
 
         Those that were saved after it, damaged or given up, count no more among the ones that are kept.
@@ -116,7 +124,7 @@ class Checkpoints:
             Failure: the link cannot be written.
         """
         folder = folder.resolve()
-        names = [one.path.name for one in found_in(self.folder)]
+        names = [one.path.name for one in list_checkpoints(self.folder)]
         if folder.parent != self.folder.resolve() or folder.name not in names:
             return
         self._passed_over = set(names[names.index(folder.name) + 1 :])
@@ -132,7 +140,7 @@ class Checkpoints:
             self.folder.mkdir(parents=True)
             sync(self.folder.parent)
         number = 1 + max((one.number for one in self._tidied()), default=0)
-        made = Unsealed(beside, self._sign)
+        made = FolderWriter(beside, self._sign)
         with made.file(WEIGHTS) as file:
             write_tensors(file, snapshot.weights)
         with made.file(STATE) as file:
@@ -141,14 +149,14 @@ class Checkpoints:
             file.write(json.dumps(snapshot.facts, indent=1).encode())
         made.seal({"step": snapshot.step, "number": number})
 
-    def _tidied(self) -> list[Found]:
+    def _tidied(self) -> list[ListedCheckpoint]:
         """The checkpoints in their order, after what a lost process left was put back or removed."""
         self._sweep()
         for before in self.folder.glob("step-*" + BEFORE):
             target = before.with_name(before.name.removesuffix(BEFORE))
             if not target.exists():
                 before.rename(target)
-        return found_in(self.folder)
+        return list_checkpoints(self.folder)
 
     def _put_aside(self, target: Path) -> None:
         """Make room for a checkpoint; what is there stays whole under another name, should this process end here."""
@@ -156,7 +164,7 @@ class Checkpoints:
             return
         before = target.with_name(target.name + BEFORE)
         if before.exists():
-            self._hide(before if looks_whole(Found(target)) else target)
+            self._hide(before if looks_whole(ListedCheckpoint(target)) else target)
         if target.exists():
             target.rename(before)
 
@@ -191,7 +199,7 @@ class Checkpoints:
 
     def _forget_old(self) -> None:
         """Remove what is older than the newest ones that look whole, save the best."""
-        found, best = found_in(self.folder), self.best()
+        found, best = list_checkpoints(self.folder), self.best()
         for one in found:
             if one.unread:  # whatever it holds, it may be the best
                 raise one.unread
@@ -206,7 +214,7 @@ class Checkpoints:
 
     def _promise(self) -> str:
         """What a run that is started again goes on from; '' where nothing is left."""
-        whole = [one for one in found_in(self.folder) if looks_whole(one)]
+        whole = [one for one in list_checkpoints(self.folder) if looks_whole(one)]
         return f", it goes on from {whole[-1].path.name}" if whole else ""
 
 
@@ -219,11 +227,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if checkpoint_at(path).is_dir():
         path = path / WEIGHTS
     if path.name == WEIGHTS:
-        verified(path)
-    state: Any = _read_safely(path) if path.suffix == ".safetensors" else unpickled(path)
+        verify_file(path)
+    state: Any = _read_safely(path) if path.suffix == ".safetensors" else load_restricted(path)
     parts = state.get("model") if isinstance(state, dict) else None
     if is_parts(parts):
-        return joined(parts)
+        return join_parts(parts)
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
@@ -245,7 +253,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: it is not what was written.
     """
-    path = verified(folder / STATE)
+    path = verify_file(folder / STATE)
     try:
         return torch.load(path, "cpu", weights_only=True)
     except Exception as error:  # torch raises what its reader of the day stumbles over
@@ -264,7 +272,7 @@ def read_run(path: Path) -> dict[str, Any]:
         DataError: it is not what was written.
     """
     config = (path.parent if path.name == WEIGHTS else path) / CONFIG
-    if not config.parent.is_dir() or not verified(config).exists():
+    if not config.parent.is_dir() or not verify_file(config).exists():
         return {}
     found = read_json(config, "copy or save the checkpoint again")
     if not isinstance(found, dict):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from config.errors import DataError
-from config.paths import WEIGHTS, Kind, Place, look
+from config.paths import WEIGHTS, Kind, PathContent, inspect_path
 
 STATE = "state.pt"
 """What a checkpoint holds beside its weights: all that a run needs to go on from it."""
@@ -28,7 +28,7 @@ def checkpoint_at(path: Path, setting: str = "", whole: bool = False) -> Path:
     Raises:
         DataError: there is none, or it is something else.
     """
-    place, name = look(path), f"{setting}={path}" if setting else str(path)
+    place, name = inspect_path(path), f"{setting}={path}" if setting else str(path)
     if place.kind is Kind.NOTHING:
         raise DataError(f"{name}: no such checkpoint; {_remedy(path, place, setting)}")
     if not _may_be(path, place):
@@ -39,13 +39,13 @@ def checkpoint_at(path: Path, setting: str = "", whole: bool = False) -> Path:
     return path
 
 
-def _may_be(path: Path, place: Place) -> bool:
+def _may_be(path: Path, place: PathContent) -> bool:
     if path.is_dir():
         return place.kind is Kind.CHECKPOINT or (path / WEIGHTS).exists() or (path / STATE).exists()
     return path.suffix not in OTHER_FILES
 
 
-def _remedy(path: Path, place: Place, setting: str) -> str:
+def _remedy(path: Path, place: PathContent, setting: str) -> str:
     if place.kind is Kind.RUN:
         return f"name one of its own, such as {path / 'ckpt' / 'best'} or latest beside it"
     return place.advice(OTHERWISE.get(setting, REMEDY), Kind.CHECKPOINT, Kind.FILE, Kind.RUN)

@@ -18,7 +18,7 @@ from model.loading import load
 from model.matcher import Matcher, build, find
 from model.published_names import PARTS
 from model.vsrn import Vsrn
-from train.checkpointing.published import MEANS, SETTINGS, Plain, Published, matcher_of, plain
+from train.checkpointing.published import MEANS, SETTINGS, Plain, Published, build_matcher, plain
 
 F30K, COCO = "f30k_precomp", "coco_precomp"
 OBJECTIVE = {"margin": "margin", "margin_online": "marginonline", "margin_offline": "marginoffline", "alpha": "alpha",
@@ -56,7 +56,7 @@ def matcher_with(system: str, state: Mapping[str, Tensor], run: Mapping[str, Any
     if "matcher" in run:
         matcher = build(find(system).settings.model_validate(run["matcher"]))
     else:
-        matcher = matcher_of(system, Published(to_published(system, state), {}, {}))
+        matcher = build_matcher(system, Published(to_published(system, state), {}, {}))
     load(matcher, system, state, f"the weights of this {system}")
     return matcher
 
@@ -89,18 +89,18 @@ def published_content(
     facts = run.get("_note", {})
     counted = {"epoch": facts.get("epoch", 0), "best_rsum": facts.get("best_rsum", 0.0),
                "Eiters": facts.get("Eiters", facts.get("step", 0))}  # fmt: skip
-    own = options_of(matcher, run)
+    own = published_options(matcher, run)
     wrong = [f"{key}={given[key]} (here {own[key]})" for key in given if key in ours and given[key] != own.get(key)]
     if wrong:
         raise ConfigError(f"--option {', '.join(wrong)}: contradicts the weights and their settings; leave it out")
     options = {**facts.get("options", {}), **own, **given}
     if isinstance(matcher, Vsrn):
         options["data_name"] = data_name(matcher.config.variant, given)
-    model = weights if system == "laps" else parts_of(weights)
+    model = weights if system == "laps" else split_parts(weights)
     return {"model": model, "opt": Namespace(**options), **counted}, notes
 
 
-def options_of(matcher: Matcher, run: Mapping[str, Any]) -> dict[str, Plain]:
+def published_options(matcher: Matcher, run: Mapping[str, Any]) -> dict[str, Plain]:
     """The options of the published command lines, as far as our settings tell them, and our settings as they are."""
     objective = run.get("objective", {})
     told = {theirs: objective[ours] for ours, theirs in OBJECTIVE.items() if ours in objective}
@@ -127,7 +127,7 @@ def data_name(variant: str, given: Mapping[str, Plain]) -> Plain:
     return wanted
 
 
-def parts_of(weights: Mapping[str, Tensor]) -> list[State]:
+def split_parts(weights: Mapping[str, Tensor]) -> list[State]:
     """The state dicts of image encoder, text encoder and caption branch: the inverse of `published.joined`."""
     parts = [{n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)} for prefix in PARTS]
     return [part for part in parts if part]

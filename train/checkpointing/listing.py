@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from config.errors import DataError
-from train.checkpointing.manifest import Flaw, Mark, check, read_mark
+from train.checkpointing.manifest import Flaw, Manifest, read_manifest, verify
 
 BEFORE = ".before"
 """The ending of a checkpoint that was put aside while another of its step takes its place."""
@@ -17,37 +17,37 @@ Said = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Found:
-    """A checkpoint's folder with its mark, or with the reason why that tells nothing."""
+class ListedCheckpoint:
+    """A checkpoint's folder with its manifest, or with the reason why that tells nothing."""
 
     path: Path
-    mark: Mark | None = None
+    manifest: Manifest | None = None
     unread: OSError | None = None
 
     @property
     def number(self) -> int:
-        """Its place in the order of saving, which is not always that of steps; 0 where the mark tells nothing."""
-        return self.mark.notes.get("number", 0) if self.mark else 0
+        """Its place in the order of saving, which is not always that of steps; 0 where the manifest tells nothing."""
+        return self.manifest.notes.get("number", 0) if self.manifest else 0
 
 
-def found_in(folder: Path) -> list[Found]:
-    """All checkpoints, oldest first, those whose marks tell nothing before all others."""
+def list_checkpoints(folder: Path) -> list[ListedCheckpoint]:
+    """All checkpoints, oldest first, those whose manifests tell nothing before all others."""
     found = []
     for path in folder.glob("step-*"):
         if NAME.fullmatch(path.name) and path.is_dir():
             try:
-                found.append(Found(path, read_mark(path)))
+                found.append(ListedCheckpoint(path, read_manifest(path)))
             except Flaw:
-                found.append(Found(path))
+                found.append(ListedCheckpoint(path))
             except OSError as error:
-                found.append(Found(path, unread=error))
-    return sorted(found, key=lambda one: (one.mark is not None, one.number, one.path.name))
+                found.append(ListedCheckpoint(path, unread=error))
+    return sorted(found, key=lambda one: (one.manifest is not None, one.number, one.path.name))
 
 
-def looks_whole(found: Found) -> bool:
+def looks_whole(found: ListedCheckpoint) -> bool:
     """Whether all files are there in their sizes."""
     try:
-        check(found.path, deep=False)
+        verify(found.path, deep=False)
     except Flaw:
         return False
     return True
@@ -57,15 +57,17 @@ def newest_whole(folder: Path, said: Said) -> Path | None:
     """The newest checkpoint that is whole; None where there is not one, damaged or not.
 
     Args:
-        said: is told of each that is passed over, and why; one whose mark tells nothing may have been the newest.
+        said: is told of each that is passed over, and why; one whose manifest tells nothing may have been the newest.
 
     Raises:
         DataError: there are some, and all are damaged.
     """
     flaws = []
-    for one in sorted(found_in(folder), key=lambda one: (one.mark is None, one.number, one.path.name), reverse=True):
+    for one in sorted(
+        list_checkpoints(folder), key=lambda one: (one.manifest is None, one.number, one.path.name), reverse=True
+    ):
         try:
-            check(one.path)
+            verify(one.path)
         except Flaw as flaw:
             flaws.append(f"{one.path}: {flaw}")
             continue
@@ -78,7 +80,7 @@ def newest_whole(folder: Path, said: Said) -> Path | None:
     return None
 
 
-def place_of(folder: Path, name: str) -> Path | None:
+def locate_checkpoint(folder: Path, name: str) -> Path | None:
     """The folder of a checkpoint, which a lost process may have put aside."""
     places = (folder / name, folder / (name + BEFORE))
     return next((place for place in places if name and place.is_dir()), None)

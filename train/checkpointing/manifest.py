@@ -1,6 +1,6 @@
-"""Sealed folders: all files forced to disk, and a mark, written last, that tells the sizes and checksums of the others.
+"""Sealed folders: all files are forced to disk; the manifest, written last, tells their sizes and checksums.
 
-What a program that was killed, a full disk or a lost power supply leaves behind has no mark, or not the one that fits.
+What a killed program, a full disk or a power failure leaves behind has no manifest, or one that does not fit.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Content(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mark:
-    """What the mark of a folder tells.
+class Manifest:
+    """What the manifest of a folder tells.
 
     Attributes:
         notes: JSON of whoever sealed it.
-        files: all files but the mark, by name.
+        files: all files but the manifest, by name.
     """
 
     notes: dict[str, Any]
     files: dict[str, Content]
 
 
-class Unsealed:
+class FolderWriter:
     """A folder that is being written, beside the place where it will be found; made new and empty.
 
     Args:
@@ -73,7 +73,7 @@ class Unsealed:
         self.files[name] = Content(raw.size, raw.checksum)
 
     def seal(self, notes: Mapping[str, Any]) -> None:
-        """Write the mark; nothing is written after it."""
+        """Write the manifest; nothing is written after it."""
         files = {name: content._asdict() for name, content in self.files.items()}
         plain = {**notes, "files": files}
         with self.file(MARK) as file:
@@ -108,8 +108,8 @@ class _Counted(RawIOBase):
             os.close(self._descriptor)
 
 
-def read_mark(folder: Path) -> Mark:
-    """The mark of a sealed folder.
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a sealed folder.
 
     Raises:
         Flaw: it has none, or a damaged one.
@@ -125,33 +125,33 @@ def read_mark(folder: Path) -> Mark:
         raise Flaw(f"{MARK} is damaged") from error
     if checksum != _checksum({**plain, "files": {name: content._asdict() for name, content in files.items()}}):
         raise Flaw(f"{MARK} is damaged")
-    return Mark(plain, files)
+    return Manifest(plain, files)
 
 
-def check(folder: Path, deep: bool = True) -> Mark:
-    """The mark of a sealed folder all of whose files are what was written; their sizes alone unless `deep`.
+def verify(folder: Path, deep: bool = True) -> Manifest:
+    """The manifest of a sealed folder all of whose files are what was written; their sizes alone unless `deep`.
 
     Raises:
         Flaw: a file is missing, damaged, or cannot be read.
     """
     try:
-        mark = read_mark(folder)
+        manifest = read_manifest(folder)
     except OSError as error:
         raise Flaw(f"{MARK} cannot be read ({error.strerror})") from error
-    for name, content in mark.files.items():
+    for name, content in manifest.files.items():
         _check_file(folder / name, content, deep)
-    return mark
+    return manifest
 
 
-def verified(path: Path) -> Path:
-    """A file of a sealed folder that is what was written; of a folder without a mark as it is.
+def verify_file(path: Path) -> Path:
+    """A file of a sealed folder that is what was written; of a folder without a manifest as it is.
 
     Raises:
-        DataError: it is missing or damaged, or the mark is.
+        DataError: it is missing or damaged, or the manifest is.
     """
     try:
         if (path.parent / MARK).exists():
-            files = read_mark(path.parent).files
+            files = read_manifest(path.parent).files
             if path.name in files:
                 _check_file(path, files[path.name], deep=True)
     except OSError as error:

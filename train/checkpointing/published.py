@@ -54,7 +54,7 @@ class Published:
     facts: dict[str, Plain]
 
 
-def unpickled(path: Path) -> Any:
+def load_restricted(path: Path) -> Any:
     """What a file written by `torch.save` holds, on the host; types beyond those named above are refused unread.
 
     Raises:
@@ -80,7 +80,7 @@ def read_published(path: Path, system: str = "") -> Published:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; name a published .pth.tar")
-    content = unpickled(path)
+    content = load_restricted(path)
     if system in ONE_DICT:
         return _of_one_dict(path, content)
     options = content.get("opt") if isinstance(content, dict) else None
@@ -90,7 +90,7 @@ def read_published(path: Path, system: str = "") -> Published:
             "name a published .pth.tar of VSRN or BFAN, or give --output a .safetensors file"
         )
     facts = {name: content[name] for name in FACTS if name in content}
-    return Published(joined(content["model"]), plain(vars(options)), plain(facts))
+    return Published(join_parts(content["model"]), plain(vars(options)), plain(facts))
 
 
 def _of_one_dict(path: Path, content: object) -> Published:
@@ -118,12 +118,12 @@ def is_state(model: object) -> TypeGuard[Mapping[str, Tensor]]:
                                               for name, tensor in model.items())  # fmt: skip
 
 
-def joined(model: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def join_parts(model: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The state dicts of image encoder, text encoder and caption branch as one, each under its prefix."""
     return {prefix + name: tensor for prefix, part in zip(PARTS, model, strict=False) for name, tensor in part.items()}
 
 
-def matcher_of(system: str, published: Published) -> Matcher:
+def build_matcher(system: str, published: Published) -> Matcher:
     """A matcher of the settings that a published checkpoint was trained with; its weights are still to be loaded.
 
     Raises:
@@ -133,7 +133,7 @@ def matcher_of(system: str, published: Published) -> Matcher:
     ours = exported_settings(options)
     if system in ONE_DICT:
         taken = {name: options[name] for name in TAKEN if name in options}
-        told = ours | taken if ours else described(system, published).settings
+        told = ours | taken if ours else describe_published(system, published).settings
         return _built(kind, told | {"name": system})
     for name, value in MEANS.items():
         if options.get(name, value) != value:
@@ -165,13 +165,13 @@ def exported_settings(options: Mapping[str, Plain]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def guesses(system: str, published: Published) -> list[str]:
-    """Settings of `matcher_of` that the file does not tell, and where they were taken from."""
+def guess_settings(system: str, published: Published) -> list[str]:
+    """Settings of `build_matcher` that the file does not tell, and where they were taken from."""
     told = system not in ONE_DICT or exported_settings(published.options)
-    return [] if told else described(system, published).guessed
+    return [] if told else describe_published(system, published).guessed
 
 
-def described(system: str, published: Published) -> Described:
+def describe_published(system: str, published: Published) -> Described:
     """The settings that shapes, and options where there are some, tell of a model that is one state dict.
 
     Raises:

@@ -20,7 +20,7 @@ from data.records.phrases import Objects, read_objects
 from train.assembly.recipe import Parts
 from train.assembly.splits import Split
 from train.metrics.journal import Journal
-from train.metrics.throughput import reported
+from train.metrics.throughput import report_throughput
 from train.scoring.scorer import Scorer, read_images
 
 EPS = 1e-12
@@ -86,9 +86,9 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
     of_all: list[tuple[int, int, float, float]] = []
     few = unknown = 0
     mine = np.arange(len(index.texts))[comm.rank :: comm.size]
-    with reported("evaluate", "ISDa", scorer.clock, comm, journal):
+    with report_throughput("evaluate", "ISDa", scorer.clock, comm, journal):
         for texts in (mine[start : start + PAIRS] for start in range(0, len(mine), PAIRS)):
-            objects = objects_of(index, texts)
+            objects = objects_of_texts(index, texts)
             chosen = [at for at, found in enumerate(objects) if found is not None and len(found.words) > 1]
             few += sum(found is not None and len(found.words) < 2 for found in objects)
             unknown += objects.count(None)
@@ -110,7 +110,7 @@ def measure_isda(parts: Parts, split: Split, journal: Journal) -> dict[str, Any]
     return summary(each, objects_each, index.owner[texts], parts.run.seed) | counted
 
 
-def objects_of(index: PairIndex, texts: Array) -> list[Objects | None]:
+def objects_of_texts(index: PairIndex, texts: Array) -> list[Objects | None]:
     """The annotated objects of each caption among the regions of its image; None where its source had no phrases."""
     owners, image = np.unique(index.owner[texts], return_inverse=True)
     boxes = np.split(read_images(index, owners).boxes.numpy(), np.cumsum(index.regions[owners])[:-1])
@@ -126,13 +126,13 @@ def attend(
 ) -> tuple[ObjectAttention, ObjectAttention]:
     """Attention among the objects of some captions with their own images; and what it were, were it the same to all."""
     blocks = scorer.watch(index, index.owner[texts], texts)[1].blocks()
-    words, regions = (stacked(lists).to(scorer.device) for lists in zip(*objects, strict=True))
+    words, regions = (stack_lists(lists).to(scorer.device) for lists in zip(*objects, strict=True))
     sides = (blocks.own, words), (blocks.other, regions)
     seen = ObjectAttention(*(object_attention(block, members) for block, members in sides))
     return seen, ObjectAttention(*(object_attention(torch.ones_like(block), members) for block, members in sides))
 
 
-def stacked(lists: Sequence[Array]) -> Tensor:
+def stack_lists(lists: Sequence[Array]) -> Tensor:
     """Index lists `[k, m]` of several pairs as one tensor, padded with -1."""
     shape = np.max([part.shape for part in lists], 0)
     out = np.full((len(lists), *shape), -1)
@@ -161,7 +161,7 @@ SHOWN = ("mean", "low", "high", "confidence", "pairs", "flat", "checkpoint")
 """What a kept entry needs to be shown."""
 
 
-def one_line(found: dict[str, Any]) -> str:
+def format_line(found: dict[str, Any]) -> str:
     """The result in one line."""
     span = f"{100 * found['confidence']:.0f} % {found['low']:.4f} to {found['high']:.4f}"
     flat = f"attention that looks everywhere alike has {found['flat']:.4f}"

@@ -10,7 +10,7 @@ from data.files import read_json, write_json
 from train.scoring.scores import TWO_STAGE
 
 
-def keep(folder: Path, name: str, found: dict[str, Any]) -> None:
+def write_entry(folder: Path, name: str, found: dict[str, Any]) -> None:
     """Put an entry into results.json; the others stay as they are, and that of all pairs beside one of two stages.
 
     Raises:
@@ -24,19 +24,19 @@ def keep(folder: Path, name: str, found: dict[str, Any]) -> None:
     write_json(path, there | {name + (TWO_STAGE if "two_stage" in found else ""): found}, indent=1)
 
 
-def shown(found: dict[str, Any]) -> str:
+def format_recalls(found: dict[str, Any]) -> str:
     """The recalls of an entry for people; with folds, those of all images at once below their mean."""
-    end = told(found["two_stage"]) if "two_stage" in found else ""
+    end = format_two_stage(found["two_stage"]) if "two_stage" in found else ""
     if "whole" not in found:
-        return table(found["recalls"]) + end
+        return format_table(found["recalls"]) + end
     images, folds = found["images"], found["folds"]
     return (
-        f"mean of {folds} folds of {images // folds:,} images\n{table(found['recalls'])}\n"
-        f"all {images:,} images\n{table(found['whole'])}{end}"
+        f"mean of {folds} folds of {images // folds:,} images\n{format_table(found['recalls'])}\n"
+        f"all {images:,} images\n{format_table(found['whole'])}{end}"
     )
 
 
-def told(found: dict[str, Any]) -> str:
+def format_two_stage(found: dict[str, Any]) -> str:
     """A line about two stages for people."""
     ceiling = found["ceiling"]
     took = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in found["seconds"].items())
@@ -47,7 +47,7 @@ def told(found: dict[str, Any]) -> str:
     )
 
 
-def table(recalls: dict[str, float]) -> str:
+def format_table(recalls: dict[str, float]) -> str:
     """The recalls of both directions as published tables print them, in percent, and their ranks, from 1."""
     lines = [f"{'':14}{'R@1':>7}{'R@5':>7}{'R@10':>7}{'mean R':>9}{'median rank':>13}{'mean rank':>11}"]
     for title, short in (("image to text", "txt"), ("text to image", "img")):

@@ -17,10 +17,10 @@ from train.assembly.recipe import Parts
 from train.assembly.splits import Split
 from train.metrics.clock import Clock
 from train.metrics.journal import Journal
-from train.metrics.throughput import pace_of_one, reported
+from train.metrics.throughput import describe_pace, report_throughput
 from train.scoring.recall import fold_recalls, mean, recalls
 from train.scoring.scorer import shared_fingerprint
-from train.scoring.scores import CANDIDATES, MATRIX, TWO_STAGE, keep_scores, kept_two_stage, scored_before
+from train.scoring.scores import CANDIDATES, MATRIX, TWO_STAGE, find_earlier_matrix, read_two_stage, write_scores
 from train.scoring.two_stage import Facts, TwoStage
 
 
@@ -43,30 +43,30 @@ def measure(
     stripes = f"{shared_fingerprint(parts.matcher, index, comm)}-{parts.run.optim.precision}"
     stripes += f"-two_stage-{keep}" if keep else ""
     origin, file = f"{stripes}-{parts.run.eval.score_dtype}", CANDIDATES if keep else MATRIX
-    matrix = scored_before(place, file, origin, journal.say) if comm.rank == 0 else None
+    matrix = find_earlier_matrix(place, file, origin, journal.say) if comm.rank == 0 else None
     if comm.all_gather_object(matrix is not None)[0]:
         journal.say(f"{name}: scored before by these weights")
     else:
-        matrix, two_stage = scored(parts, split, name, place / "parts" / stripes, journal)
+        matrix, two_stage = score_split(parts, split, name, place / "parts" / stripes, journal)
         if matrix is not None:
             shutil.rmtree(place / "parts")  # what an evaluation of other weights left unfinished goes too
-            keep_scores(place, matrix, index, origin, two_stage)
+            write_scores(place, matrix, index, origin, two_stage)
     if matrix is None:
         return None
     options = parts.run.eval if folds is None else parts.run.eval.model_copy(update={"folds": folds})
-    found = judged(options, matrix, index.owner) | {"left_out": list(split.left_out)}
-    return found | ({"two_stage": kept_two_stage(place)} if keep else {})
+    found = compute_recalls(options, matrix, index.owner) | {"left_out": list(split.left_out)}
+    return found | ({"two_stage": read_two_stage(place)} if keep else {})
 
 
-def scored(
+def score_split(
     parts: Parts, split: Split, name: str, stripes: Path, journal: Journal
 ) -> tuple[Array | None, Facts | None]:
     """The score matrix on rank 0, in the type that scores are kept in, and what is known of its two stages."""
     index, keep, scorer = split.index, parts.run.eval.two_stage, parts.scorer
-    said = tenths(name, journal, scorer.clock)
+    said = report_tenths(name, journal, scorer.clock)
     total = len(index.images) * len(index.texts)
     pairs = f"{len(index.images)} images x {len(index.texts)} texts = {total} pairs"
-    with reported("evaluate", name, scorer.clock, parts.comm, journal):
+    with report_throughput("evaluate", name, scorer.clock, parts.comm, journal):
         if not keep:
             journal.say(f"{name}: scoring {pairs}")
             matrix, two_stage = scorer.matrix(index, stripes, said), None
@@ -77,17 +77,17 @@ def scored(
     return None if matrix is None else matrix.astype(parts.run.eval.score_dtype, copy=False), two_stage
 
 
-def tenths(name: str, journal: Journal, clock: Clock) -> Callable[[int, int], None]:
+def report_tenths(name: str, journal: Journal, clock: Clock) -> Callable[[int, int], None]:
     """Says each tenth of the stripes that is done, and how fast this rank has been so far."""
 
     def said(done: int, of: int) -> None:
         if done * 10 // of != (done - 1) * 10 // of:
-            journal.say(f"{name}: {done * 100 // of} % scored  {pace_of_one(clock.so_far())}")
+            journal.say(f"{name}: {done * 100 // of} % scored  {describe_pace(clock.so_far())}")
 
     return said
 
 
-def judged(options: Eval, matrix: Array, owner: Array) -> dict[str, Any]:
+def compute_recalls(options: Eval, matrix: Array, owner: Array) -> dict[str, Any]:
     """Recalls of a score matrix `[images, texts]`, with what they were counted over.
 
     With folds, "recalls" are the mean of "each_fold", and "whole" are those among all images at once.

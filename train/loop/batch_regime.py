@@ -23,8 +23,8 @@ from model.parts.layers import full
 from train.assembly.recipe import Recipe
 from train.distributed.collectives import all_gather_rows, all_gather_side, synchronise_norms
 from train.distributed.comm import Comm
-from train.loop.collapse import CollapseWatch, gentler
-from train.loop.false_negatives import spared_pairs, sparing
+from train.loop.collapse import CollapseDetector, suggest_gentler
+from train.loop.false_negatives import find_false_negatives, mask_false_negatives
 from train.loop.regime import Pass, Regime
 from train.metrics.clock import Clock
 from train.metrics.journal import Journal
@@ -45,11 +45,11 @@ class BatchRegime(Regime):
         """Raises ConfigError or DataError where the run does not fit its stores or its candidates."""
         super().__init__(recipe)
         run, index = self.run, recipe.train.index
-        self.spared = spared_pairs(index, run)
+        self.false_negatives = find_false_negatives(index, run)
         self.items = Items(index, run.data.max_txt_len, run.seed, self._offline(run.negatives.offline))
         self.anchors = self.items.anchors
         self.parts, self.passes = self.anchors_per_update, 1
-        self.collapse = CollapseWatch(run, 1 / self.anchors_per_update, gentler(run.objective, ""))
+        self.collapse = CollapseDetector(run, 1 / self.anchors_per_update, suggest_gentler(run.objective, ""))
         self.capacity = Capacity.of_items(index, self.items.sets * -(-self.anchors_per_update // self.comm.size))
         if self.items.offline is not None:
             self.offers = self.offers | {"offline"}
@@ -67,7 +67,7 @@ class BatchRegime(Regime):
         wanted, index = self.run.negatives, self.recipe.train.index
         candidates = open_candidates(Path(folder), index, *self._widths)
         drawn_from = wanted.offline_range, wanted.offline_rank_ratio, wanted.rank_coupling
-        return Offline(index, candidates, *drawn_from, self.run.seed, self.spared)
+        return Offline(index, candidates, *drawn_from, self.run.seed, self.false_negatives)
 
     def warning(self, step: int, values: dict[str, float]) -> str:
         if values.get("negative_weights", 0) > 0:
@@ -132,10 +132,10 @@ class BatchRegime(Regime):
         with clock("train"):
             # For dropout that is not keyed by the items: a resume draws the same.
             torch.manual_seed(key(self.run.seed, "dropout-items", plan.slot) % 2**63)
-            out = outcome(
+            out = match_batch(
                 recipe.matcher, batch, self.comm, recipe.precision.autocast, self.run.negatives.separate_passes
             )
-            out = sparing(out, plan, self.spared, self.comm)
+            out = mask_false_negatives(out, plan, self.false_negatives, self.comm)
             terms = recipe.objective(out, batch, step / self.run.optim.num_train_steps)
             # A mean over this rank's items weighs as much as there are of them.
             own = {name: value * (anchors / self.anchors_each) for name, value in out.aux.items()}
@@ -144,14 +144,14 @@ class BatchRegime(Regime):
         logged |= {name: value.detach() for name, value in own.items()}
         logged["loss"] = total_loss(terms, own, 1).detach()
         assert out.positive is not None
-        logged |= batch_recall(next(iter(out.scores.values())).detach(), out.with_spared(out.positive))
+        logged |= batch_recall(next(iter(out.scores.values())).detach(), out.with_false_negatives(out.positive))
         return Pass(total, logged, anchors, anchors * len(out.scores[next(iter(out.scores))]))
 
     def headline(self, values: dict[str, float]) -> dict[str, float]:
         return {"batch R@1": (values["batch_r1_i"] + values["batch_r1_t"]) / 2}
 
 
-def outcome(matcher: Matcher, batch: Batch, comm: Comm, autocast: Autocast, separate: bool = True) -> MatchOut:
+def match_batch(matcher: Matcher, batch: Batch, comm: Comm, autocast: Autocast, separate: bool = True) -> MatchOut:
     """Training-mode forward of this rank's items against those of all ranks.
 
     Each rank scores its own images against the texts of all, and gets the rows of the others: every pair is scored
@@ -162,20 +162,20 @@ def outcome(matcher: Matcher, batch: Batch, comm: Comm, autocast: Autocast, sepa
             a set.
     """
     with autocast():
-        (images, texts), *others = encoded_sets(matcher, batch, separate)
+        (images, texts), *others = encode_sets(matcher, batch, separate)
         everyone = all_gather_side(texts, comm, "texts")
         scores = all_gather_rows(matcher.score(images, everyone), comm, "scores", shared=True)
         aux = matcher.own_losses(images, batch)
         offline = None
         if others:
-            pairs = offline_pairs(matcher, (images, texts), *others)
+            pairs = score_offline_pairs(matcher, (images, texts), *others)
             text, image, both, kin = all_gather_rows(pairs, comm, "offline", shared=True).unbind(1)
-            offline = OfflineScores(text, image, both, kin, related(batch, comm))
+            offline = OfflineScores(text, image, both, kin, find_related(batch, comm))
     true, keys = identities(batch, comm)
     return MatchOut({next(iter(matcher.heads)): scores}, images, texts, aux, None, true, offline, keys)
 
 
-def encoded_sets(matcher: Matcher, batch: Batch, separate: bool) -> list[Sides]:
+def encode_sets(matcher: Matcher, batch: Batch, separate: bool) -> list[Sides]:
     """The two sides of each set."""
     items = len(batch.images) // batch.sets
     cuts = [(start, start + items) for start in range(0, len(batch.images), items)]
@@ -186,7 +186,7 @@ def encoded_sets(matcher: Matcher, batch: Batch, separate: bool) -> list[Sides]:
     return [(images.slice(*cut), texts.slice(*cut)) for cut in cuts]
 
 
-def offline_pairs(matcher: Matcher, matching: Sides, off: Sides, off2: Sides) -> Tensor:
+def score_offline_pairs(matcher: Matcher, matching: Sides, off: Sides, off2: Sides) -> Tensor:
     """Scores `[items, 4]` in the order of `OfflineScores`."""
     (image, text), (image_off, text_off), (image_off2, text_off2) = matching, off, off2
     each = torch.arange(len(image))
@@ -207,7 +207,7 @@ def identities(batch: Batch, comm: Comm) -> tuple[Tensor, Tensor]:
     return image[:, None] == owner, numbers[:, 2]
 
 
-def related(batch: Batch, comm: Comm) -> Tensor:
+def find_related(batch: Batch, comm: Comm) -> Tensor:
     """`[items]` bool over all ranks' items: the offline text belongs to the offline image."""
     items = len(batch.images) // batch.sets
     same = (batch.number == batch.owner)[items : 2 * items]

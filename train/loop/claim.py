@@ -17,7 +17,7 @@ from config.sections import Optim
 from data.files import read_json, write_json
 from train.assembly.kinds import KINDS
 from train.assembly.optim import learning_rate
-from train.checkpointing.listing import found_in, looks_whole
+from train.checkpointing.listing import list_checkpoints, looks_whole
 from train.distributed.comm import Comm
 
 STEPS = "optim.num_train_steps"
@@ -82,17 +82,17 @@ def extension_of(run: Run) -> Extension | None:
                               "out")
         return None
     theirs = load(folder / CONFIG, {}, KINDS)
-    changed = differences(theirs, run)
+    changed = find_differences(theirs, run)
     grows = [*changed] == [STEPS] and run.optim.num_train_steps > theirs.optim.num_train_steps
     if changed and not (grows and run.output.extend):
-        raise ConfigError(f"output_dir={folder}: holds a run with other settings ({told(changed)}); "
+        raise ConfigError(f"output_dir={folder}: holds a run with other settings ({describe_differences(changed)}); "
                           f"{_ways_on(run, folder, grows)}")
     if run.output.resume == "never" and (folder / "ckpt").exists():
         raise ConfigError(f"output_dir={folder}: holds this run's checkpoints; use --resume auto or another folder")
-    return Extension(theirs.optim, run.optim, step_in(folder)) if changed else None
+    return Extension(theirs.optim, run.optim, read_step(folder)) if changed else None
 
 
-def differences(theirs: Run, ours: Run) -> dict[str, tuple[Any, Any]]:
+def find_differences(theirs: Run, ours: Run) -> dict[str, tuple[Any, Any]]:
     """(their value, ours) of each setting that decides the result and differs; None where a run has no such setting.
 
     Of another matcher or objective only the name is told.
@@ -104,7 +104,7 @@ def differences(theirs: Run, ours: Run) -> dict[str, tuple[Any, Any]]:
     return {key: pair for key, pair in changed.items() if key.endswith(".name") or key.partition(".")[0] not in renamed}
 
 
-def told(changed: dict[str, tuple[Any, Any]]) -> str:
+def describe_differences(changed: dict[str, tuple[Any, Any]]) -> str:
     """In words: "optim.learning_rate was 5e-05, now 0.0001"."""
     return "; ".join(f"{key} was {_shown(was)}, now {_shown(now)}" for key, (was, now) in changed.items())
 
@@ -113,15 +113,15 @@ def _shown(value: Any) -> str:
     return "not set" if value in (None, "", []) else str(value)
 
 
-def newest_in(folder: Path) -> Path | None:
+def find_newest(folder: Path) -> Path | None:
     """The newest checkpoint that looks whole, under its own name; None where there is not one."""
-    whole = [one.path for one in found_in(folder / "ckpt") if looks_whole(one)]
+    whole = [one.path for one in list_checkpoints(folder / "ckpt") if looks_whole(one)]
     return whole[-1].resolve() if whole else None
 
 
-def step_in(folder: Path) -> int:
+def read_step(folder: Path) -> int:
     """The step that the run in a folder has reached."""
-    newest = newest_in(folder)
+    newest = find_newest(folder)
     return int(newest.name.removeprefix("step-")) if newest else 0
 
 
@@ -135,7 +135,7 @@ def _ways(run: Run, folder: Path, grows: bool) -> Iterator[str]:
         yield f"give --extend to let it go on here to {run.optim.num_train_steps} updates"
     if run.output.extend and not grows:
         yield "leave out all but a larger num_train_steps, which alone --extend allows"
-    newest = newest_in(folder)
+    newest = find_newest(folder)
     resume = f", with --resume {newest} to go on from its last checkpoint" if newest else ""
     yield f"name another folder{resume}"
 

@@ -15,7 +15,7 @@ LUCK = 2.0
 """As many times chance is still chance."""
 
 
-class CollapseWatch:
+class CollapseDetector:
     """Looks at the means that a run logs; no number is computed or waited for on its account.
 
     Args:
@@ -47,7 +47,7 @@ class CollapseWatch:
                 f"chance, so all scores are alike; usual remedies are {self._remedies}")
 
 
-def gentler(objective: Named, otherwise: str) -> str:
+def suggest_gentler(objective: Named, otherwise: str) -> str:
     """The usual remedies that an objective's settings offer, beginning with `otherwise`."""
     ways = {"ramp": "a loss that rises slowly (--ramp 0.1)",
             "hardest_from": "all negatives before the hardest (--hardest_from 0.1)"}  # fmt: skip

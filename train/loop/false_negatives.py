@@ -9,7 +9,7 @@ import torch
 
 from config.errors import ConfigError
 from config.schema import Run
-from data.batches.false_negatives import Spared
+from data.batches.false_negatives import FalseNegatives
 from data.batches.pairs import PairIndex
 from data.batches.plan import ItemPlan
 from model.matcher import MatchOut
@@ -17,35 +17,35 @@ from train.distributed.comm import Comm
 from train.mining.filters import same_words
 
 
-def spared_pairs(index: PairIndex, run: Run) -> Spared:
-    """What a run spares as negatives: images with captions of the very words of their own, or nothing.
+def find_false_negatives(index: PairIndex, run: Run) -> FalseNegatives:
+    """The false negatives of a run: images with captions of the same words as their own, or none.
 
     Raises:
-        ConfigError: these pairs are to be spared, but true ones are not.
+        ConfigError: false negatives are to be masked, but true pairs are not.
     """
     if not run.negatives.mask_same_words:
-        return Spared.none(index.owner, len(index.images))
+        return FalseNegatives.none(index.owner, len(index.images))
     for switch in ("mask_same_image", "mask_true_pairs"):
         if not getattr(run.objective, switch, True):
             raise ConfigError(
                 f"mask_same_words spares what has the words of a true pair, but {switch} = false spares no true pair: "
                 f"set {switch} to true, or mask_same_words to false"
             )
-    return Spared(*same_words(index), index.owner, len(index.images))
+    return FalseNegatives(*same_words(index), index.owner, len(index.images))
 
 
-def sparing(out: MatchOut, plan: ItemPlan, spared: Spared, comm: Comm) -> MatchOut:
-    """The outcome of all ranks' items, with the pairs among them that are spared; `plan` has those of this rank."""
-    if not len(spared):
+def mask_false_negatives(out: MatchOut, plan: ItemPlan, false_negatives: FalseNegatives, comm: Comm) -> MatchOut:
+    """The scores of all ranks' items, with the false negatives among them; `plan` has the items of this rank."""
+    if not len(false_negatives):
         return out
     images, texts = (numbers.reshape(plan.sets, -1) for numbers in (plan.images, plan.texts))
-    off = spared.hold(images[1:], texts[1:]).any(0)
+    off = false_negatives.hold(images[1:], texts[1:]).any(0)
     own = torch.from_numpy(np.stack([images[0], texts[0], off.astype(np.int64)], 1))
-    image, text, off = comm.gather(own, "spared").numpy().T
+    image, text, off = comm.gather(own, "false_negatives").numpy().T
     device = next(iter(out.scores.values())).device
     among, related = (
         torch.from_numpy(claims).to(device, non_blocking=True)
-        for claims in (spared.hold(image[:, None], text), off.astype(bool))
+        for claims in (false_negatives.hold(image[:, None], text), off.astype(bool))
     )
     offline = out.offline and replace(out.offline, related=out.offline.related | related)
-    return replace(out, spared=among, offline=offline)
+    return replace(out, false_negatives=among, offline=offline)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from config.errors import Failure
 
 
-class Skips:
+class NonFiniteGuard:
     """Says of each update whether it may be made.
 
     Args:

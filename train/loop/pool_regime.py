@@ -14,10 +14,10 @@ from data.batches.plan import Plan, PoolPlan
 from data.batches.prefetch_buffer import Capacity
 from data.draws import key
 from train.assembly.recipe import Recipe
-from train.loop.collapse import CollapseWatch, gentler
-from train.loop.false_negatives import spared_pairs
+from train.loop.collapse import CollapseDetector, suggest_gentler
+from train.loop.false_negatives import find_false_negatives
 from train.loop.regime import Pass, Regime
-from train.loop.step import drawn, forward, mine
+from train.loop.step import forward, keep_random_negatives, mine_hard_negatives
 from train.metrics.clock import Clock
 
 
@@ -33,12 +33,12 @@ class PoolRegime(Regime):
         if negatives.offline:
             raise ConfigError(f"offline={negatives.offline}: pools draw their own; leave it out, or train with itm.py")
         index = recipe.train.index
-        spared = spared_pairs(index, run)
-        self.pools = HardPools(index, negatives.negative_size, run.data.max_txt_len, run.seed, spared)
+        false_negatives = find_false_negatives(index, run)
+        self.pools = HardPools(index, negatives.negative_size, run.data.max_txt_len, run.seed, false_negatives)
         self.anchors = self.pools.anchors
         self.parts = self.anchors_per_update // negatives.mining_batch
         self.passes = 2 * len(range(self.comm.rank, self.parts, self.comm.size))
-        self.collapse = CollapseWatch(run, 1 / (1 + negatives.negative_size), gentler(
+        self.collapse = CollapseDetector(run, 1 / (1 + negatives.negative_size), suggest_gentler(
             run.objective, "a loss that does not come to rest there (--objective infonce), negatives that are drawn at "
             f"first (--mine_after {max(1, run.optim.num_train_steps // 10)})"))  # fmt: skip
         most = negatives.mining_batch * (1 + negatives.negative_size)
@@ -82,5 +82,5 @@ class PoolRegime(Regime):
         """The batch to train on: hard negatives and the scores that chose them, or random ones early in the run."""
         negatives = self.run.negatives
         if step < negatives.mine_after:
-            return drawn(batch, negatives.hard_neg_size), None
-        return mine(self.recipe.matcher, batch, negatives.hard_neg_size, self.recipe.precision.autocast)
+            return keep_random_negatives(batch, negatives.hard_neg_size), None
+        return mine_hard_negatives(self.recipe.matcher, batch, negatives.hard_neg_size, self.recipe.precision.autocast)

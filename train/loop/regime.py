@@ -12,7 +12,7 @@ from torch import Tensor
 from config.errors import ConfigError
 from config.schema import Run
 from config.sections import Data
-from config.wording import counted
+from config.wording import pluralise
 from data.batches.batch import Batch
 from data.batches.loader import Loader
 from data.batches.pairs import Array
@@ -150,7 +150,7 @@ def check_changes(data: Data, offers: frozenset[str]) -> None:
 def check_anchors(run: Run, anchors: int, parts: int, size: int) -> None:
     """Raise ConfigError where one update would want the same anchor twice, or has none for some rank."""
     whole, each, unit = run.optim.global_batch_size, run.optim.train_batch_size, run.negatives.mining_batch
-    ranks = counted(size, "rank")
+    ranks = pluralise(size, "rank")
     if not whole and each * size > anchors:
         fewer_ranks = [f"-np to {anchors // each}"] if size > 1 and each <= anchors else []
         smaller = [_smaller("train_batch_size", anchors // size, unit)] if size <= anchors else []
@@ -166,7 +166,7 @@ def check_anchors(run: Run, anchors: int, parts: int, size: int) -> None:
     if parts < size:
         more = f"raise it to {size * unit}" if size * unit <= anchors else "lower mining_batch"
         raise ConfigError(
-            f"global_batch_size={whole} makes {counted(parts, 'part')} of mining_batch {unit}, too few for {ranks}; "
+            f"global_batch_size={whole} makes {pluralise(parts, 'part')} of mining_batch {unit}, too few for {ranks}; "
             f"{more}, or lower -np to {parts}"
         )
 

@@ -13,7 +13,7 @@ from data.batches.plan import MARKS
 from train.distributed.comm import Comm
 
 
-class Tally:
+class RunningMeans:
     """Sums over updates on this rank, and what they are over all ranks.
 
     The mark of samples is the sum of the marks of all plans since the run began (see `Plan.mark`): two runs that show

@@ -25,7 +25,7 @@ def hardest_negatives(scores: Tensor, keep: int) -> Tensor:
     return scores[:, 1:].topk(keep, dim=1).indices.sort(dim=1).values + 1
 
 
-def mine(matcher: Matcher, batch: Batch, keep: int, autocast: Autocast) -> tuple[Batch, Tensor]:
+def mine_hard_negatives(matcher: Matcher, batch: Batch, keep: int, autocast: Autocast) -> tuple[Batch, Tensor]:
     """The batch cut to each anchor's match and `keep` hardest negatives, and the scores that chose them.
 
     The pools are scored in evaluation mode without gradient by the current weights (Chen et al. 2020, section 4).
@@ -38,7 +38,7 @@ def mine(matcher: Matcher, batch: Batch, keep: int, autocast: Autocast) -> tuple
     return batch.hardest(torch.nn.functional.pad(columns, (1, 0))), scores
 
 
-def drawn(batch: Batch, keep: int) -> Batch:
+def keep_random_negatives(batch: Batch, keep: int) -> Batch:
     """The batch cut to each anchor's match and the first `keep` negatives of its pool, which are random ones."""
     assert batch.pool is not None
     return batch.hardest(torch.arange(keep + 1).expand(len(batch.pool.image), -1))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from config.errors import DataError
-from config.wording import counted
+from config.wording import pluralise
 from data.batches.batch import Batch
 from data.batches.plan import Plan
 from model.loading import load
@@ -21,14 +21,14 @@ from train.checkpointing.saver import Saver
 from train.checkpointing.snapshot import Snapshot, copied
 from train.distributed.comm import RegroupRequested
 from train.distributed.stop_request import StopRequest
-from train.loop.nonfinite_guard import Skips
+from train.loop.nonfinite_guard import NonFiniteGuard
 from train.loop.reducer import GradientReducer
 from train.loop.regime import Regime
-from train.loop.running_means import Tally
+from train.loop.running_means import RunningMeans
 from train.loop.validation import Validation
 from train.metrics.clock import Clock, catch_up
 from train.metrics.journal import Journal
-from train.metrics.throughput import of_all_ranks, summary
+from train.metrics.throughput import measure_ranks, summary
 
 Batches = Iterator[tuple[Plan, Batch]]
 
@@ -53,8 +53,8 @@ class Trainer:
         self.stop = StopRequest(self.comm, self.saver.wait)
         self.step, self.slot, self.best = 0, 0, -math.inf
         self.clock = Clock(self.comm.progress)
-        self.skips = Skips(self.run.optim.most_skipped)
-        self.tally = Tally(self.comm, recipe.device)
+        self.guard = NonFiniteGuard(self.run.optim.most_skipped)
+        self.running = RunningMeans(self.comm, recipe.device)
         self.costs: list[tuple[str, Tensor]] = []
         self.warned: set[str] = set()
         self.reducer = GradientReducer(self.comm, self.matcher.named_parameters(), self.run.optim.compression)
@@ -68,7 +68,7 @@ class Trainer:
         state, note = read_state(folder), read_facts(folder)
         self.restore(Snapshot(state["step"], read_weights(folder), state, {"_note": note}), str(folder))
         if self.comm.rank == 0:
-            self.checkpoints.go_on(folder)
+            self.checkpoints.continue_from(folder)
 
     def restore(self, snapshot: Snapshot, name: str) -> None:
         """Go on exactly from a snapshot, which is called `name` in what is said."""
@@ -77,8 +77,8 @@ class Trainer:
         self.recipe.optimizer.load_state_dict(state["optimizer"])
         self.recipe.precision.load_state_dict(state["scaler"])
         self.step, self.slot, self.best = snapshot.step, state["slot"], state["best"]
-        self.tally.load_state_dict(state["tally"])
-        self.skips.load_state_dict(state["skips"])
+        self.running.load_state_dict(state["tally"])
+        self.guard.load_state_dict(state["skips"])
         note = snapshot.facts.get("_note", {})
         if note.get("hash") == self.run.hash():
             self.warned = set(state.get("warned", ()))  # older checkpoints have none
@@ -92,10 +92,9 @@ class Trainer:
         """Say it where updates are of another size than those before: ranks have come or gone."""
         before, now = note.get("anchors_per_update"), self.regime.anchors_per_update
         if before not in (None, now):
-            self.journal.say(
-                f"an update takes {now} anchors now, on {counted(self.comm.size, 'rank')}; before it took {before}, on "
-                f"{counted(note['ranks'], 'rank')}; --global_batch_size {before} keeps that"
-            )
+            here, there = pluralise(self.comm.size, "rank"), pluralise(note["ranks"], "rank")
+            self.journal.say(f"an update takes {now} anchors now, on {here}; before it took {before}, on {there}; "
+                             f"--global_batch_size {before} keeps that")
 
     def fit(self, val: Split | None) -> int:
         """Train to the last step, or until told to stop; returns the exit code."""
@@ -180,14 +179,14 @@ class Trainer:
             set_learning_rate(recipe.optimizer, learning_rate(run.optim, self.step + 1))
             # The gradient is that of all ranks, so they all step or none does.
             # Reading the norm waits for the device once an update, on purpose: what follows hangs on it.
-            made = self.skips.allows(math.isfinite(norm), self.step + 1)
+            made = self.guard.allows(math.isfinite(norm), self.step + 1)
             if made:
                 recipe.precision.step(recipe.optimizer)
             else:
                 recipe.precision.skip()
             recipe.optimizer.zero_grad()
         if made:
-            self.tally.update([*self.costs, ("grad_norm", norm.detach())])
+            self.running.update([*self.costs, ("grad_norm", norm.detach())])
         self.costs.clear()
         self.step += 1
         self.slot += self.regime.anchors_per_update
@@ -203,7 +202,7 @@ class Trainer:
         with self.clock("train"):
             self.recipe.precision.backward(done.total)
         self.costs += done.logged.items()
-        self.tally.mark(plan.mark)
+        self.running.mark(plan.mark)
         self.clock.count("pairs", done.pairs)
         self.clock.count("anchors", done.anchors)
 
@@ -211,11 +210,11 @@ class Trainer:
         if self.step % self.run.output.log_steps and self.step != total:
             self.journal.progress(self.step, total)
             return
-        values, samples = self.tally.means(), self.tally.samples()
-        self.tally.clear()
-        rates = of_all_ranks(self.clock, self.comm)
+        values, samples = self.running.means(), self.running.samples()
+        self.running.clear()
+        rates = measure_ranks(self.clock, self.comm)
         self.journal.event("train", step=self.step, lr=learning_rate(self.run.optim, self.step), **values,
-                           **self.skips.read(), samples=samples, **rates)
+                           **self.guard.read(), samples=samples, **rates)
         self._warn(self.regime.warning(self.step, values) if values else "")
         # Where all updates since the last line were left out, there is no value to show.
         shown = {"loss": values["loss"]} | self.regime.headline(values) if values else {}
@@ -281,7 +280,7 @@ class Trainer:
         if self.comm.rank == 0:
             self.saver.wait()
             if better:
-                self.checkpoints.choose(self.step)
+                self.checkpoints.mark_best(self.step)
             validation.note(self.step, value)
 
     def _snapshot(self) -> Snapshot:
@@ -289,7 +288,7 @@ class Trainer:
         recipe = self.recipe
         state: dict[str, Any] = {
             "optimizer": recipe.optimizer.state_dict(), "scaler": recipe.precision.state_dict(),
-            "tally": self.tally.state_dict(), "skips": self.skips.state_dict(),
+            "tally": self.running.state_dict(), "skips": self.guard.state_dict(),
             "step": self.step, "slot": self.slot, "best": self.best, "warned": sorted(self.warned),
         }  # fmt: skip
         note = {"hash": self.run.hash(), "step": self.step, "vocab_hash": recipe.vocab_hash,

@@ -16,7 +16,7 @@ from train.checkpointing.checkpoint_path import checkpoint_at
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Comm
 from train.distributed.state_transfer import transfer_newest
-from train.evaluation.results import keep, table
+from train.evaluation.results import format_table, write_entry
 from train.evaluation.retrieval import measure
 from train.loop.claim import claim, extension_of
 from train.loop.regime import Regime
@@ -38,7 +38,7 @@ class Training:
 
     def __call__(self, run: Run, args: Namespace, comm: Comm) -> int:
         """One training run, from its stores, a checkpoint or a commit to the recalls of its best weights."""
-        start, notes = resumed_from(run, comm)
+        start, notes = resolve_resume(run, comm)
         recipe = build_recipe(run, comm, start)
         regime = self._build(recipe)
         extension = extension_of(recipe.run)
@@ -96,8 +96,8 @@ def measure_best(trainer: Trainer, test: Split, unseen: Split | None) -> None:
     found = measure(recipe, test, "test", folder, journal)
     if found is not None:
         journal.event("valid", step=trainer.step, split="test", recalls=found["recalls"])
-        keep(folder, "test", found | facts)
-        sys.stdout.write(table(found["recalls"]))
+        write_entry(folder, "test", found | facts)
+        sys.stdout.write(format_table(found["recalls"]))
     if unseen is not None:
         measure_unseen(recipe, unseen, folder, journal, facts)
 
@@ -106,12 +106,12 @@ def measure_unseen(recipe: Recipe, split: Split, folder: Path, journal: Journal,
     """Keep the recalls of the validation split beside those of the test set that chose the weights."""
     found = measure(recipe, split, "val", folder, journal, folds=1)  # folds are how a test set is published
     if found is not None:
-        keep(folder, "val", found | facts)
+        write_entry(folder, "val", found | facts)
         told = f"rsum {found['recalls']['rsum']:.4g}, \"val\" in results.json"
         journal.say(f"the same weights on the validation split, which had no part in their choice: {told}")
 
 
-def resumed_from(run: Run, comm: Comm) -> tuple[Path | None, list[str]]:
+def resolve_resume(run: Run, comm: Comm) -> tuple[Path | None, list[str]]:
     """The checkpoint that the run goes on from, None where it begins; and what is to be said of damaged ones.
 
     One of another folder is where the run begins: started again, it goes on from its own.

@@ -45,19 +45,19 @@ CLOCKED = frozenset(
 """The names in events of what no two runs have alike."""
 
 
-def of_all_ranks(clock: Clock, comm: Comm) -> Rates:
+def measure_ranks(clock: Clock, comm: Comm) -> Rates:
     """The rates of the updates since the last lap, for a "train" event; starts a lap; to be called by all ranks.
 
     Returns:
-        `{part}_s`: seconds an update of this rank by `PARTS`; and see `together`, by the update.
+        `{part}_s`: seconds an update of this rank by `PARTS`; and see `combine_ranks`, by the update.
     """
     lap = clock.lap()
     updates = max(lap.counts.get("updates", 0), 1)
     own = {f"{part}_s": _short(lap.spent.get(part, 0) / updates) for part in PARTS}
-    return own | together(lap, comm, TRAINED, updates)
+    return own | combine_ranks(lap, comm, TRAINED, updates)
 
 
-def together(lap: Lap, comm: Comm, counted: Sequence[str], parts: int = 1) -> Rates:
+def combine_ranks(lap: Lap, comm: Comm, counted: Sequence[str], parts: int = 1) -> Rates:
     """What all ranks did in their laps; to be called by all of them.
 
     Args:
@@ -101,7 +101,7 @@ def summary(rates: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def reported(kind: str, name: str, clock: Clock, comm: Comm, journal: Journal) -> Iterator[None]:
+def report_throughput(kind: str, name: str, clock: Clock, comm: Comm, journal: Journal) -> Iterator[None]:
     """Tell what the work inside took, as an event `kind` of `name` and in a line; to be entered by all ranks.
 
     Nothing is told of work that fails.
@@ -109,13 +109,13 @@ def reported(kind: str, name: str, clock: Clock, comm: Comm, journal: Journal) -
     clock.lap()  # what was before is no part of it
     yield
     lap = clock.lap()
-    rates: Rates = {"elapsed_s": _short(lap.elapsed_s)} | together(lap, comm, SCORED)
+    rates: Rates = {"elapsed_s": _short(lap.elapsed_s)} | combine_ranks(lap, comm, SCORED)
     journal.event(kind, name=name, **rates)
     paces = {counted: rates[f"{counted}_per_s"] for counted in SCORED}
     journal.say("  ".join([f"{name}: took {rates['elapsed_s']:.4g} s", *_told(paces), summary(rates)]))
 
 
-def pace_of_one(lap: Lap) -> str:
+def describe_pace(lap: Lap) -> str:
     """In the middle of work, of this rank alone: such as "images/s 12  pairs/s 3400  data 5 %"."""
     elapsed = max(lap.elapsed_s, 1e-9)
     paces = {counted: lap.counts.get(counted, 0) / elapsed for counted in SCORED}

@@ -12,18 +12,18 @@ from torch import Tensor
 
 from train.distributed.comm import Comm
 from train.metrics.clock import Clock
-from train.metrics.throughput import pace_of_one
+from train.metrics.throughput import describe_pace
 from train.mining.exact import Shortlists
 from train.mining.lists import Task
 from train.mining.running_top_k import nth
-from train.mining.scan import Found, Scan, cuts
+from train.mining.scan import Found, Scan, tile_layouts
 from train.mining.screen import Screen
 from train.mining.storage import load_some, load_tensors, save_tensors, saving
-from train.mining.tile_layout import Cut
+from train.mining.tile_layout import TileLayout
 
 
 @dataclass(frozen=True)
-class Pass:
+class DistributedScan:
     """A task shared out over ranks; `folder` holds what was found and where an unfinished pass goes on.
 
     Attributes:
@@ -59,7 +59,7 @@ class Pass:
                 self.said(f"going on after {scan.block * scan.texts.cut.parts + scan.tile} of {scan.tiles} tiles")
             self._take_in(scan, state)
             found = {f"{part}.{name}": value for part in range(scan.texts.cut.parts)
-                     for name, value in packed(scan.columns(part)).items()}
+                     for name, value in pack_found(scan.columns(part)).items()}
             save_tensors(ends, found)
         state.unlink(missing_ok=True)
         self.comm.barrier("scanned")
@@ -74,11 +74,11 @@ class Pass:
             self.clock.count("pairs", len(scan.images.cut.rows(block)) * len(scan.texts.cut.rows(scan.tile)))
             found = scan.step()
             if found is not None:
-                save_tensors(self._rows_of(block), packed(found))
+                save_tensors(self._rows_of(block), pack_found(found))
             done = scan.block * scan.texts.cut.parts + scan.tile
             if done * 10 // scan.tiles != told:
                 told = done * 10 // scan.tiles
-                self.said(f"{done * 100 // scan.tiles} % of {scan.tiles} tiles  {pace_of_one(self.clock.so_far())}")
+                self.said(f"{done * 100 // scan.tiles} % of {scan.tiles} tiles  {describe_pace(self.clock.so_far())}")
             if time.monotonic() - saved >= self.save_seconds:
                 save_tensors(state, scan.state())
                 saved = time.monotonic()
@@ -93,7 +93,7 @@ class Pass:
         """What was found for this rank's images, once it has run."""
         cut = self._cuts()[0]
         for block in range(cut.parts):
-            yield unpacked(load_tensors(self._rows_of(block)), cut.rows(block))
+            yield unpack_found(load_tensors(self._rows_of(block)), cut.rows(block))
 
     def of_texts(self) -> Iterator[Found]:
         """What all ranks found for this rank's share of the texts."""
@@ -102,29 +102,29 @@ class Pass:
         for part in range(self.comm.rank, cut.parts, self.comm.size):
             names = [f"{part}.{name}" for name in NAMES]
             held = [dict(zip(NAMES, load_some(file, names), strict=True)) for file in files]
-            found = [unpacked(one, cut.rows(part)) for one in held]
-            yield found[0] if len(found) == 1 else merged(found, most)
+            found = [unpack_found(one, cut.rows(part)) for one in held]
+            yield found[0] if len(found) == 1 else merge_found(found, most)
 
-    def _cuts(self) -> tuple[Cut, Cut]:
-        return cuts(len(self.task.images), len(self.task.texts), self.rows, self.tile_bytes)
+    def _cuts(self) -> tuple[TileLayout, TileLayout]:
+        return tile_layouts(len(self.task.images), len(self.task.texts), self.rows, self.tile_bytes)
 
 
 NAMES = ("counts", "chosen", "lower", "upper")
 
 
-def packed(found: Found) -> dict[str, Tensor]:
+def pack_found(found: Found) -> dict[str, Tensor]:
     """As named tensors."""
     return {"counts": found.lists.counts, "chosen": found.lists.chosen.int(), "lower": found.lower,
             "upper": found.upper}
 
 
-def unpacked(tensors: dict[str, Tensor], rows: range) -> Found:
-    """Findings that were `packed`."""
+def unpack_found(tensors: dict[str, Tensor], rows: range) -> Found:
+    """Findings that were `pack_found`."""
     lists = Shortlists.of(tensors["counts"], tensors["chosen"].long())
     return Found(rows, lists, tensors["lower"], tensors["upper"])
 
 
-def merged(parts: list[Found], most: int | None) -> Found:
+def merge_found(parts: list[Found], most: int | None) -> Found:
     """What several ranks found for the same queries, without what is surely beyond the best `most`."""
     query = torch.cat([part.lists.queries for part in parts])
     query, order = query.sort(stable=True)

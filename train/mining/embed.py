@@ -24,8 +24,8 @@ from data.batches.pairs import Array, PairIndex
 from data.files import read_checked_array, write_checked_array
 from model.matcher import Side
 from train.metrics.clock import Clock
-from train.metrics.throughput import pace_of_one
-from train.mining.storage import fits, opened, reserve, saving, sync
+from train.metrics.throughput import describe_pace
+from train.mining.storage import fits, open_memmap, reserve, saving, sync
 from train.scoring.scorer import Scorer
 
 IMAGES, TEXTS = "img_embs.npy", "cap_embs.npy"
@@ -89,7 +89,7 @@ class Embedder:
 
     def _write(self, stage: Stage, width: int) -> None:
         comm = self.scorer.comm
-        marks = Marks(stage.path, stage.tokens, comm.rank, comm.size)
+        marks = DoneMarks(stage.path, stage.tokens, comm.rank, comm.size)
         if comm.rank == 0:
             make_room(stage, width, marks)
         comm.barrier(f"room for {stage.what}s")
@@ -98,8 +98,8 @@ class Embedder:
         size = self.scorer.matcher.encode_chunk
         left = [chunk for chunk in range(-(-len(stage.names) // size)) if chunk not in done]
         mine = left[comm.rank :: comm.size]
-        out = opened(stage.path, writable=True)
-        tokens = opened(stage.tokens, writable=True) if stage.tokens else None
+        out = open_memmap(stage.path, writable=True)
+        tokens = open_memmap(stage.tokens, writable=True) if stage.tokens else None
         first_token = np.concatenate([[0], np.cumsum(stage.lengths)])
         for number, (chunk, (values, packed)) in enumerate(zip(mine, self._encoded(stage, mine), strict=True), 1):
             first = chunk * size
@@ -109,7 +109,7 @@ class Embedder:
                 tokens[first_token[first] : first_token[first + len(values)]] = packed
             if marks.add(chunk, self.save_seconds):
                 told = f"{stage.what}s: {number} of {len(mine)} chunks encoded"
-                self.said(f"{told}  {pace_of_one(self.scorer.clock.so_far())}")
+                self.said(f"{told}  {describe_pace(self.scorer.clock.so_far())}")
         marks.save()
         comm.barrier(f"encoded {stage.what}s")
 
@@ -127,7 +127,7 @@ class Embedder:
         return side_by_side(work, chunks, self.scorer.device, self.scorer.clock)
 
 
-class Marks:
+class DoneMarks:
     """Which chunks of a file are on the disk; each rank notes its own, all read those of all."""
 
     def __init__(self, path: Path, beside: Path | None, rank: int, size: int) -> None:
@@ -166,7 +166,7 @@ class Marks:
         self._saved = time.monotonic()
 
 
-def make_room(stage: Stage, width: int, marks: Marks) -> None:
+def make_room(stage: Stage, width: int, marks: DoneMarks) -> None:
     """Reserve the files of a stage; marks go before a file is made anew, for they speak of the one that is gone.
 
     Raises:

@@ -57,7 +57,7 @@ class Shortlists:
         return cls.of(torch.cat([part.counts for part in parts]), torch.cat([part.chosen for part in parts]))
 
 
-def folded(left: Tensor, right: Tensor) -> Tensor:
+def dot_in_order(left: Tensor, right: Tensor) -> Tensor:
     """Dot products `[pairs]` of the rows of `left` and `right` (`[pairs, d]` float32), always summed in one order."""
     parts = [_fold(*pair) for pair in zip(left.split(FOLDED_AT_ONCE), right.split(FOLDED_AT_ONCE), strict=True)]
     return torch.cat(parts) if parts else left.new_zeros(0, dtype=torch.float64)
@@ -73,7 +73,7 @@ def _fold(left: Tensor, right: Tensor) -> Tensor:
     return products.squeeze(1)
 
 
-def doubled(queries: Tensor, pool: Tensor, lists: Shortlists) -> Tensor:
+def score_in_float64(queries: Tensor, pool: Tensor, lists: Shortlists) -> Tensor:
     """Float64 dot products `[candidates]` of each query `[q, d]` with its candidates among the rows of `pool`.
 
     The pool is doubled a few rows at a time, whose candidates lie together after a sort of small keys.
@@ -121,7 +121,7 @@ def _sampled(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor
     return sums.values()
 
 
-def settle(
+def order_exactly(
     queries: Tensor, pool: Tensor, lists: Shortlists, most: int, longest: float, ceiling: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The best candidates of each query by exact score, equal scores by ascending place in the pool.
@@ -137,13 +137,13 @@ def settle(
         places in the pool `[q, most]` int64 and scores `[q, most]` float64, best first; and how many of `[q]` count,
         which is less than `most` where fewer were there (then the rest of a row is -1 and -inf).
     """
-    scores = doubled(queries, pool, lists)
+    scores = score_in_float64(queries, pool, lists)
     # Twice the bound above; the norms are float32 themselves, hence the part in a thousand.
     tolerance = 2.002 * queries.shape[1] * 2.0**-53 * longest * queries.norm(dim=1).double()
     whose = lists.queries
     if ceiling is not None:
         beside = ((scores - ceiling[whose]).abs() <= tolerance[whose]).nonzero().squeeze(1)
-        scores[beside] = folded_pairs(queries, pool, whose[beside], lists.chosen[beside])
+        scores[beside] = score_in_order(queries, pool, whose[beside], lists.chosen[beside])
         scores[scores > ceiling[whose]] = -torch.inf
     width = max(most, int(lists.counts.max())) if len(lists) else most
     column = torch.arange(len(whose), device=whose.device) - lists.offsets[whose]
@@ -157,7 +157,7 @@ def settle(
     return ranked[:, :most], best[:, :most], (best > -torch.inf).sum(1)
 
 
-def folded_pairs(queries: Tensor, pool: Tensor, query: Tensor, place: Tensor) -> Tensor:
+def score_in_order(queries: Tensor, pool: Tensor, query: Tensor, place: Tensor) -> Tensor:
     """Exact scores of the pairs (`query`, `place`)."""
     pairs = zip(query.split(FOLDED_AT_ONCE), place.split(FOLDED_AT_ONCE), strict=True)
     parts = [_fold(queries[left], pool[right.to(pool.device)].to(queries.device)) for left, right in pairs]
@@ -174,7 +174,7 @@ def _settle_close(queries: Tensor, pool: Tensor, best: Tensor, ranked: Tensor, t
         return
     row, column = close[rows].nonzero().unbind(1)
     scores, names = best[rows], ranked[rows]
-    scores[row, column] = folded_pairs(queries, pool, rows[row], names[row, column])
+    scores[row, column] = score_in_order(queries, pool, rows[row], names[row, column])
     by_name = names.argsort(dim=1)
     scores, names = scores.gather(1, by_name), names.gather(1, by_name)
     best[rows], order = scores.sort(dim=1, descending=True, stable=True)

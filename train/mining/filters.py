@@ -12,7 +12,7 @@ from torch import Tensor
 
 from config.errors import DataError
 from data.batches.pairs import Array, PairIndex
-from train.mining.exact import folded_pairs
+from train.mining.exact import score_in_order
 
 READ_AT_ONCE = 4096
 NO_CEILING = 1e30
@@ -121,7 +121,7 @@ class Ceilings:
     def below(cls, images: Tensor, texts: Tensor, owner: Array, margin: float) -> Ceilings:
         """`margin` below the positive's score; the positive of an image is its best own caption."""
         whose = torch.from_numpy(np.asarray(owner))
-        score = folded_pairs(texts, images, torch.arange(len(whose)), whose)
+        score = score_in_order(texts, images, torch.arange(len(whose)), whose)
         best = torch.full((len(images),), -torch.inf, dtype=torch.float64).scatter_reduce(0, whose, score, "amax")
         return cls(best.masked_fill(best == -torch.inf, NO_CEILING) - margin, score - margin)
 

@@ -8,14 +8,19 @@ from torch import Tensor
 from data.batches.pairs import Array
 from train.mining.running_top_k import bars_of, nth
 from train.mining.screen import Screen, Slack
-from train.mining.tile_layout import Side
+from train.mining.tile_layout import ScreenedSide
 
 Entries = tuple[Tensor, Tensor, Tensor, Tensor]
 """(query, candidate, lower, upper): the exact score is between the two bounds, on the screen's scale."""
 
 
-def in_full(
-    queries: Side, pool: Side, names: Array, barred: tuple[Array, Array], wanted: Tensor, ceiling: Tensor | None
+def search_fully(
+    queries: ScreenedSide,
+    pool: ScreenedSide,
+    names: Array,
+    barred: tuple[Array, Array],
+    wanted: Tensor,
+    ceiling: Tensor | None,
 ) -> Entries:
     """What may be among the best `wanted [q]` of the queries called `names [q]`; a query is called 0 .. q - 1 here.
 

@@ -23,17 +23,17 @@ from train.assembly.recipe import Parts
 from train.distributed.comm import Comm
 from train.metrics.clock import Clock
 from train.metrics.journal import Journal
-from train.metrics.throughput import reported
-from train.mining.distributed_scan import Pass
+from train.metrics.throughput import report_throughput
+from train.mining.distributed_scan import DistributedScan
 from train.mining.embed import IMAGES, TEXTS, Embedder
 from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
-from train.mining.lists import Direction, Task, Write, finish, into
-from train.mining.manifest import Encoded, Given, checksum, facts_of
-from train.mining.output_folder import LISTS, REMEDY, UNFINISHED, Place
+from train.mining.lists import Direction, Task, Write, finish, row_writer
+from train.mining.manifest import GivenEmbeddings, ModelEmbeddings, build_facts, checksum
+from train.mining.output_folder import LISTS, REMEDY, UNFINISHED, OutputFolder
 from train.mining.rerank import Reranker
-from train.mining.screen import Screen, choose
+from train.mining.screen import Screen, choose_screen
 from train.mining.settings import Settings
-from train.mining.storage import opened, reserve, saving
+from train.mining.storage import open_memmap, reserve, saving
 from train.scoring.scorer import Scorer
 
 SCREEN = "screen.json"
@@ -54,7 +54,7 @@ class Job:
     device: torch.device
     folder: Path
     settings: Settings
-    source: Given | Encoded
+    source: GivenEmbeddings | ModelEmbeddings
     owner: Array
     index: PairIndex | None
     said: Said
@@ -62,7 +62,7 @@ class Job:
     @cached_property
     def clock(self) -> Clock:
         """How long this rank reads, and how many pairs it compares."""
-        return self.source.scorer.clock if isinstance(self.source, Encoded) else Clock(self.comm.progress)
+        return self.source.scorer.clock if isinstance(self.source, ModelEmbeddings) else Clock(self.comm.progress)
 
     @property
     def _work(self) -> Path:
@@ -77,9 +77,9 @@ class Job:
             DataError: a file or embedding is unfit, or a query has too few candidates.
             Failure: the disk is full; what is done is kept.
         """
-        late = isinstance(self.source, Encoded) and is_late(self.source.scorer)
-        facts = facts_of(self.settings, self.source, self.owner, self.index, late, self.comm)
-        place = Place(self.folder, self.settings.name, facts)
+        late = isinstance(self.source, ModelEmbeddings) and is_late(self.source.scorer)
+        facts = build_facts(self.settings, self.source, self.owner, self.index, late, self.comm)
+        place = OutputFolder(self.folder, self.settings.name, facts)
         place.check(self.settings.overwrite)
         # Every rank has looked before the first one writes: sharing waits for all.
         if self.comm.all_gather_object(place.is_done())[0]:
@@ -95,7 +95,7 @@ class Job:
             place.publish()
         self.comm.barrier("published")
 
-    def _make(self, place: Place, late: bool) -> None:
+    def _make(self, place: OutputFolder, late: bool) -> None:
         """Both lists and what is kept beside them, whole on return, in the unfinished folder."""
         images, texts = self._embeddings(late)
         task = self._task(images, texts, late)
@@ -104,14 +104,14 @@ class Job:
         if self.comm.rank == 0:
             self._note(place, lists)
 
-    def _note(self, place: Place, lists: list[Path]) -> None:
+    def _note(self, place: OutputFolder, lists: list[Path]) -> None:
         """Tell what was made, and of what."""
-        rows = (len(opened(path)) for path in lists)
+        rows = (len(open_memmap(path)) for path in lists)
         manifest = place.facts | dict(zip(("images", "texts"), rows, strict=True))
         made = dict(zip(lists, map(place.of, LISTS), strict=True))
         if self.settings.scores:
             made |= {self._work / f"scores_{name}.npy": place.of(f"scores_{name}") for name in LISTS}
-        if isinstance(self.source, Encoded):
+        if isinstance(self.source, ModelEmbeddings):
             kept = self._work / IMAGES, self._work / TEXTS
             manifest |= {"checkpoint": self.source.origin, "embeddings": [checksum(path) for path in kept]}
             if self.settings.keep_embeddings:
@@ -120,22 +120,22 @@ class Job:
 
     def _embeddings(self, late: bool) -> tuple[Tensor, Tensor]:
         """`[n, d]`, `[m, d]`, memory-mapped."""
-        if isinstance(self.source, Given):
+        if isinstance(self.source, GivenEmbeddings):
             paths = self.source.images, self.source.texts
         else:
             assert self.index is not None
             Embedder(self.source.scorer, self.index, self._work, late, self.said, self.settings.save_seconds).write()
             paths = self._work / IMAGES, self._work / TEXTS
-        images, texts = (operands(opened(path), self.settings.operands) for path in paths)
+        images, texts = (as_operands(open_memmap(path), self.settings.operands) for path in paths)
         return images, texts
 
     def _task(self, images: Tensor, texts: Tensor, late: bool) -> Task:
         one = self.settings
         pairs = [positives(self.owner)]
         if one.same_words:
-            pairs.append(same_words(needed(self.index, "--leave_out_same_words")))
+            pairs.append(same_words(require_stores(self.index, "--leave_out_same_words")))
         if one.extra_pairs:
-            pairs.append(extra_pairs(one.extra_pairs, needed(self.index, "--extra_pairs")))
+            pairs.append(extra_pairs(one.extra_pairs, require_stores(self.index, "--extra_pairs")))
         excluded = Excluded.of(*pairs)
         wanted = one.texts_per_image, one.images_per_text
         task = Task(images, texts, wanted, excluded)
@@ -148,8 +148,16 @@ class Job:
         screen = self._screen(task)
         # A state fits only the same ranks and tiles; the lists are the same whatever these are.
         place = self._work / f"{prefix}pass-{self.comm.size}-{self.settings.max_tile_bytes}-{screen.kind}"
-        one = Pass(task, self.comm, screen, self.settings.max_tile_bytes, place, self.settings.save_seconds, self.said,
-                   self.clock)
+        one = DistributedScan(
+            task,
+            self.comm,
+            screen,
+            self.settings.max_tile_bytes,
+            place,
+            self.settings.save_seconds,
+            self.said,
+            self.clock,
+        )
         one.run()
         scored = self.settings.scores and not prefix
         for direction, name, found in zip(
@@ -167,12 +175,12 @@ class Job:
         if self.comm.rank == 0:
             told = read_json(noted, REMEDY) if noted.exists() else []
             if told[:1] != [asked]:
-                one = choose(task.images, task.texts, asked, self.device)
+                one = choose_screen(task.images, task.texts, asked, self.device)
                 told = [asked, one.kind, one.image_scale, one.text_scale]
                 with saving(noted):
                     write_json(noted, told)
         _, kind, *scales = self.comm.all_gather_object(told)[0]
-        return choose(task.images, task.texts, kind, self.device, (scales[0], scales[1]))
+        return choose_screen(task.images, task.texts, kind, self.device, (scales[0], scales[1]))
 
     @contextmanager
     def _writing(self, name: str, shape: tuple[int, int], scored: bool) -> Iterator[Write]:
@@ -184,14 +192,14 @@ class Job:
             for path, kind in files.items():
                 reserve(path, shape, kind)
         self.comm.barrier(f"{name} reserved")
-        arrays = [opened(path, writable=True) for path in files]
-        yield into(*arrays)
+        arrays = [open_memmap(path, writable=True) for path in files]
+        yield row_writer(*arrays)
         for array in arrays:
             array.flush()
 
     def _mine_late(self, task: Task) -> list[Path]:
         """Both lists of a late head: short-lists by the mean of tokens, then scores of pairs."""
-        assert isinstance(self.source, Encoded)
+        assert isinstance(self.source, ModelEmbeddings)
         assert self.index is not None
         one = self.settings
         left = [int(counts.min()) for counts in task.left()]
@@ -204,7 +212,7 @@ class Job:
         for direction, name, path in zip(Direction.both(task), LISTS, shortlists, strict=True):
             self.said(f"{name}: scoring {len(direction.queries)} short-lists")
             with self._writing(name, (len(direction.queries), direction.most), one.scores) as write:
-                reranker.order(name == LISTS[0], opened(path), direction, write)
+                reranker.order(name == LISTS[0], open_memmap(path), direction, write)
         self.comm.barrier("ordered")
         return [self._work / f"{name}.npy" for name in LISTS]
 
@@ -218,14 +226,14 @@ def is_late(scorer: Scorer) -> bool:
     return kind == "late"
 
 
-def operands(values: Array, kind: str) -> Tensor:
+def as_operands(values: Array, kind: str) -> Tensor:
     """Embeddings as a tensor of the type that they are compared in; float64 ones, as some were published, rounded."""
     if kind == "float16":
         return torch.from_numpy(np.asarray(values, np.float16))
     return torch.from_numpy(values.astype(np.float32) if values.dtype == np.float64 else values)
 
 
-def needed(index: PairIndex | None, flag: str) -> PairIndex:
+def require_stores(index: PairIndex | None, flag: str) -> PairIndex:
     """The stores; raises ConfigError where a flag wants them and there are none."""
     if index is None:
         raise ConfigError(f"{flag} looks captions up in the stores; name them with train_txt_dbs and train_img_dbs")
@@ -241,11 +249,11 @@ def mine(parts: Parts, index: PairIndex, folder: Path, settings: Settings, origi
     Raises:
         ConfigError, DataError, Failure: see `Job.run`.
     """
-    matcher, source = parts.matcher, Encoded(parts.scorer, origin, parts.run.optim.precision)
+    matcher, source = parts.matcher, ModelEmbeddings(parts.scorer, origin, parts.run.optim.precision)
     was_training = matcher.training
     try:
         job = Job(parts.comm, parts.device, folder, settings, source, index.owner, index, journal.say)
-        with reported("mine", str(folder), job.clock, job.comm, journal):
+        with report_throughput("mine", str(folder), job.clock, job.comm, journal):
             job.run()
     finally:
         matcher.train(was_training)

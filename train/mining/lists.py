@@ -11,7 +11,7 @@ from torch import Tensor
 
 from config.errors import DataError
 from data.batches.pairs import Array
-from train.mining.exact import Shortlists, folded_pairs, settle
+from train.mining.exact import Shortlists, order_exactly, score_in_order
 from train.mining.filters import Ceilings, Excluded, check_enough
 from train.mining.scan import Found, Scan
 from train.mining.screen import ROWS, Screen
@@ -91,33 +91,33 @@ def finish(
     room = ROOM * tile_bytes
     pool = direction.pool
     longest = max((float(part.float().norm(dim=1).max()) for part in pool.split(ROWS)), default=0.0)
-    for rows, lists in gathered(found, max(1, room // (16 * pool.shape[1]))):
+    for rows, lists in group_found(found, max(1, room // (16 * pool.shape[1]))):
         for start, part in narrow(lists, max(1, room // ENTRY_BYTES)):
             some = rows[start : start + len(part)]
             chosen = torch.from_numpy(some)
             queries = direction.queries[chosen].to(device).float()
             ceiling = None if direction.ceiling is None else direction.ceiling[chosen].to(device)
-            places, scores, there = settle(queries, pool, part.to(device), direction.most, longest, ceiling)
+            places, scores, there = order_exactly(queries, pool, part.to(device), direction.most, longest, ceiling)
             check_found(there.cpu().numpy(), some, direction)
             if scored:
                 query = torch.arange(len(some), device=device).repeat_interleave(direction.most)
-                scores = folded_pairs(queries, pool, query, places.flatten()).view(places.shape)
+                scores = score_in_order(queries, pool, query, places.flatten()).view(places.shape)
             write(some, places.cpu().numpy().astype(np.int32), scores.cpu().numpy().astype(np.float32))
 
 
-def gathered(found: Iterable[Found], most: int) -> Iterator[tuple[Array, Shortlists]]:
+def group_found(found: Iterable[Found], most: int) -> Iterator[tuple[Array, Shortlists]]:
     """Successive findings joined up to about `most` queries."""
     waiting: list[Found] = []
     for one in found:
         if waiting and sum(len(held.rows) for held in waiting) + len(one.rows) > most:
-            yield joined(waiting)
+            yield join_found(waiting)
             waiting = []
         waiting.append(one)
     if waiting:
-        yield joined(waiting)
+        yield join_found(waiting)
 
 
-def joined(found: list[Found]) -> tuple[Array, Shortlists]:
+def join_found(found: list[Found]) -> tuple[Array, Shortlists]:
     """Which queries there are, and their lists."""
     return np.concatenate([np.asarray(one.rows) for one in found]), Shortlists.cat([one.lists for one in found])
 
@@ -169,12 +169,12 @@ def lists(task: Task, screen: Screen, tile_bytes: int, scored: bool = False) -> 
     for direction, found in zip(Direction.both(task), (blocks, columns), strict=True):
         shape = len(direction.queries), direction.most
         places, scores = np.empty(shape, np.int32), np.empty(shape, np.float32)
-        finish(direction, found, screen.device, tile_bytes, into(places, scores), scored)
+        finish(direction, found, screen.device, tile_bytes, row_writer(places, scores), scored)
         out += [places, scores]
     return out[0], out[2], out[1], out[3]
 
 
-def into(places: Array, scores: Array | None = None) -> Write:
+def row_writer(places: Array, scores: Array | None = None) -> Write:
     """Writes each query's row."""
 
     def write(queries: Array, chosen: Array, scored: Array) -> None:

@@ -23,7 +23,7 @@ Facts = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Given:
+class GivenEmbeddings:
     """Embeddings that are there already: `[n, d]` and `[m, d]` in files."""
 
     images: Path
@@ -31,7 +31,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class ModelEmbeddings:
     """Embeddings that a matcher has yet to make, in this precision; `origin` says whose weights it has."""
 
     scorer: Scorer
@@ -39,8 +39,13 @@ class Encoded:
     precision: str
 
 
-def facts_of(
-    settings: Settings, source: Given | Encoded, owner: Array, index: PairIndex | None, late: bool, comm: Comm
+def build_facts(
+    settings: Settings,
+    source: GivenEmbeddings | ModelEmbeddings,
+    owner: Array,
+    index: PairIndex | None,
+    late: bool,
+    comm: Comm,
 ) -> Facts:
     """All that decides the lists, alike on all ranks; JSON.
 
@@ -64,7 +69,7 @@ def facts_of(
         "scores": settings.scores,
         "embeddings_kept": settings.keep_embeddings,
     }
-    if isinstance(source, Encoded):
+    if isinstance(source, ModelEmbeddings):
         assert index is not None
         facts |= {"weights": shared_fingerprint(source.scorer.matcher, index, comm), "precision": source.precision}
         return facts | ({"shortlist": settings.shortlist} if late else {})

@@ -25,7 +25,7 @@ REMEDY = "remove the folder and mine again"
 
 
 @dataclass(frozen=True)
-class Place:
+class OutputFolder:
     """Where the lists called `name` that `facts` decide go, and `work`, where they are made.
 
     One rank writes here; all may ask.

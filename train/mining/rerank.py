@@ -21,7 +21,7 @@ from model.matcher import Side
 from train.mining.embed import IMAGE_TOKENS, TEXT_TOKENS, Item, Result, side_by_side
 from train.mining.filters import NO_CEILING
 from train.mining.lists import Direction, Write, check_found
-from train.mining.storage import opened
+from train.mining.storage import open_memmap
 from train.scoring.scorer import Scorer
 
 PAIRS = 1 << 14
@@ -37,7 +37,7 @@ class Tokens:
 
     @classmethod
     def open(cls, path: Path, lengths: Array) -> Tokens:
-        return cls(torch.from_numpy(opened(path)), torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
+        return cls(torch.from_numpy(open_memmap(path)), torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)])))
 
     def bytes(self, items: Tensor) -> int:
         """Of these items: as they are, and where they differ in length as wide as the longest, to be scored."""

@@ -33,7 +33,7 @@ def rank_at(most: int, share: float) -> int:
 
 
 @dataclass
-class Running:
+class RunningTopK:
     """Lists of at most `capacity` candidates.
 
     Attributes:
@@ -53,7 +53,7 @@ class Running:
     started: bool = False
 
     @classmethod
-    def empty(cls, capacity: int, slack: Slack, ceiling: Tensor | None) -> Running:
+    def empty(cls, capacity: int, slack: Slack, ceiling: Tensor | None) -> RunningTopK:
         """No candidates yet; `ceiling [queries]` is the highest true score, on the screen's scale, that counts."""
         size, device = len(slack.fixed), slack.fixed.device
         values, floor = torch.empty(size, capacity, device=device), torch.full((size,), LOWEST, device=device)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from train.mining.exact import Shortlists
 from train.mining.filters import Ceilings, Excluded
-from train.mining.full_search import Entries, in_full
-from train.mining.running_top_k import Running, rank_at
+from train.mining.full_search import Entries, search_fully
+from train.mining.running_top_k import RunningTopK, rank_at
 from train.mining.screen import Screen, Slack
-from train.mining.tile_layout import Cut, Holes, Side
+from train.mining.tile_layout import ScreenedSide, TileLayout, TileMask
 
 HOST = torch.device("cpu")
 SCORE_BYTES = 4
@@ -51,10 +51,10 @@ def shape_of(images: int, texts: int, tile_bytes: int) -> tuple[int, int]:
     return height, max(1, min(texts, scores // height))
 
 
-def cuts(images: int, texts: int, rows: range, tile_bytes: int) -> tuple[Cut, Cut]:
+def tile_layouts(images: int, texts: int, rows: range, tile_bytes: int) -> tuple[TileLayout, TileLayout]:
     """How the images `rows` and all texts are cut; the texts alike on all ranks."""
     height, width = shape_of(images, texts, tile_bytes)
-    return Cut.of(rows, height), Cut.of(range(texts), width, aligned=True)
+    return TileLayout.of(rows, height), TileLayout.of(range(texts), width, aligned=True)
 
 
 class Scan:
@@ -81,12 +81,12 @@ class Scan:
             images: `[n, d]`, texts: `[m, d]`: float32.
             wanted: texts per image, images per text.
         """
-        of_images, of_texts = cuts(len(images), len(texts), rows, tile_bytes)
-        self.images = Side(images, of_images, screen.image_scale, screen, wanted[0])
-        self.texts = Side(texts, of_texts, screen.text_scale, screen, wanted[1])
+        of_images, of_texts = tile_layouts(len(images), len(texts), rows, tile_bytes)
+        self.images = ScreenedSide(images, of_images, screen.image_scale, screen, wanted[0])
+        self.texts = ScreenedSide(texts, of_texts, screen.text_scale, screen, wanted[1])
         self.screen, self._bytes, self._ceilings = screen, tile_bytes, ceilings
         self._excluded = excluded.within(rows)
-        self._holes = Holes(self._excluded, self.images.cut, self.texts.cut, screen.device)
+        self._holes = TileMask(self._excluded, self.images.cut, self.texts.cut, screen.device)
         self.block, self.tile = 0, 0
         padded = self.images.cut.padded, self.texts.cut.padded
         self._scores = torch.empty(padded, dtype=screen.dtype, device=screen.device)
@@ -141,7 +141,7 @@ class Scan:
         """What was found for a part of the texts, once the pass is done."""
         return self._found(False, part, self._column_lists[part])
 
-    def _sides(self, by_image: bool) -> tuple[Side, Side]:
+    def _sides(self, by_image: bool) -> tuple[ScreenedSide, ScreenedSide]:
         return (self.images, self.texts) if by_image else (self.texts, self.images)
 
     def _slack(self, by_image: bool, part: int, screen: Screen) -> Slack:
@@ -152,10 +152,10 @@ class Scan:
         fixed = whole.fixed[rows.start : rows.stop : rows.step]
         return Slack(torch.nn.functional.pad(fixed, (0, queries.cut.padded - len(rows))), whole.share)
 
-    def _empty(self, by_image: bool, part: int) -> Running:
+    def _empty(self, by_image: bool, part: int) -> RunningTopK:
         most = self._sides(by_image)[0].most
         slack = self._slack(by_image, part, self.screen)
-        return Running.empty(2 * most + 64, slack, self._ceiling(by_image, part))
+        return RunningTopK.empty(2 * most + 64, slack, self._ceiling(by_image, part))
 
     def _ceiling(self, by_image: bool, part: int) -> Tensor | None:
         """Of a part's queries, on the screen's scale, padded ones included."""
@@ -174,7 +174,7 @@ class Scan:
         barred = np.bincount(taken, minlength=rows.stop)[rows.start : rows.stop : rows.step]
         return torch.from_numpy(np.minimum(queries.most, pool.cut.size - barred)).to(self.screen.device)
 
-    def _found(self, by_image: bool, part: int, running: Running) -> Found:
+    def _found(self, by_image: bool, part: int, running: RunningTopK) -> Found:
         """The end of a list: what may be among the best, queries that must be redone included."""
         rows = self._sides(by_image)[0].cut.rows(part)
         wanted = self._wanted(by_image, rows)
@@ -201,7 +201,7 @@ class Scan:
         inside = np.isin(barred, names)
         pairs = np.searchsorted(names, barred[inside]), candidate[inside]
         ceiling = self._ceiling(by_image, part)
-        query, *found = in_full(queries, pool, names, pairs, wanted, None if ceiling is None else ceiling[few])
+        query, *found = search_fully(queries, pool, names, pairs, wanted, None if ceiling is None else ceiling[few])
         return few[query], found[0], found[1], found[2]
 
     def state(self) -> dict[str, Tensor]:

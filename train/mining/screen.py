@@ -2,7 +2,7 @@
 
 What a tile says only decides which candidates are looked at again, so its precision is a matter of speed alone: the
 lists are the same to the byte. Half precision is several times faster where the processor multiplies it natively and
-a hundred times slower where it does not; `choose` tries.
+a hundred times slower where it does not; `choose_screen` tries.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def power(rows: Tensor, what: str) -> float:
     return 2.0 ** -torch.tensor(longest).frexp().exponent.item() if longest > 1 / LARGEST else 1.0
 
 
-def choose(
+def choose_screen(
     images: Tensor, texts: Tensor, kind: str, device: torch.device, scales: tuple[float, float] | None = None
 ) -> Screen:
     """The screen for these embeddings; "auto" takes half precision where it is twice as fast as float32 here.

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from config.errors import DataError, Failure
-from data.files import open_array, replacing
+from data.files import open_array, replace_atomically
 
 
 @contextmanager
@@ -43,7 +43,7 @@ def reserve(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
     """
     if path.exists() and fits(path, shape, np.dtype(dtype)):
         return
-    with saving(path), replacing(path) as beside:
+    with saving(path), replace_atomically(path) as beside:
         try:
             with beside.open("wb") as file:
                 kind = np.lib.format.dtype_to_descr(np.dtype(dtype))
@@ -65,7 +65,7 @@ def fits(path: Path, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> boo
     return found.shape == shape and found.dtype == dtype
 
 
-def opened(path: Path, writable: bool = False) -> np.memmap[Any, np.dtype[Any]]:
+def open_memmap(path: Path, writable: bool = False) -> np.memmap[Any, np.dtype[Any]]:
     """A `.npy` file, memory-mapped; what is written to one that is not `writable` never reaches the disk."""
     # "c", copy on write, because torch warns of arrays that it cannot be trusted with.
     return open_array(path, "r+" if writable else "c")
@@ -73,7 +73,7 @@ def opened(path: Path, writable: bool = False) -> np.memmap[Any, np.dtype[Any]]:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """A file of named tensors, whole or not at all."""
-    with saving(path), replacing(path) as beside:
+    with saving(path), replace_atomically(path) as beside:
         try:
             whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             save_file(whole, beside, {name: _checksum(tensor) for name, tensor in whole.items()})

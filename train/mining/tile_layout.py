@@ -19,7 +19,7 @@ ALIGNED = 32 * GROUP
 
 
 @dataclass(frozen=True)
-class Cut:
+class TileLayout:
     """`size` rows from `start` on, cut into `parts` of every parts-th row, each padded to a multiple of rows.
 
     Each part is a fair sample of all rows, whatever their order.
@@ -31,7 +31,7 @@ class Cut:
     multiple: int = GROUP
 
     @classmethod
-    def of(cls, rows: range, most: int, aligned: bool = False) -> Cut:
+    def of(cls, rows: range, most: int, aligned: bool = False) -> TileLayout:
         """Parts of at most `most` rows; `aligned` ones have a width that whole vectors fit into."""
         aligned = aligned and ALIGNED <= most < len(rows)
         most = most // ALIGNED * ALIGNED if aligned else max(1, most)
@@ -51,11 +51,11 @@ class Cut:
 
 
 @dataclass
-class Side:
+class ScreenedSide:
     """One side of the product: its rows `[rows, d]`, and how many candidates of the other side each of them wants."""
 
     values: Tensor
-    cut: Cut
+    cut: TileLayout
     scale: float
     screen: Screen
     most: int
@@ -88,10 +88,10 @@ class Side:
         return self.values[rows.start : rows.stop : rows.step].to(self.screen.device).float()
 
 
-class Holes:
+class TileMask:
     """Where in each tile stand pairs that are no candidates."""
 
-    def __init__(self, excluded: Excluded, images: Cut, texts: Cut, device: torch.device) -> None:
+    def __init__(self, excluded: Excluded, images: TileLayout, texts: TileLayout, device: torch.device) -> None:
         block, row = images.find(excluded.image)
         tile, column = texts.find(excluded.text)
         key = block * texts.parts + tile

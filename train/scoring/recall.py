@@ -103,7 +103,7 @@ def rank_texts(scores: Array, owner: Array, ties: Ties = "pessimistic") -> Float
     return count(scores, owner)[0].ranks(ties)
 
 
-def in_order(scores: Array, right: NDArray[np.bool_], ties: Ties = "pessimistic") -> Ints:
+def order_candidates(scores: Array, right: NDArray[np.bool_], ties: Ties = "pessimistic") -> Ints:
     """The candidates of each query (last axis), best first, in the order by which its rank is counted.
 
     right: which candidates are right answers, of the shape of `scores`. Within a tie they stand last, first

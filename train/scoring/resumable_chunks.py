@@ -17,7 +17,7 @@ Said = Callable[[int, int], object]
 
 
 @dataclass(frozen=True)
-class Pieces:
+class ResumableChunks:
     """Arrays by name in a folder that all ranks see, and that is named after all that decides them."""
 
     folder: Path

@@ -26,7 +26,7 @@ from model.parts.attention import Attention
 from train.distributed.comm import Comm, Solo
 from train.metrics.clock import Clock
 from train.scoring.autocast import Autocast
-from train.scoring.resumable_chunks import Pieces, Said
+from train.scoring.resumable_chunks import ResumableChunks, Said
 from train.scoring.sides import encode_side
 
 
@@ -61,9 +61,9 @@ class Scorer:
         """
         self.matcher.eval()
         folder.mkdir(parents=True, exist_ok=True)
-        by_regions, by_words = orders(index)
+        by_regions, by_words = length_orders(index)
         stripes = list(self._stripes(index, by_words))
-        pieces = Pieces(folder, [name_of(stripe) for stripe in stripes], self.comm)
+        pieces = ResumableChunks(folder, [stripe_name(stripe) for stripe in stripes], self.comm)
         left = pieces.left
         # Who shares in the encoding shares in it for the others, even with no stripe left.
         encodes = len(left) > 0 if self.is_joint else any(self.comm.all_gather_object(len(left)))
@@ -159,7 +159,7 @@ class Scorer:
         return max(1, int((tokens <= self.tokens).sum()))
 
 
-def orders(index: PairIndex) -> tuple[Array, Array]:
+def length_orders(index: PairIndex) -> tuple[Array, Array]:
     """All images and all texts, ascending in length."""
     return np.argsort(index.regions, kind="stable"), np.argsort(index.words, kind="stable")
 
@@ -219,6 +219,6 @@ def as_bytes(tensor: Tensor) -> memoryview:
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def name_of(stripe: tuple[int, int]) -> str:
+def stripe_name(stripe: tuple[int, int]) -> str:
     return f"texts-{stripe[0]:07d}-{stripe[1]:07d}.npy"
 

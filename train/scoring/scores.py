@@ -14,7 +14,7 @@ import crc32c
 import numpy as np
 
 from config.errors import DataError
-from data.files import crc_of, open_array, read_json, replacing, write_array, write_json
+from data.files import crc_of, open_array, read_json, replace_atomically, write_array, write_json
 from train.scoring.recall import Array, Floats, Ints
 
 ENSEMBLE = "-ensemble"
@@ -81,7 +81,7 @@ def open_scores(folder: Path, file: str = MATRIX) -> Scores:
     return Scores(matrix, images, texts, np.asarray(ids["owner"], np.int64))
 
 
-def keep_scores(place: Path, matrix: Array, of: Pairs, origin: str, two_stage: Facts | None = None) -> None:
+def write_scores(place: Path, matrix: Array, of: Pairs, origin: str, two_stage: Facts | None = None) -> None:
     """Write the matrix and its names into `place`, each whole or not at all, the names last.
 
     Args:
@@ -91,28 +91,28 @@ def keep_scores(place: Path, matrix: Array, of: Pairs, origin: str, two_stage: F
         write_array(place / (CANDIDATES if two_stage else MATRIX), matrix)
 
 
-def kept_origin(place: Path, file: str = MATRIX) -> str | None:
+def read_origin(place: Path, file: str = MATRIX) -> str | None:
     """Which weights and pairs the matrix kept in `place` came from; None without one."""
     whole = (place / file).exists() and (place / IDS).exists()
     ids = read_json(place / IDS, REMEDY) if whole else None
     return ids.get("origin") if isinstance(ids, dict) else None
 
 
-def scored_before(place: Path, file: str, origin: str, said: Callable[[str], object]) -> Array | None:
+def find_earlier_matrix(place: Path, file: str, origin: str, said: Callable[[str], object]) -> Array | None:
     """The matrix of this origin that is kept in `place`; None where there is none, or, as is `said`, a damaged one."""
     try:
-        return open_scores(place, file).matrix if kept_origin(place, file) == origin else None
+        return open_scores(place, file).matrix if read_origin(place, file) == origin else None
     except DataError as error:
         said(f"scoring again: {error}")
         return None
 
 
-def kept_two_stage(place: Path) -> Facts | None:
+def read_two_stage(place: Path) -> Facts | None:
     """What is known of the candidates that alone have scores in `place`; None where all pairs have."""
     return cast("Facts | None", read_json(place / IDS, REMEDY).get("two_stage"))
 
 
-def keep_mean(place: Path, folders: Sequence[Path]) -> Scores:
+def write_ensemble(place: Path, folders: Sequence[Path]) -> Scores:
     """The mean of the matrices kept in `folders`, written into `place` and opened from there.
 
     It is kept in float64: rounded to the type of its parts, different means would become ties. Only blocks of rows
@@ -126,8 +126,8 @@ def keep_mean(place: Path, folders: Sequence[Path]) -> Scores:
         _check_alike(one, ours, other, theirs)
     place.mkdir(parents=True, exist_ok=True)
     matrices = [member.matrix for member in members]
-    origin = " + ".join(f"{kept_origin(folder)}" for folder in folders)
-    with _naming(place, members[0], origin), replacing(place / MATRIX) as beside:
+    origin = " + ".join(f"{read_origin(folder)}" for folder in folders)
+    with _naming(place, members[0], origin), replace_atomically(place / MATRIX) as beside:
         images, texts = matrices[0].shape
         whole = np.lib.format.open_memmap(beside, "w+", np.float64, (images, texts))
         step = max(1, _BLOCK_VALUES // texts)

@@ -22,8 +22,8 @@ from config.errors import ConfigError, DataError
 from data.batches.pairs import Array, PairIndex
 from model.matcher import Matcher, Side
 from model.parts.layers import highest
-from train.scoring.resumable_chunks import Pieces, Said
-from train.scoring.scorer import Scorer, orders
+from train.scoring.resumable_chunks import ResumableChunks, Said
+from train.scoring.scorer import Scorer, length_orders
 
 AT_ONCE = 1 << 24
 """Similarities that are looked at together, about."""
@@ -51,7 +51,7 @@ class TwoStage:
 
     @torch.inference_mode()
     def matrix(self, index: PairIndex, folder: Path, said: Said) -> tuple[Array, Facts] | None:
-        """`[images, texts]` float32 and what is to be known of it (see `facts`) on rank 0, None elsewhere.
+        """`[images, texts]` float32 and what is to be known of it (see `shortlist_facts`) on rank 0, None elsewhere.
 
         Args:
             folder: where scores are kept until the matrix is whole (see `Scorer.matrix`).
@@ -63,7 +63,7 @@ class TwoStage:
         scorer, comm = self.scorer, self.scorer.comm
         scorer.matcher.eval()
         folder.mkdir(parents=True, exist_ok=True)
-        by_regions, by_words = orders(index)
+        by_regions, by_words = length_orders(index)
         with self._timed("encode"), scorer.autocast():
             images, texts = scorer.sides(index, by_regions, by_words)
         with self._timed("search"):
@@ -72,7 +72,7 @@ class TwoStage:
             # Neighbours in this order share images of like length.
             image, text = chosen[by_regions][:, by_words].nonzero()
             blocks = self._blocks(index, len(image))
-            pieces = Pieces(folder, names_of(blocks, chosen), comm)
+            pieces = ResumableChunks(folder, names_of(blocks, chosen), comm)
 
             def work(number: int) -> Array:
                 return self._score(images, texts, image[blocks[number]], text[blocks[number]])
@@ -84,7 +84,7 @@ class TwoStage:
         if comm.rank == 0:
             values = np.full(chosen.shape, -np.inf, np.float32)
             values[by_regions[image], by_words[text]] = np.concatenate(list(pieces.read()))
-            found = values, facts(self.keep, chosen, index.owner) | {"seconds": self._seconds}
+            found = values, shortlist_facts(self.keep, chosen, index.owner) | {"seconds": self._seconds}
             pieces.clear()
         comm.barrier("matrix")
         return found
@@ -94,8 +94,8 @@ class TwoStage:
         shape = len(index.images), len(index.texts)
         bits = torch.zeros(-(-shape[0] * shape[1] // 8), dtype=torch.uint8)
         if self.scorer.comm.rank == 0:
-            rows = in_parts(self.scorer.matcher.pooled_images, images)[by_regions.argsort()]
-            columns = in_parts(self.scorer.matcher.pooled_texts, texts)[by_words.argsort()]
+            rows = pool_in_chunks(self.scorer.matcher.pooled_images, images)[by_regions.argsort()]
+            columns = pool_in_chunks(self.scorer.matcher.pooled_texts, texts)[by_words.argsort()]
             check_finite(rows, "image", index.images)
             check_finite(columns, "caption", index.texts)
             chosen = nearest(rows, columns, self.keep) | nearest(columns, rows, self.keep).T
@@ -126,7 +126,7 @@ class TwoStage:
         self._seconds[stage] = round(time.perf_counter() - start, 3)
 
 
-def in_parts(pool: Callable[[Side], Tensor], side: Side) -> Tensor:
+def pool_in_chunks(pool: Callable[[Side], Tensor], side: Side) -> Tensor:
     """`[n, d]` float32: the vectors of a side, made of so many items at a time."""
     parts = range(0, len(side), POOLED_AT_ONCE)
     return torch.cat([pool(side.slice(start, min(start + POOLED_AT_ONCE, len(side)))).float() for start in parts])
@@ -153,7 +153,7 @@ def nearest(queries: Tensor, others: Tensor, keep: int) -> Array:
     return found
 
 
-def facts(keep: int, chosen: Array, owner: Array) -> Facts:
+def shortlist_facts(keep: int, chosen: Array, owner: Array) -> Facts:
     """What candidates `chosen [images, texts]` cost and save.
 
     k; scored, the share of pairs that were; ceiling, the share of images (txt) and texts (img) with a right answer

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import load
-from config.command.cli import leaving, parse
+from config.command.cli import exit_on_error, parse
 from config.errors import ConfigError, DataError, Failure
 from config.kinds import Kinds
 
@@ -112,14 +112,14 @@ def test_a_wrong_line_leaves_with_2_and_one_line(
 def test_errors_told_in_one_line_have_their_exit_codes(
     error: ConfigError | DataError | Failure, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as left, leaving("mine"):
+    with pytest.raises(SystemExit) as left, exit_on_error("mine"):
         raise error
     assert left.value.code == code
     assert capsys.readouterr().err == "mine: a\n"
 
 
 def test_other_errors_are_not_hidden() -> None:
-    with pytest.raises(RuntimeError), leaving("mine"):
+    with pytest.raises(RuntimeError), exit_on_error("mine"):
         raise RuntimeError
 
 

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from config.assemble import COMMON, Kinds, section_types
-from config.command.flags import Parser, add_leaves, choosing
+from config.command.flags import Parser, add_leaves, build_parser
 from config.errors import ConfigError
 from config.leaves import DEFAULT_KINDS, flatten
 
 
 def parser_for(kinds: Kinds, **choice: str) -> Parser:
-    parser = choosing("program", "what it does", kinds)
+    parser = build_parser("program", "what it does", kinds)
     add_leaves(
         parser, section_types(flatten({kind: {"name": name} for kind, name in choice.items()}, ""), kinds)
     )
@@ -106,7 +106,7 @@ def test_wrong_flags_are_refused(line: str, message: str, kinds: Kinds) -> None:
 
 
 def test_the_first_reading_leaves_other_flags_alone(kinds: Kinds) -> None:
-    args = choosing("program", "", kinds).read_known(
+    args = build_parser("program", "", kinds).read_known(
         ["--split", "val", "--config", "a.json", "--objective=hinge", "--grad_norm", "-1"]
     )
     assert args.config == "a.json"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import ConfigError
-from data.batches.false_negatives import Spared
+from data.batches.false_negatives import FalseNegatives
 from data.batches.hard_pools import DIRECTIONS, HardPools, draw_without, following, token_buckets
 from data.batches.pairs import PairIndex
 from data.batches.plan import PoolPlan
@@ -93,9 +93,9 @@ def test_no_caption_short_enough_is_refused(index: PairIndex) -> None:
         HardPools(index, 3, 0, 0)
 
 
-def spared(index: PairIndex, pairs: int = 40) -> Spared:
+def spared(index: PairIndex, pairs: int = 40) -> FalseNegatives:
     image, text = np.random.default_rng(0).integers(0, (len(index.images), len(index.texts)), (pairs, 2)).T
-    return Spared(image, text, index.owner, len(index.images))
+    return FalseNegatives(image, text, index.owner, len(index.images))
 
 
 def test_what_is_spared_is_never_drawn(index: PairIndex) -> None:
@@ -115,7 +115,7 @@ def test_what_is_spared_is_never_drawn(index: PairIndex) -> None:
 
 def test_a_pool_larger_than_what_is_left_is_refused(index: PairIndex) -> None:
     text = np.zeros(10, np.int64)
-    pairs = Spared(np.arange(10), text, index.owner, len(index.images))
+    pairs = FalseNegatives(np.arange(10), text, index.owner, len(index.images))
     with pytest.raises(ConfigError, match=rf"has only {23 - len(pairs)} wrong images for an anchor"):
         HardPools(index, 23, -1, 0, pairs)
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import DataError
-from data.batches.false_negatives import Spared
-from data.batches.offline_negatives import Coupling, Drawn, Offline, quintuplets
+from data.batches.false_negatives import FalseNegatives
+from data.batches.offline_negatives import Coupling, Offline, OfflineDraw, quintuplets
 from data.batches.owners import Owners
 from data.batches.pairs import Array, PairIndex
 from tests.items import random_candidates
@@ -25,7 +25,7 @@ def offline(index: PairIndex, best: int = 10, rank_ratio: int = 5, coupling: Cou
     return Offline(index, random_candidates(index), best, rank_ratio, coupling, seed)
 
 
-def drawn(source: Offline, epoch: int = 0, texts: Array | None = None) -> Drawn:
+def drawn(source: Offline, epoch: int = 0, texts: Array | None = None) -> OfflineDraw:
     texts = np.arange(len(source.index.texts)) if texts is None else texts
     return source.draw(np.full_like(texts, epoch), texts)
 
@@ -53,7 +53,7 @@ def test_a_draw_depends_on_seed_epoch_and_caption_alone(index: PairIndex) -> Non
     source, texts = offline(index), np.array([7, 30, 2, 47])
     epochs = np.array([0, 1, 1, 0])
     whole = [drawn(offline(index), epoch) for epoch in range(2)]
-    for name in Drawn._fields:
+    for name in OfflineDraw._fields:
         expected = [getattr(whole[epoch], name)[text] for epoch, text in zip(epochs, texts, strict=True)]
         assert getattr(source.draw(epochs, texts), name).tolist() == expected
     assert not np.array_equal(whole[0].text_off, whole[1].text_off)
@@ -115,7 +115,7 @@ def test_what_is_spared_gives_way_to_the_next_of_its_list(index: PairIndex) -> N
     usual = offline(index)
     image = np.repeat(np.arange(24), 3)
     text = usual.candidates.i2t[:, [0, 9, 4]].ravel()
-    pairs = Spared(image, text, index.owner, 24)
+    pairs = FalseNegatives(image, text, index.owner, 24)
     sparing = Offline(index, usual.candidates, 10, 5, "shared", 3, pairs)
     for epoch in range(5):
         before, after = drawn(usual, epoch), drawn(sparing, epoch)
@@ -132,8 +132,8 @@ def test_what_is_spared_gives_way_to_the_next_of_its_list(index: PairIndex) -> N
 
 def test_lists_of_nothing_but_what_is_spared_are_refused_before_the_first_draw(index: PairIndex) -> None:
     lists = random_candidates(index)
-    pairs = Spared(np.full(3, 7), lists.i2t[7, :3], index.owner, 24)
-    with pytest.raises(DataError, match=rf"the 3 best candidates of {index.images[7]} are all spared \(mask_same_wo"):
+    pairs = FalseNegatives(np.full(3, 7), lists.i2t[7, :3], index.owner, 24)
+    with pytest.raises(DataError, match=rf"the 3 best candidates of {index.images[7]} are all false negatives "):
         Offline(index, lists, 3, 3, "shared", 3, pairs)
     Offline(index, lists, 4, 4, "shared", 3, pairs)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from config.errors import DataError
 from data.draws import generator
-from data.records.pixels import Crop, cropped, decode, draw_crop, reduced, shaded, whole
+from data.records.pixels import Crop, crop_square, decode, draw_crop, resize_whole, shrink, to_8_bit
 from tests.drawn import drawn, encoded
 
 
@@ -82,7 +82,7 @@ def test_reduced_while_decoding_where_asked() -> None:
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (32, 32)])
 def test_whole_pictures_are_squeezed_by_the_8_bit_filter(size: tuple[int, int]) -> None:
-    pixels = whole(drawn(1, *size), 32)
+    pixels = resize_whole(drawn(1, *size), 32)
     assert pixels.dtype == np.uint8
     assert np.array_equal(pixels, square(drawn(1, *size), 32))
 
@@ -91,15 +91,15 @@ def test_crops_are_cut_before_they_are_resized() -> None:
     picture, crop = drawn(2), Crop(top=5, left=7, height=30, width=40, flip=False)
     pixels = np.asarray(picture)[5:35, 7:47]
     expected = square(Image.fromarray(pixels), 24)
-    assert np.array_equal(cropped(picture, crop, 24), expected)
+    assert np.array_equal(crop_square(picture, crop, 24), expected)
     beyond = np.moveaxis(np.array(picture.resize((24, 24), Image.Resampling.BICUBIC, box=(7, 5, 47, 35))), -1, 0)
     assert not np.array_equal(expected, beyond)
 
 
 def test_mirrored_after_resizing() -> None:
     picture, crop = drawn(2), Crop(3, 2, 31, 29, flip=False)
-    plain = cropped(picture, crop, 24)
-    assert np.array_equal(cropped(picture, crop._replace(flip=True), 24), plain[:, :, ::-1])
+    plain = crop_square(picture, crop, 24)
+    assert np.array_equal(crop_square(picture, crop._replace(flip=True), 24), plain[:, :, ::-1])
 
 
 # ---------------------------------------------------------------- draws
@@ -150,14 +150,14 @@ def test_the_same_generator_draws_the_same() -> None:
 
 @pytest.mark.parametrize(("size", "expected"), [((60, 40), (30, 20)), ((40, 60), (20, 30)), ((500, 20), (500, 20))])
 def test_reduced_to_the_shorter_side(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    got = decode(reduced(drawn(3, *size), 20, 95))
+    got = decode(shrink(drawn(3, *size), 20, 95))
     assert got.size == expected
     wanted = np.asarray(drawn(3, *size).resize(expected, Image.Resampling.BICUBIC), int)
     assert np.abs(np.asarray(got, int) - wanted).mean() < 8
 
 
 def test_quality_is_a_matter_of_bytes() -> None:
-    assert len(reduced(drawn(3, 300, 200), 100, 30)) < len(reduced(drawn(3, 300, 200), 100, 95))
+    assert len(shrink(drawn(3, 300, 200), 100, 30)) < len(shrink(drawn(3, 300, 200), 100, 95))
 
 
 def float_tiff(low: float, high: float) -> bytes:
@@ -188,21 +188,21 @@ def test_whole_numbers_of_a_known_range_are_shades(high: int, white: int) -> Non
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_numbers_that_are_not_finite_are_told_so(wrong: float) -> None:
     data = encoded(Image.fromarray(np.array([[0.5, wrong]], np.float32)), "TIFF")
-    for read in (decode, lambda data: shaded(data, (0, 1))):
+    for read in (decode, lambda data: to_8_bit(data, (0, 1))):
         with pytest.raises(DataError, match=r"^holds numbers that are not finite; mend it"):
             read(data)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-1, 1), (3, 700)])
 def test_a_range_makes_shades_of_them(low: float, high: float) -> None:
-    shades = np.asarray(decode(shaded(float_tiff(low, high), (low, high))))
+    shades = np.asarray(decode(to_8_bit(float_tiff(low, high), (low, high))))
     assert shades[0, 0].tolist() == [0, 0, 0]
     assert shades[-1, -1].tolist() == [255, 255, 255]
     other = float_tiff(0, 255)
     assert np.asarray(decode(other))[-1, -1].tolist() == [255, 255, 255]
     plain = io.BytesIO()
     Image.new("RGB", (2, 2)).save(plain, "PNG")
-    assert shaded(plain.getvalue(), (low, high)) == plain.getvalue(), "others stay as they are"
+    assert to_8_bit(plain.getvalue(), (low, high)) == plain.getvalue(), "others stay as they are"
 
 
 def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
@@ -211,5 +211,5 @@ def test_a_picture_of_too_many_pixels_is_refused_before_it_is_decoded() -> None:
         decode(data[:60], max_pixels=599)
     assert decode(data, max_pixels=600).size == (30, 20)
     with pytest.raises(DataError, match=r"^has 4 x 3 pixels, more than 11; reduce it"):
-        shaded(float_tiff(0, 1), (0, 1), max_pixels=11)
+        to_8_bit(float_tiff(0, 1), (0, 1), max_pixels=11)
     assert Image.MAX_IMAGE_PIXELS is None, "no alarm of Pillow's"

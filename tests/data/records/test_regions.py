@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config.errors import ConfigError
-from data.records.regions import RegionRule, box_features, cut, normalise_boxes
+from data.records.regions import RegionRule, box_features, cut_regions, normalise_boxes
 from tests.arrays import extracted
 
 
@@ -90,7 +90,7 @@ def test_box_features_can_be_written_in_place() -> None:
 def test_cut_keeps_counted_rows_in_half_precision_and_drops_scalars() -> None:
     image = extracted(0, rows=9, dtype=np.float32)
     image["conf"] = np.array([0.9, 0.8, 0.7, *[0.0] * 6], np.float32)[:, None]
-    kept, count = cut({**image, "nbb": np.array(5), "labels": np.arange(9)}, RegionRule(min_bb=2), False)
+    kept, count = cut_regions({**image, "nbb": np.array(5), "labels": np.arange(9)}, RegionRule(min_bb=2), False)
     assert count == 3
     assert kept.keys() == {*image, "labels"}
     assert {name: array.dtype.str for name, array in kept.items() if name != "labels"} == dict.fromkeys(image, "<f2")
@@ -99,22 +99,22 @@ def test_cut_keeps_counted_rows_in_half_precision_and_drops_scalars() -> None:
 
 
 def test_cut_notes_a_count_above_the_rows_there_are() -> None:
-    kept, count = cut(extracted(0, rows=4), RegionRule(min_bb=10), False)
+    kept, count = cut_regions(extracted(0, rows=4), RegionRule(min_bb=10), False)
     assert count == 10
     assert len(kept["features"]) == 4
 
 
 def test_cut_keeps_all_up_to_the_image_s_own_number() -> None:
     image = extracted(0, rows=9)
-    assert cut(image, RegionRule(), True)[1] == 9
-    kept, count = cut({**image, "nbb": np.array(4)}, RegionRule(), True)
+    assert cut_regions(image, RegionRule(), True)[1] == 9
+    kept, count = cut_regions({**image, "nbb": np.array(4)}, RegionRule(), True)
     assert (count, len(kept["features"])) == (4, 4)
 
 
 def test_a_fixed_number_still_stores_up_to_max_bb_rows() -> None:
     image = extracted(0, rows=9)
-    assert cut(image, RegionRule(conf_th=-1, num_bb=3, max_bb=100), False)[1] == 10
-    assert len(cut(image, RegionRule(conf_th=-1, num_bb=3, max_bb=6, min_bb=1), False)[0]["features"]) == 6
+    assert cut_regions(image, RegionRule(conf_th=-1, num_bb=3, max_bb=100), False)[1] == 10
+    assert len(cut_regions(image, RegionRule(conf_th=-1, num_bb=3, max_bb=6, min_bb=1), False)[0]["features"]) == 6
 
 
 @pytest.mark.parametrize("conf_th", [float("nan"), float("inf"), 20, -0.5])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from config.errors import ConfigError, DataError
-from data.source.captions_per_image import LOOKED_AT, captions_each
+from data.source.captions_per_image import LOOKED_AT, captions_per_image
 from data.source.precomputed import PrecomputedImages, read_precomputed
 from tests.precomputed import caption, features, write_precomputed
 
@@ -17,7 +17,7 @@ CAPS = Path("train_caps.txt")
 
 
 def each(captions: int, rows: Any, ids: Any = None, said: int = 0) -> int:
-    return captions_each(CAPS, captions, rows, ids, said)
+    return captions_per_image(CAPS, captions, rows, ids, said)
 
 
 @pytest.mark.parametrize("ids_each", [1, None, "all"])

@@ -9,7 +9,15 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from data.source.entries import Caption, Entry
-from data.source.picture_selection import Picture, Wanted, choose, every_picture, files_of, locate, read_wanted
+from data.source.picture_selection import (
+    Picture,
+    PictureSelection,
+    choose,
+    every_picture,
+    files_of,
+    locate,
+    read_wanted,
+)
 
 
 def entry(name: str, *boxes: list[float]) -> Entry:
@@ -22,7 +30,10 @@ ENTRIES = [entry("p_1", [0, 0, 5, 10]), entry("p_2")]
 
 def test_without_annotation_every_entry_is_wanted() -> None:
     wanted, boxless = choose(ENTRIES, "{id:03d}.npz", annotated=False)
-    assert wanted == [Wanted("001.npz", PurePosixPath("p_1")), Wanted("002.npz", PurePosixPath("p_2"))]
+    assert wanted == [
+        PictureSelection("001.npz", PurePosixPath("p_1")),
+        PictureSelection("002.npz", PurePosixPath("p_2")),
+    ]
     assert boxless == []
 
 
@@ -47,20 +58,20 @@ def test_pictures_are_found_by_their_names_in_folders_and_archives(folder: Path)
         archive.add(folder, ".")
     for source in (folder, folder.parent / "all.tar"):
         assert {found.image for found in every_picture(source)} == {"a", "b"}
-        wanted = [Wanted("B", PurePosixPath("b")), Wanted("C", PurePosixPath("c"))]
+        wanted = [PictureSelection("B", PurePosixPath("b")), PictureSelection("C", PurePosixPath("c"))]
         assert list(read_wanted(source, locate(source, wanted))) == [Picture("B", b"b")]
 
 
 def test_two_pictures_of_one_name_are_refused(folder: Path) -> None:
     (folder / "deeper" / "a.png").write_bytes(b"other")
     with pytest.raises(DataError, match=r"a\.jpg and deeper/a\.png would both be A; rename one"):
-        locate(folder, [Wanted("A", PurePosixPath("a"))])
+        locate(folder, [PictureSelection("A", PurePosixPath("a"))])
 
 
 def test_pictures_may_be_wanted_by_number(tmp_path: Path) -> None:
     for name in ("COCO_val2014_000000000042.jpg", "7.jpg", "0007b.jpg", "x_000.jpg", "p8", "000000000139.jpg"):
         (tmp_path / name).write_bytes(name.encode())
-    wanted = [Wanted(f"{number}.npz", PurePosixPath(number)) for number in ("42", "7", "0", "8", "139", "9")]
+    wanted = [PictureSelection(f"{number}.npz", PurePosixPath(number)) for number in ("42", "7", "0", "8", "139", "9")]
     located = locate(tmp_path, wanted, by_number=True)
     found = {picture.name: picture.data.decode() for picture in read_wanted(tmp_path, located)}
     assert found == {"42.npz": "COCO_val2014_000000000042.jpg", "7.npz": "7.jpg", "0.npz": "x_000.jpg",
@@ -75,7 +86,7 @@ def test_a_number_may_be_written_in_one_way_only(tmp_path: Path) -> None:
     for name in ("00.jpg", "000.jpg"):
         (tmp_path / name).touch()
     with pytest.raises(DataError, match=r"000?\.jpg and 000?\.jpg would both be 0\.npz; rename one"):
-        locate(tmp_path, [Wanted("0.npz", PurePosixPath("0"))], by_number=True)
+        locate(tmp_path, [PictureSelection("0.npz", PurePosixPath("0"))], by_number=True)
 
 
 def jsonl(*lines: tuple[object, str]) -> list[Entry]:
@@ -127,7 +138,9 @@ def test_pictures_that_are_not_wanted_are_not_read(folder: Path) -> None:
     (folder / "deeper" / "b.png").unlink()
     (folder / "deeper" / "b.png").symlink_to("/proc/self/mem")  # a file that nobody can read at its beginning
     assert {found.image for found in every_picture(folder)} == {"a", "b"}
-    assert list(read_wanted(folder, locate(folder, [Wanted("A", PurePosixPath("a"))]))) == [Picture("A", b"a")]
+    assert list(read_wanted(folder, locate(folder, [PictureSelection("A", PurePosixPath("a"))]))) == [
+        Picture("A", b"a")
+    ]
 
 
 def test_names_that_two_images_would_share_are_refused() -> None:

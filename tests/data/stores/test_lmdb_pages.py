@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data.stores.lmdb_pages import Torn, _pages, checksum
+from data.stores.lmdb_pages import TornPages, _pages, checksum
 from data.stores.lmdb_store import LmdbStore
 from data.stores.lmdb_writer import LmdbWriter
 
@@ -49,12 +49,12 @@ def test_a_turned_bit_of_a_key_or_of_what_leads_to_it_counts(values: bool, data:
         (tmp_path / "data.mdb").write_bytes(turned)
         try:
             assert checksum(tmp_path / "data.mdb", values) != whole
-        except Torn:
+        except TornPages:
             continue
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 100, b"x" * 9000])
 def test_what_is_no_store_is_torn(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(content)
-    with pytest.raises(Torn, match=r"too short|begins like no store"):
+    with pytest.raises(TornPages, match=r"too short|begins like no store"):
         checksum(tmp_path / "data.mdb", values=True)

@@ -17,7 +17,7 @@ from PIL import Image
 from config.errors import DataError
 from data.draws import generator
 from data.records.codec import DamagedRecord
-from data.records.pixels import cropped, decode, draw_crop, whole
+from data.records.pixels import crop_square, decode, draw_crop, resize_whole
 from data.stores.image_source import ImageSource
 from data.stores.image_writer import ImageWriter
 from data.stores.picture_store import PictureStore, PictureView, PictureWriter, encode_picture
@@ -78,7 +78,7 @@ def test_bytes_are_kept_as_they_were(tmp_path: Path) -> None:
 def test_whole_pictures_are_read(folder: Path) -> None:
     store = PictureView(SIDE).open(folder)
     for number, name in enumerate(NAMES):
-        assert np.array_equal(read(store, name), whole(decode(encoded(drawn(number))), SIDE))
+        assert np.array_equal(read(store, name), resize_whole(decode(encoded(drawn(number))), SIDE))
         assert np.array_equal(read(store, name, key=3), read(store, name))
 
 
@@ -86,9 +86,11 @@ def test_parts_depend_on_their_key_alone(folder: Path) -> None:
     store, picture = PictureView(SIDE, smallest_crop=0.4).open(folder), decode(encoded(drawn(2)))
     for key in range(5):
         crop = draw_crop(60, 40, generator(key, "crop"), 0.4)
-        assert np.array_equal(read(store, NAMES[2], key), cropped(picture, crop, SIDE))
+        assert np.array_equal(read(store, NAMES[2], key), crop_square(picture, crop, SIDE))
     assert not np.array_equal(read(store, NAMES[2], 0), read(store, NAMES[2], 1))
-    assert np.array_equal(read(store, NAMES[2]), whole(picture, SIDE)), "taken whole where nothing is to be drawn"
+    assert np.array_equal(read(store, NAMES[2]), resize_whole(picture, SIDE)), (
+        "taken whole where nothing is to be drawn"
+    )
 
 
 def test_whole_pictures_are_decoded_once_as_far_as_there_is_room(
@@ -182,7 +184,7 @@ def test_others_records_need_no_checksum(folder: Path) -> None:
     jpeg = encoded(drawn(8))
     change(folder, NAMES[0], msgpack.packb({"w": 60, "jpeg": jpeg, "h": 40, "features": [1, 2]}))
     store = PictureView(SIDE).open(folder)
-    assert np.array_equal(read(store, NAMES[0]), whole(decode(jpeg), SIDE))
+    assert np.array_equal(read(store, NAMES[0]), resize_whole(decode(jpeg), SIDE))
     assert store.damaged(NAMES) == []
 
 

@@ -23,7 +23,7 @@ from model.matcher import build
 from tests.samples import SMALL
 from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_parts
-from train.assembly.towers import fetched, load_towers, with_towers
+from train.assembly.towers import fetch_tower, load_towers, resolve_towers
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
@@ -61,7 +61,7 @@ def run_of(weights: dict[str, str], **matcher: Any) -> Run:
 
 def loaded(run: Run) -> tuple[Run, Laps]:
     """The run as it is resolved, and its model with the towers in it."""
-    run = with_towers(run)
+    run = resolve_towers(run)
     torch.manual_seed(5)
     matcher = build(run.matcher)
     load_towers(matcher, run)
@@ -116,15 +116,15 @@ def test_the_run_takes_the_sizes_and_does_without_the_folder_then(save: Save, tm
 
 def test_settings_of_training_are_the_runs_own(save: Save) -> None:
     folder = save("SwinModel", **SWIN, drop_path_rate=0.25)
-    run = with_towers(run_of({"vision": str(folder)}, vision={"model_type": "swin", "drop_path_rate": 0.0}))
+    run = resolve_towers(run_of({"vision": str(folder)}, vision={"model_type": "swin", "drop_path_rate": 0.0}))
     assert run.matcher.vision == {"model_type": "swin", **SWIN, "drop_path_rate": 0.0}  # type: ignore[attr-defined]
     said = {"model_type": "swin", **SWIN, "drop_path_rate": 0.5}
-    assert with_towers(run_of({"vision": str(folder)}, vision=said)).matcher.vision == said  # type: ignore[attr-defined]
+    assert resolve_towers(run_of({"vision": str(folder)}, vision=said)).matcher.vision == said  # type: ignore[attr-defined]
 
 
 def test_a_run_without_towers_is_left_alone() -> None:
     run = run_of({})
-    assert with_towers(run) is run
+    assert resolve_towers(run) is run
 
 
 @pytest.mark.parametrize(("vision", "told"), [
@@ -137,7 +137,7 @@ def test_another_width_or_grid_is_refused(vision: dict[str, Any], told: str, sav
     folder = save("ViTModel", **VIT)
     said = {"model_type": "vit", **VIT} | vision
     with pytest.raises(DataError, match=rf"weights\.vision=.*: another tower \({told}") as error:
-        with_towers(run_of({"vision": str(folder)}, vision=said))
+        resolve_towers(run_of({"vision": str(folder)}, vision=said))
     assert 'set matcher.vision to {"model_type": "vit"} to take its sizes' in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -145,7 +145,7 @@ def test_another_width_or_grid_is_refused(vision: dict[str, Any], told: str, sav
 def test_another_type_is_refused(save: Save) -> None:
     folder = save("SwinModel", **SWIN)
     with pytest.raises(DataError, match=r"\(model_type swin there, vit in this run\); set matcher\.vision to .*swin"):
-        with_towers(run_of({"vision": str(folder)}, vision={"model_type": "vit"}))
+        resolve_towers(run_of({"vision": str(folder)}, vision={"model_type": "vit"}))
 
 
 def test_shards_and_old_files_are_read(save: Save) -> None:
@@ -219,10 +219,10 @@ class Trap:
     """Leaves a mark where it is unpickled blindly."""
 
     def __init__(self, mark: Path) -> None:
-        self.mark = mark
+        self.manifest = mark
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
+        return Path.touch, (self.manifest,)
 
 
 def test_nothing_but_tensors_is_unpickled(save: Save, tmp_path: Path) -> None:
@@ -251,7 +251,7 @@ def test_a_config_that_says_nothing_is_told(config: str | None, told: str, tmp_p
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(DataError, match=told) as error:
-        with_towers(run_of({"vision": str(tmp_path)}))
+        resolve_towers(run_of({"vision": str(tmp_path)}))
     assert "\n" not in str(error.value)
 
 
@@ -267,17 +267,17 @@ def test_a_pair_of_edges_is_one_edge(save: Save) -> None:
 def test_what_cannot_go_together_is_told(save: Save) -> None:
     folder = str(save("ViTModel", **VIT))
     with pytest.raises(ConfigError, match=r'holds the towers already; .* \(--vision "" --text ""\)$'):
-        with_towers(run_of({"vision": folder, "checkpoint": "best"}))
+        resolve_towers(run_of({"vision": folder, "checkpoint": "best"}))
     bfan = Run(weights={"vision": folder}, matcher=KINDS["matcher"]("bfan")(name="bfan"),
                objective=KINDS["objective"]("triplet")())  # type: ignore[arg-type, call-arg] # fmt: skip
     with pytest.raises(ConfigError, match=r"weights\.vision=.*: matcher bfan has no vision tower; leave it out"):
-        with_towers(bfan)
+        resolve_towers(bfan)
 
 
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./vit", "~/nowhere at all", "a/b/c"])
 def test_a_folder_that_is_not_there_is_told(name: str) -> None:
     with pytest.raises(DataError, match=r"weights\.vision=.*: no such folder; name one that holds config"):
-        fetched(name, "vision")
+        fetch_tower(name, "vision")
 
 
 @pytest.mark.parametrize("how", ["unreachable", "forbidden"])
@@ -293,7 +293,7 @@ def test_a_hub_that_is_out_of_reach_fails_fast_and_says_what_to_do(
     told = (r"weights\.vision=google/vit-base-patch16-224-in21k: not on this machine and the hub cannot be reached .*"
             r"download config\.json and model\.safetensors of it into a folder and name that folder")  # fmt: skip
     with pytest.raises(DataError, match=told) as error:
-        fetched("google/vit-base-patch16-224-in21k", "vision")
+        fetch_tower("google/vit-base-patch16-224-in21k", "vision")
     assert "\n" not in str(error.value)
     assert time.monotonic() - start < 20
 
@@ -312,7 +312,7 @@ def test_what_the_hub_gave_before_is_used_without_it(
     (refs / "main").write_text("0123abc")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert fetched("someone/tiny-vit", "vision") == snapshot
+    assert fetch_tower("someone/tiny-vit", "vision") == snapshot
     _, matcher = loaded(run_of({"vision": "someone/tiny-vit"}))
     assert same(matcher.vision.tower, snapshot, "ViTModel")
 
@@ -342,10 +342,10 @@ def test_of_a_hub_only_what_is_read_is_fetched(
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, name, timeout: listed)
     if not wanted:
         with pytest.raises(DataError, match=r"it holds no config\.json with model\.safetensors or pytorch_model\.bin"):
-            fetched("someone/vit", "vision")
+            fetch_tower("someone/vit", "vision")
         assert asked == []
     else:
-        assert fetched("someone/vit", "vision") == tmp_path
+        assert fetch_tower("someone/vit", "vision") == tmp_path
         assert [patterns[:2] for patterns in asked] == [["config.json", wanted]]
 
 

@@ -20,7 +20,7 @@ from tests.items import items_config
 from tests.samples import lively
 from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_parts
-from train.assembly.weights import check_resumable, differing, measure_with, start_from
+from train.assembly.weights import check_resumable, find_differences, load_for_evaluation, load_initial_weights
 from train.checkpointing.checkpoint import Checkpoints, read_weights
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
@@ -65,10 +65,10 @@ def test_weights_of_another_matcher_are_measured_by_nobody(
         save_file(build(run_of(theirs).matcher).state_dict(), path)
     matcher = build(run_of(ours).matcher)
     with pytest.raises(DataError, match=told) as error:
-        measure_with(matcher, run_of(ours), path)
+        load_for_evaluation(matcher, run_of(ours), path)
     assert str(path) in str(error.value)
     with pytest.raises(DataError, match=told):
-        start_from(matcher, run_of(ours, weights={"checkpoint": str(path)}))
+        load_initial_weights(matcher, run_of(ours, weights={"checkpoint": str(path)}))
 
 
 def test_a_missing_tensor_is_told_with_the_file(run_of: MakeItems, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_missing_tensor_is_told_with_the_file(run_of: MakeItems, tmp_path: Pat
     state = build(run.matcher).state_dict()
     del state["region_rnn.bias_hh_l0"]
     folder = saved(run, tmp_path, state)
-    for act in (lambda: measure_with(build(run.matcher), run, folder),
+    for act in (lambda: load_for_evaluation(build(run.matcher), run, folder),
                 lambda: build_parts(run, Solo(), str(folder))):  # fmt: skip
         with pytest.raises(DataError, match=rf"{folder}: lacks 1 tensor of this vsrn \(region_rnn\.bias_hh_l0\)"):
             act()
@@ -84,13 +84,13 @@ def test_a_missing_tensor_is_told_with_the_file(run_of: MakeItems, tmp_path: Pat
 
 def test_whole_weights_say_nothing(run_of: MakeItems, tmp_path: Path) -> None:
     run = run_of()
-    assert measure_with(build(run.matcher), run, saved(run, tmp_path)) == ("f" * 64, (), 1.0)
+    assert load_for_evaluation(build(run.matcher), run, saved(run, tmp_path)) == ("f" * 64, (), 1.0)
 
 
 def test_settings_that_shapes_do_not_tell_are_told(run_of: MakeItems, tmp_path: Path) -> None:
     folder = saved(run_of("bfan", {"focal_type": "prob", "lambda_softmax": 9.0}), tmp_path)
     run = run_of("bfan")
-    assert measure_with(build(run.matcher), run, folder).notes == (
+    assert load_for_evaluation(build(run.matcher), run, folder).notes == (
         f"{folder}: was trained with other settings than it is measured with: focal_type prob (here equal), "
         "lambda_softmax 9.0 (here 20.0)",)  # fmt: skip
 
@@ -98,7 +98,7 @@ def test_settings_that_shapes_do_not_tell_are_told(run_of: MakeItems, tmp_path: 
 def test_settings_of_training_alone_do_not_differ() -> None:
     there = {"name": "laps", "max_word": 90, "caption_weight": 1.0, "text": {"hidden_dropout_prob": 0.1, "size": 2}}
     here = {"name": "laps", "max_word": 50, "caption_weight": 0.0, "text": {"hidden_dropout_prob": 0.0, "size": 3}}
-    assert differing(there, here) == ["max_word 90 (here 50)", "text.size 2 (here 3)"]
+    assert find_differences(there, here) == ["max_word 90 (here 50)", "text.size 2 (here 3)"]
 
 
 def test_a_start_from_a_part_tells_what_came(run_of: MakeItems, tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_the_newest_and_the_best_are_kept(place: Checkpoints, tmp_path: Path) ->
     for step in (1, 2, 3, 4, 5):
         save(place, step)
         if step == 2:
-            place.choose(2)
+            place.mark_best(2)
     assert names(tmp_path) == ["best", "latest", "step-00000002", "step-00000004", "step-00000005"]
     assert value_of(place.best()) == 2
     assert value_of(newest(place)) == 5
@@ -102,7 +102,7 @@ def test_a_run_that_went_back_keeps_what_it_just_saved(place: Checkpoints, tmp_p
     """Resumed from an older checkpoint: the newest is not the one with the highest number."""
     for step in (10, 20, 30):
         save(place, step)
-    place.go_on(tmp_path / "ckpt" / "step-00000020")
+    place.continue_from(tmp_path / "ckpt" / "step-00000020")
     save(place, 22)
     assert value_of(newest(place)) == 22
     assert names(tmp_path) == ["latest", *(f"step-000000{step}" for step in (20, 22, 30))]
@@ -116,7 +116,7 @@ def test_a_damaged_one_does_not_count_among_those_that_are_kept(place: Checkpoin
     for step in (10, 20):
         save(place, step)
     spoil(tmp_path / "ckpt" / "step-00000020" / "state.pt")
-    place.go_on(tmp_path / "ckpt" / "step-00000010")
+    place.continue_from(tmp_path / "ckpt" / "step-00000010")
     save(place, 12)
     assert "step-00000010" in names(tmp_path)
     spoil(tmp_path / "ckpt" / "step-00000012" / "state.pt")
@@ -150,24 +150,24 @@ def test_going_on_mends_the_link_to_the_newest(place: Checkpoints, tmp_path: Pat
     link = tmp_path / "ckpt" / "latest"
     link.unlink()
     link.symlink_to("step-00000010")
-    place.go_on(tmp_path / "ckpt" / "step-00000010")
+    place.continue_from(tmp_path / "ckpt" / "step-00000010")
     assert link.readlink().name == "step-00000010"
-    place.go_on(link.parent / "step-00000020")
+    place.continue_from(link.parent / "step-00000020")
     assert link.readlink().name == "step-00000020"
 
 
 def test_going_on_from_elsewhere_changes_nothing(place: Checkpoints, tmp_path: Path) -> None:
     other = save(Checkpoints(tmp_path / "other", keep=1), 7)
-    place.go_on(other)
-    place.go_on(tmp_path / "nothing")
-    place.choose(7)
+    place.continue_from(other)
+    place.continue_from(tmp_path / "nothing")
+    place.mark_best(7)
     assert place.best() is None
     assert not (tmp_path / "ckpt").exists()
 
 
 def test_the_best_is_found_where_a_lost_process_put_it_aside(place: Checkpoints, tmp_path: Path) -> None:
     folder = save(place, 10)
-    place.choose(10)
+    place.mark_best(10)
     folder.rename(f"{folder}.before")
     assert place.best() == newest(place) == tmp_path / "ckpt" / "step-00000010.before"
     save(place, 20)
@@ -214,9 +214,9 @@ def test_what_cannot_be_chosen_or_removed_is_told(
         patch.setattr(Path, "symlink_to", full)
         told = r"cannot be made to say step-00000002 \(.*No space.*from step-00000002"
         with pytest.raises(Failure, match=rf"ckpt/best: {told}"):
-            place.choose(2)
+            place.mark_best(2)
         with pytest.raises(Failure, match=rf"ckpt/latest: {told}"):
-            place.go_on(tmp_path / "ckpt" / "step-00000002")
+            place.continue_from(tmp_path / "ckpt" / "step-00000002")
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "_hide", full)
         with pytest.raises(Failure, match=r"older checkpoints could not be removed .*No space.* from step-00000003"):
@@ -316,10 +316,10 @@ class Trap:
     """What a malicious file would hold."""
 
     def __init__(self, mark: Path) -> None:
-        self.mark = mark
+        self.manifest = mark
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
+        return Path.touch, (self.manifest,)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

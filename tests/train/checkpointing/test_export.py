@@ -16,7 +16,7 @@ from model.loading import load, load_to_score
 from model.matcher import Matcher
 from tests.samples import batch_for, lively, small
 from train.checkpointing.export import data_name, matcher_with, published_content, write_published
-from train.checkpointing.published import guesses, matcher_of, read_published
+from train.checkpointing.published import build_matcher, guess_settings, read_published
 
 ODD: dict[str, dict[str, Any]] = {
     "uniter": {},
@@ -66,9 +66,9 @@ def test_weights_and_settings_come_back_without_a_difference(model: Matcher, tmp
     if system == "uniter":  # a state dict alone, as published; heads are taken to be 64 wide
         again = small(system, seed=9)
     else:
-        again = matcher_of(system, found)
+        again = build_matcher(system, found)
         assert again.config == model.config
-        assert guesses(system, found) == []
+        assert guess_settings(system, found) == []
     load(again, system, take_rank_row(found.weights))
     assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in model.state_dict().items())

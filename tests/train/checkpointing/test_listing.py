@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from config.errors import DataError
-from train.checkpointing.listing import found_in, looks_whole, newest_whole, place_of
-from train.checkpointing.manifest import Unsealed
+from train.checkpointing.listing import list_checkpoints, locate_checkpoint, looks_whole, newest_whole
+from train.checkpointing.manifest import FolderWriter
 
 
 def sealed(folder: Path, name: str, number: int | None) -> Path:
-    made = Unsealed(folder / name)
+    made = FolderWriter(folder / name)
     with made.file("a") as file:
         file.write(b"content")
     made.seal({} if number is None else {"number": number})
@@ -21,7 +21,7 @@ def sealed(folder: Path, name: str, number: int | None) -> Path:
 
 
 def names(folder: Path) -> list[str]:
-    return [one.path.name for one in found_in(folder)]
+    return [one.path.name for one in list_checkpoints(folder)]
 
 
 def test_they_are_in_the_order_of_saving(tmp_path: Path) -> None:
@@ -58,15 +58,15 @@ def test_a_sealed_folder_from_elsewhere_is_the_oldest(tmp_path: Path) -> None:
 
 def test_one_that_was_put_aside_stands_in_for_its_step(tmp_path: Path) -> None:
     aside = sealed(tmp_path, "step-00000001.before", 1)
-    assert place_of(tmp_path, "step-00000001") == newest_whole(tmp_path, print) == aside
+    assert locate_checkpoint(tmp_path, "step-00000001") == newest_whole(tmp_path, print) == aside
     again = sealed(tmp_path, "step-00000001", 2)
-    assert place_of(tmp_path, "step-00000001") == newest_whole(tmp_path, print) == again
-    assert place_of(tmp_path, "") is place_of(tmp_path, "step-00000002") is None
+    assert locate_checkpoint(tmp_path, "step-00000001") == newest_whole(tmp_path, print) == again
+    assert locate_checkpoint(tmp_path, "") is locate_checkpoint(tmp_path, "step-00000002") is None
 
 
 def test_a_changed_byte_is_found_when_it_is_read_and_a_lost_one_at_once(tmp_path: Path) -> None:
     folder = sealed(tmp_path, "step-00000001", 1)
-    [one] = found_in(tmp_path)
+    [one] = list_checkpoints(tmp_path)
     (folder / "a").write_bytes(b"Content")
     assert looks_whole(one)
     with pytest.raises(DataError, match=r"step-00000001: a does not match its checksum; none is whole: name other"):

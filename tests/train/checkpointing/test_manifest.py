@@ -11,14 +11,14 @@ import crc32c
 import pytest
 
 from config.errors import DataError
-from train.checkpointing.manifest import MARK, Flaw, Unsealed, check, read_mark, verified
+from train.checkpointing.manifest import MARK, Flaw, FolderWriter, read_manifest, verify, verify_file
 
 LARGE = bytes(range(256)) * 40_000
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    made = Unsealed(tmp_path / "whole")
+    made = FolderWriter(tmp_path / "whole")
     for name, content in {"small": b"words", "large": LARGE, "empty": b""}.items():
         with made.file(name) as file:
             file.write(content[:1])
@@ -28,8 +28,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_mark_tells_sizes_checksums_and_notes(folder: Path) -> None:
-    mark = check(folder)
-    assert mark == read_mark(folder)
+    mark = verify(folder)
+    assert mark == read_manifest(folder)
     assert mark.notes == {"step": 7}
     assert mark.files["large"] == (len(LARGE), crc32c.crc32c(LARGE))
     assert mark.files["empty"] == (0, 0)
@@ -39,19 +39,19 @@ def test_the_mark_tells_sizes_checksums_and_notes(folder: Path) -> None:
 
 
 def test_what_lies_there_from_before_is_removed(folder: Path) -> None:
-    Unsealed(folder)
+    FolderWriter(folder)
     assert list(folder.iterdir()) == []
 
 
 def test_a_file_that_could_not_be_written_whole_is_not_counted(tmp_path: Path) -> None:
-    made = Unsealed(tmp_path / "half")
+    made = FolderWriter(tmp_path / "half")
     with pytest.raises(RuntimeError), made.file("broken"):
         raise RuntimeError
     assert made.files == {}
 
 
 def test_a_file_is_written_once(tmp_path: Path) -> None:
-    made = Unsealed(tmp_path / "half")
+    made = FolderWriter(tmp_path / "half")
     with made.file("a") as file:
         file.write(b"1")
     with pytest.raises(FileExistsError), made.file("a"):
@@ -81,15 +81,15 @@ def spoil(folder: Path, name: str, way: str) -> None:
 def test_what_is_wrong_with_a_file_is_told(way: str, told: str, light: bool, folder: Path) -> None:
     spoil(folder, "small", way)
     with pytest.raises(Flaw, match=f"^{told}$"):
-        check(folder)
+        verify(folder)
     if light:
         with pytest.raises(Flaw, match=told):
-            check(folder, deep=False)
+            verify(folder, deep=False)
     else:
-        assert check(folder, deep=False).notes == {"step": 7}
+        assert verify(folder, deep=False).notes == {"step": 7}
     with pytest.raises(DataError, match=rf"{re.escape(str(folder))}: {told}; copy the checkpoint again, or name"):
-        verified(folder / "small")
-    assert verified(folder / "large") == folder / "large"
+        verify_file(folder / "small")
+    assert verify_file(folder / "large") == folder / "large"
 
 
 @pytest.mark.parametrize(("way", "told"), [
@@ -98,12 +98,12 @@ def test_what_is_wrong_with_a_file_is_told(way: str, told: str, light: bool, fol
 def test_what_is_wrong_with_the_mark_is_told(way: str, told: str, folder: Path) -> None:
     spoil(folder, MARK, way)
     with pytest.raises(Flaw, match=re.escape(f"{MARK} {told}")):
-        check(folder)
+        verify(folder)
     if way == "missing":
-        assert verified(folder / "small") == folder / "small", "a folder that nobody sealed"
+        assert verify_file(folder / "small") == folder / "small", "a folder that nobody sealed"
     else:
         with pytest.raises(DataError, match=r"damaged; copy|cannot be read .*; make it readable"):
-            verified(folder / "small")
+            verify_file(folder / "small")
 
 
 @pytest.mark.parametrize("plain", ["[]", "5", "{}", '{"files": 3, "checksum": 1}', '{"files": {"a": 1}, "checksum": 1}',
@@ -111,18 +111,18 @@ def test_what_is_wrong_with_the_mark_is_told(way: str, told: str, folder: Path) 
 def test_a_mark_that_says_something_else_is_damaged(plain: str, folder: Path) -> None:
     (folder / MARK).write_text(plain)
     with pytest.raises(Flaw, match="is damaged"):
-        read_mark(folder)
+        read_manifest(folder)
 
 
 def test_a_mark_may_be_laid_out_anew(folder: Path) -> None:
     (folder / MARK).write_text(json.dumps(json.loads((folder / MARK).read_text()), indent=3, sort_keys=True))
-    assert check(folder).notes == {"step": 7}
+    assert verify(folder).notes == {"step": 7}
 
 
 def test_a_file_that_was_added_is_nobodys_business(folder: Path) -> None:
     (folder / "notes.txt").write_text("mine")
-    assert check(folder).notes == {"step": 7}
-    assert verified(folder / "notes.txt").read_text() == "mine"
+    assert verify(folder).notes == {"step": 7}
+    assert verify_file(folder / "notes.txt").read_text() == "mine"
 
 
 def test_a_disk_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,4 +131,4 @@ def test_a_disk_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr("train.checkpointing.manifest.crc_of", broken)
     with pytest.raises(Flaw, match=r"small cannot be read \(Input/output error\)"):
-        check(folder)
+        verify(folder)

@@ -21,7 +21,7 @@ from model.matcher import Matcher
 from model.published_names import PARTS
 from tests.samples import lively, small
 from train.checkpointing.checkpoint import read_weights
-from train.checkpointing.published import guesses, matcher_of, read_published, unpickled
+from train.checkpointing.published import build_matcher, guess_settings, load_restricted, read_published
 
 SHARED = {"vocab_size": 60, "img_dim": 16, "embed_size": 16, "word_dim": 12, "num_layers": 1, "no_imgnorm": False}
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -90,7 +90,7 @@ def test_a_checkpoint_is_built_and_loaded_from_its_own_options(system: str, old:
     assert found.facts == {"epoch": 5, "Eiters": 123, "best_rsum": 401.5}
     assert found.options == OPTIONS[system]
     assert {tensor.device.type for tensor in found.weights.values()} == {"cpu"}
-    matcher = matcher_of(system, found)
+    matcher = build_matcher(system, found)
     assert load(matcher, system, found.weights) == Loaded([], [])
     assert matcher.config == theirs.config  # type: ignore[union-attr]
     assert all(torch.equal(tensor, matcher.state_dict()[name]) for name, tensor in theirs.state_dict().items())
@@ -106,13 +106,13 @@ def test_its_weights_are_read_like_any_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["coco_precomp", "f30k", "f30k_precomp2"])
 def test_only_one_name_of_the_data_makes_variant_f(name: str, tmp_path: Path) -> None:
     write(tmp_path / "best.pth.tar", "vsrn", opt=Namespace(**OPTIONS["vsrn"] | {"data_name": name}))
-    assert matcher_of("vsrn", read_published(tmp_path / "best.pth.tar")).config.variant == "C"  # type: ignore[union-attr]
+    assert build_matcher("vsrn", read_published(tmp_path / "best.pth.tar")).config.variant == "C"  # type: ignore[union-attr]
 
 
 def test_options_that_are_missing_are_measured_or_have_their_defaults(tmp_path: Path) -> None:
     write(tmp_path / "best.pth.tar", opt=Namespace(data_name="coco_precomp"), best_rsum=None)
     found = read_published(tmp_path / "best.pth.tar")
-    config = matcher_of("bfan", found).config.model_dump()  # type: ignore[union-attr, operator]
+    config = build_matcher("bfan", found).config.model_dump()  # type: ignore[union-attr, operator]
     assert {name: config[name] for name in ("vocab_size", "word_dim", "embed_size", "img_dim")} == {
         "vocab_size": 60, "word_dim": 12, "embed_size": 16, "img_dim": 16}  # fmt: skip
     assert (config["focal_type"], config["lambda_softmax"], config["no_txtnorm"]) == ("equal", 20.0, False)
@@ -122,7 +122,7 @@ def test_options_that_are_missing_are_measured_or_have_their_defaults(tmp_path: 
 def test_without_a_caption_branch_none_is_built(tmp_path: Path) -> None:
     write(tmp_path / "best.pth.tar", "vsrn", model=parts_of(donor("vsrn"), "vsrn")[:2])
     found = read_published(tmp_path / "best.pth.tar")
-    matcher = matcher_of("vsrn", found)
+    matcher = build_matcher("vsrn", found)
     assert load(matcher, "vsrn", found.weights) == Loaded([], [])
     assert matcher.config.caption_weight == 0  # type: ignore[union-attr]
 
@@ -133,7 +133,7 @@ def test_names_without_a_place_are_refused_and_told(tmp_path: Path) -> None:
     write(tmp_path / "best.pth.tar", model=parts)
     found = read_published(tmp_path / "best.pth.tar")
     with pytest.raises(DataError, match=r"no place for \(word_rnn\.weight_ih_l7, img_enc\.cnn\.conv1\.weight\)"):
-        load(matcher_of("bfan", found), "bfan", found.weights)
+        load(build_matcher("bfan", found), "bfan", found.weights)
 
 
 @pytest.mark.parametrize(("option", "value", "told"), [
@@ -144,7 +144,7 @@ def test_names_without_a_place_are_refused_and_told(tmp_path: Path) -> None:
 def test_options_that_we_do_not_have_are_refused(option: str, value: str, told: str, tmp_path: Path) -> None:
     write(tmp_path / "best.pth.tar", "vsrn", opt=Namespace(**OPTIONS["vsrn"] | {option: value}))
     with pytest.raises(DataError, match=told):
-        matcher_of("vsrn", read_published(tmp_path / "best.pth.tar"))
+        build_matcher("vsrn", read_published(tmp_path / "best.pth.tar"))
 
 
 @pytest.mark.parametrize("changes", [{"opt": None}, {"model": {"fc.weight": torch.zeros(2)}}, {"model": []},
@@ -159,10 +159,10 @@ class Trap:
     """Leaves a mark where it is unpickled blindly."""
 
     def __init__(self, mark: Path) -> None:
-        self.mark = mark
+        self.manifest = mark
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
+        return Path.touch, (self.manifest,)
 
 
 class Options(argparse.Namespace):
@@ -174,7 +174,7 @@ def test_a_trap_is_refused_and_never_springs(place: str, tmp_path: Path) -> None
     trap = Trap(tmp_path / "sprung")
     changes = {"inside opt": {"opt": Namespace(logger=trap)}, "model": {"model": [{"fc.weight": trap}]}}
     write(tmp_path / "best.pth.tar", **changes.get(place, {place: trap}))
-    for read in (read_published, read_weights, unpickled):
+    for read in (read_published, read_weights, load_restricted):
         with pytest.raises(DataError, match=r"best\.pth\.tar: refused, it asks for \S+, which is neither a tensor"):
             read(tmp_path / "best.pth.tar")
     assert not (tmp_path / "sprung").exists()
@@ -242,7 +242,7 @@ def test_a_laps_is_built_by_its_shapes(kind: str, width: int, tmp_path: Path) ->
     theirs = write_laps(tmp_path / "model_best.pth", kind, embed_size=width)
     found = read_published(tmp_path / "model_best.pth", "laps")
     assert found.facts == {"epoch": 3, "Eiters": 77, "best_rsum": 501.5}
-    matcher = matcher_of("laps", found)
+    matcher = build_matcher("laps", found)
     told = load(matcher, "laps", found.weights)
     assert told == Loaded([], ["txt_enc.bert.pooler.dense.weight"])
     assert all(torch.equal(tensor, matcher.state_dict()[name]) for name, tensor in theirs.state_dict().items())
@@ -250,19 +250,19 @@ def test_a_laps_is_built_by_its_shapes(kind: str, width: int, tmp_path: Path) ->
     assert config["vision"] == {"vit": VIT, "swin": SWIN}[kind]
     assert {name: config["text"][name] for name in TEXT} == TEXT
     assert (config["max_word"], config["ratio_weight"], config["embed_size"]) == (50, 3.0, width)
-    assert guesses("laps", found) == []
+    assert guess_settings("laps", found) == []
 
 
 @pytest.mark.parametrize("kind", ["vit", "swin"])
 def test_ratios_that_a_laps_does_not_tell_are_the_recipes(kind: str, tmp_path: Path) -> None:
     write_laps(tmp_path / "model_best.pth", kind, opt=None)
     found = read_published(tmp_path / "model_best.pth", "laps")
-    matcher = matcher_of("laps", found)
+    matcher = build_matcher("laps", found)
     assert load(matcher, "laps", found.weights).missing == []
     config = matcher.config.model_dump()  # type: ignore[union-attr, operator]
     assert {name: config[name] for name in ("sparse_ratio", "aggr_ratio")} == {
         name: LAPS[kind][name] for name in ("sparse_ratio", "aggr_ratio")}  # fmt: skip
-    told = guesses("laps", found)
+    told = guess_settings("laps", found)
     assert [line.split()[0] for line in told] == ["image_size"] * (kind == "swin") + ["sparse_ratio", "aggr_ratio"]
 
 
@@ -271,7 +271,7 @@ def test_a_laps_may_be_its_state_dict_alone(tmp_path: Path) -> None:
     torch.save(torch.load(tmp_path / "model_best.pth", weights_only=False)["model"], tmp_path / "alone.pth")
     found = read_published(tmp_path / "alone.pth", "laps")
     assert (found.options, found.facts) == ({}, {})
-    assert load(matcher_of("laps", found), "laps", found.weights).missing == []
+    assert load(build_matcher("laps", found), "laps", found.weights).missing == []
 
 
 def test_weights_of_a_laps_are_read_like_any_others(tmp_path: Path) -> None:
@@ -284,13 +284,13 @@ def test_weights_of_a_laps_are_read_like_any_others(tmp_path: Path) -> None:
 def test_ratios_that_contradict_the_shapes_are_refused(tmp_path: Path) -> None:
     write_laps(tmp_path / "model_best.pth", opt={"sparse_ratio": 0.5, "aggr_ratio": 0.9})
     with pytest.raises(DataError, match=r"aggregates to 7 patches, but sparse_ratio 0\.5 and aggr_ratio 0\.9 of 36"):
-        matcher_of("laps", read_published(tmp_path / "model_best.pth", "laps"))
+        build_matcher("laps", read_published(tmp_path / "model_best.pth", "laps"))
 
 
 def test_heads_that_shapes_cannot_tell_are_refused(tmp_path: Path) -> None:
     write_laps(tmp_path / "model_best.pth", vision=VIT | {"hidden_size": 96, "num_attention_heads": 2})
     with pytest.raises(DataError, match=r"img_enc\.visual_encoder\.\* is 96 wide, no multiple of the 64"):
-        matcher_of("laps", read_published(tmp_path / "model_best.pth", "laps"))
+        build_matcher("laps", read_published(tmp_path / "model_best.pth", "laps"))
 
 
 @pytest.mark.parametrize(("lost", "told"), [
@@ -303,7 +303,7 @@ def test_a_laps_that_is_not_whole_is_refused(lost: str, told: str, tmp_path: Pat
     found = read_published(tmp_path / "model_best.pth", "laps")
     del found.weights[lost]
     with pytest.raises(DataError, match=told) as error:
-        matcher_of("laps", found)
+        build_matcher("laps", found)
     assert "\n" not in str(error.value)
 
 

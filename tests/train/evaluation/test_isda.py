@@ -24,10 +24,10 @@ from train.distributed.comm import Comm, Solo
 from train.evaluation.isda import (
     ObjectAttention,
     check_offers_attention,
+    format_line,
     isda,
     measure_isda,
     object_attention,
-    one_line,
     summary,
 )
 from train.metrics.journal import Journal
@@ -161,7 +161,7 @@ def test_it_is_the_mean_over_pairs_of_two_objects_or_more(
     assert found["mean"] == pytest.approx(sum(each) / 2, rel=1e-4)
     assert found["rowmean"] == pytest.approx((each[0] / 2 + each[1] / 3) / 2, rel=1e-4)
     assert (found["pairs"], found["with_fewer_objects"], found["unannotated"]) == (2, 2, 0)
-    assert one_line(found).startswith(f"ISDa {found['mean']:.4f} (95 % ")
+    assert format_line(found).startswith(f"ISDa {found['mean']:.4f} (95 % ")
     flat = [even(found) for found in CAPTIONS[:2] if found]
     assert found["flat"] == pytest.approx(sum(flat) / 2, rel=1e-6)
 

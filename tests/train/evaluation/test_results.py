@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 
 from config.errors import DataError
-from train.evaluation.results import keep, shown, table
+from train.evaluation.results import format_recalls, format_table, write_entry
 
 
 def test_entries_stand_beside_each_other_and_the_newest_of_a_name_counts(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     for name, value in (("val", 1), ("test", 2), ("test", 3)):
-        keep(folder, name, {"rsum": value})
+        write_entry(folder, name, {"rsum": value})
     assert json.loads((folder / "results.json").read_text()) == {"val": {"rsum": 1}, "test": {"rsum": 3}}
 
 
 def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(DataError, match=r"results\.json is not JSON .*; remove it and evaluate again"):
-        keep(tmp_path, "test", {})
+        write_entry(tmp_path, "test", {})
     assert (tmp_path / "results.json").read_text() == "{"
 
 
@@ -34,7 +34,7 @@ def values(scale: float = 1.0) -> dict[str, float]:
 
 
 def test_the_table_is_in_percent_and_every_number_stands_under_its_name() -> None:
-    head, to_text, to_image, rsum, end = table(values()).split("\n")
+    head, to_text, to_image, rsum, end = format_table(values()).split("\n")
     assert head.split("  ")[-1].strip() == "mean rank"
     for name, ours, theirs in (("R@1", "1.0", "21.0"), ("R@5", "5.0", "25.0"), ("R@10", "10.0", "30.0"),
                                ("mean R", "5.3", "25.3"), ("median rank", "3.0", "4.5"),
@@ -48,10 +48,10 @@ def test_the_table_is_in_percent_and_every_number_stands_under_its_name() -> Non
 
 def test_folds_are_shown_by_their_mean_with_the_whole_below() -> None:
     entry = {"recalls": values(), "images": 5000, "folds": 5}
-    assert shown({"recalls": values(), "images": 5000, "folds": 1}) == table(values())
-    text = shown(entry | {"whole": values(0.5), "each_fold": [values()] * 5})
-    assert text == (f"mean of 5 folds of 1,000 images\n{table(values())}\n"
-                    f"all 5,000 images\n{table(values(0.5))}")
+    assert format_recalls({"recalls": values(), "images": 5000, "folds": 1}) == format_table(values())
+    text = format_recalls(entry | {"whole": values(0.5), "each_fold": [values()] * 5})
+    assert text == (f"mean of 5 folds of 1,000 images\n{format_table(values())}\n"
+                    f"all 5,000 images\n{format_table(values(0.5))}")
 
 
 TWO_STAGE = {"k": 50, "scored": 0.0312, "ceiling": {"txt": 0.98, "img": 0.9754},
@@ -61,14 +61,14 @@ TWO_STAGE = {"k": 50, "scored": 0.0312, "ceiling": {"txt": 0.98, "img": 0.9754},
 def test_two_stages_are_told_below_the_table() -> None:
     line = ("two stages: 3.1 % of the pairs scored, those among the 50 nearest; so at most 98.0 % of the images and "
             "97.5 % of the texts can find a match (encode 12.3 s, search 0.5 s, score 70.0 s)\n")
-    assert shown({"recalls": values(), "folds": 1, "two_stage": TWO_STAGE}) == table(values()) + line
+    assert format_recalls({"recalls": values(), "folds": 1, "two_stage": TWO_STAGE}) == format_table(values()) + line
     folded = {"recalls": values(), "images": 50, "folds": 5, "whole": values(0.5), "two_stage": TWO_STAGE}
-    assert shown(folded).endswith(table(values(0.5)) + line)
+    assert format_recalls(folded).endswith(format_table(values(0.5)) + line)
 
 
 def test_two_stages_stand_beside_all_pairs(tmp_path: Path) -> None:
-    keep(tmp_path, "test", {"rsum": 1})
-    keep(tmp_path, "test", {"rsum": 2, "two_stage": TWO_STAGE})
+    write_entry(tmp_path, "test", {"rsum": 1})
+    write_entry(tmp_path, "test", {"rsum": 2, "two_stage": TWO_STAGE})
     found = json.loads((tmp_path / "results.json").read_text())
     assert found == {"test": {"rsum": 1}, "test-two-stage": {"rsum": 2, "two_stage": TWO_STAGE}}
 
@@ -76,5 +76,5 @@ def test_two_stages_stand_beside_all_pairs(tmp_path: Path) -> None:
 def test_a_file_that_is_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text("[]")
     with pytest.raises(DataError, match=r"results\.json: is no JSON object of entries; remove it and evaluate again"):
-        keep(tmp_path, "test", {})
+        write_entry(tmp_path, "test", {})
     assert (tmp_path / "results.json").read_text() == "[]"

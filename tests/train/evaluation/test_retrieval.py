@@ -28,12 +28,12 @@ from train.assembly.recipe import Parts, build_parts
 from train.assembly.splits import Split
 from train.distributed.comm import Comm, Solo
 from train.evaluation import retrieval as measuring
-from train.evaluation.retrieval import judged, measure, quick_check, tenths
+from train.evaluation.retrieval import compute_recalls, measure, quick_check, report_tenths
 from train.metrics.clock import Clock
 from train.metrics.journal import Journal
 from train.scoring.recall import Ties, fold_recalls, recalls
 from train.scoring.scorer import read_images, read_texts
-from train.scoring.scores import kept_origin
+from train.scoring.scores import read_origin
 from train.scoring.two_stage import TwoStage
 
 
@@ -58,7 +58,7 @@ def test_a_measurement_keeps_its_scores_and_says_what_it_counted(make_run: MakeR
     assert len(told.pop("crc32c")) == 2
     assert told == {
         "images": split.index.images, "texts": split.index.texts, "owner": split.index.owner.tolist(),
-        "origin": kept_origin(place)}
+        "origin": read_origin(place)}
     assert found == {"recalls": recalls(matrix, split.index.owner, "mean", "correct", 1), "images": 24, "texts": 48,
                      "folds": 1, "ties": "mean", "ir_count": "correct", "median_rank": "exact", "left_out": []}
 
@@ -107,7 +107,7 @@ def test_what_an_evaluation_left_unfinished_serves_the_same_one_only(
 
     parts, split = opened(make_run, tokens_per_block=300)
     with monkeypatch.context() as patch:
-        patch.setattr(measuring, "tenths", lambda *_: die)
+        patch.setattr(measuring, "report_tenths", lambda *_: die)
         with pytest.raises(Killed):
             measure(parts, split, "test", tmp_path / "cut", Journal(None))
     assert len(list((tmp_path / "cut").rglob("texts-*.npy"))) == 3
@@ -228,7 +228,7 @@ def test_a_matrix_is_judged_by_the_runs_options() -> None:
     rng = np.random.default_rng(0)
     matrix, owner = rng.random((20, 40)), np.arange(40) % 20
     options = Eval(ties="optimistic", ir_count="legacy", folds=2, median_rank="floor")
-    found = judged(options, matrix, owner)
+    found = compute_recalls(options, matrix, owner)
     assert found.pop("recalls") == recalls(matrix, owner, "optimistic", "legacy", 2, "floor")
     assert found.pop("each_fold") == fold_recalls(matrix, owner, "optimistic", "legacy", 2, "floor")
     assert found.pop("whole") == recalls(matrix, owner, "optimistic", "legacy", 1, "floor")
@@ -239,7 +239,10 @@ def test_a_matrix_is_judged_by_the_runs_options() -> None:
 def test_what_a_run_may_choose_is_what_recalls_know() -> None:
     fields = Eval.model_fields
     assert get_args(fields["ties"].annotation) == get_args(Ties)
-    assert set(get_args(fields["select_by"].annotation)) <= judged(Eval(), np.eye(3), np.arange(3))["recalls"].keys()
+    assert (
+        set(get_args(fields["select_by"].annotation))
+        <= compute_recalls(Eval(), np.eye(3), np.arange(3))["recalls"].keys()
+    )
 
 
 def plain_quick(parts: Parts, split: Split, size: int) -> dict[str, float]:
@@ -292,7 +295,7 @@ def test_tenths_are_said_once_each(tmp_path: Path) -> None:
     journal = Journal(tmp_path, tensorboard=False)
     clock = Clock()
     clock.count("pairs", 7)
-    said = tenths("val", journal, clock)
+    said = report_tenths("val", journal, clock)
     for done in range(1, 26):
         said(done, 25)
     lines = (tmp_path / "log.txt").read_text().splitlines()

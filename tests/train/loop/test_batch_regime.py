@@ -34,7 +34,7 @@ from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_recipe
 from train.distributed.collectives import synchronise_norms
 from train.distributed.comm import Comm, Solo
-from train.loop.batch_regime import BatchRegime, batch_recall, outcome, total_loss
+from train.loop.batch_regime import BatchRegime, batch_recall, match_batch, total_loss
 from train.loop.trainer import Trainer
 from train.metrics.clock import Clock
 from train.metrics.journal import Journal
@@ -92,7 +92,7 @@ class Found(NamedTuple):
 def update(matcher: Matcher, batch: Batch, comm: Comm, separate: bool = True) -> Found:
     """One forward and backward, by the quintuplet loss where there are offline negatives, else the triplet loss."""
     synchronise_norms(matcher, comm)
-    out = outcome(matcher, batch, comm, nullcontext, separate)
+    out = match_batch(matcher, batch, comm, nullcontext, separate)
     settings: Any = find_objective("quintuplet" if batch.sets == 3 else "triplet").settings
     terms = build_objective(settings())(out, batch, 0.0)
     total_loss(terms, out.aux, comm.size).backward()
@@ -148,7 +148,7 @@ def test_dropout_of_the_matchers_own_loss_is_drawn_for_items_not_for_ranks(index
     (batch,) = batches(index, 1)
     assert batch.keys is not None
     batch = replace(batch, keys=batch.keys + 1)
-    other = outcome(matcher_of("vsrn", {"input_dropout_p": 0.5}), batch, Solo(), nullcontext)
+    other = match_batch(matcher_of("vsrn", {"input_dropout_p": 0.5}), batch, Solo(), nullcontext)
     assert (other.aux["caption"] - whole).abs() > 1e-3
 
 
@@ -161,7 +161,7 @@ def scored(matcher: Matcher, batch: Batch, image: int, text: int) -> Tensor:
 def test_scores_are_those_of_the_named_pairs(index: PairIndex) -> None:
     """Of a matcher without statistics over a batch: each pair is scored as if it were alone."""
     matcher, (batch,) = matcher_of("bfan", {}), batches(index, 1)
-    out = outcome(matcher, batch, Solo(), nullcontext)
+    out = match_batch(matcher, batch, Solo(), nullcontext)
     assert out.offline is not None
     for item in range(ITEMS):
         for other in range(ITEMS):
@@ -179,7 +179,7 @@ def test_true_pairs_are_told_over_all_ranks(index: PairIndex) -> None:
         part.number[4:8], part.owner[4:8] = torch.tensor([7, 8, 7, 9]), torch.tensor([7, 7, 7, numbers[0]])
     matchers = [matcher_of("bfan", {}) for _ in parts]
     items = torch.tensor([0, 1, 2, 0, 3, 2, 4, 0])
-    for out in on_ranks(2, lambda comm: outcome(matchers[comm.rank], parts[comm.rank], comm, nullcontext)):
+    for out in on_ranks(2, lambda comm: match_batch(matchers[comm.rank], parts[comm.rank], comm, nullcontext)):
         assert out.offline is not None
         assert out.positive is not None
         assert out.positive.tolist() == (items[:, None] == items).tolist()
@@ -196,7 +196,7 @@ def test_statistics_are_of_each_set_in_turn_unless_all_are_encoded_at_once(index
     for start in (0, ITEMS, 2 * ITEMS):
         by_hand.encode_image(batch.images.slice(start, start + ITEMS))
     together.encode_image(batch.images)
-    one, three = (outcome(model, batch, Solo(), nullcontext, separate) for model, separate in
+    one, three = (match_batch(model, batch, Solo(), nullcontext, separate) for model, separate in
                   ((at_once, False), (matcher, True)))
     for expected, ours in ((by_hand, matcher), (together, at_once)):
         theirs = dict(expected.named_buffers())
@@ -207,7 +207,7 @@ def test_statistics_are_of_each_set_in_turn_unless_all_are_encoded_at_once(index
 
 def test_without_statistics_it_is_all_the_same_how_sets_are_encoded(index: PairIndex) -> None:
     (batch,), matcher = batches(index, 1), matcher_of("bfan", {})
-    one, three = (outcome(matcher, batch, Solo(), nullcontext, separate) for separate in (False, True))
+    one, three = (match_batch(matcher, batch, Solo(), nullcontext, separate) for separate in (False, True))
     close(one.scores["match"], three.scores["match"])
     assert one.offline is not None
     assert three.offline is not None
@@ -298,8 +298,8 @@ def test_a_resumed_run_ends_to_the_bit_the_same(offline: bool, make_run: MakeIte
 def test_half_precision_costs_nearly_the_same(name: str, precision: str, index: PairIndex) -> None:
     (batch,), matcher = batches(index, 1), small(name).train()
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[precision]
-    half = outcome(matcher, batch, Solo(), lambda: torch.autocast("cpu", dtype))
-    whole = outcome(matcher, batch, Solo(), nullcontext)
+    half = match_batch(matcher, batch, Solo(), lambda: torch.autocast("cpu", dtype))
+    whole = match_batch(matcher, batch, Solo(), nullcontext)
     assert half.offline is not None
     assert whole.offline is not None
     assert half.offline.both.dtype == torch.float32

@@ -14,7 +14,7 @@ from tests.train.conftest import MakeRun, Pretended
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
-from train.loop.claim import Extension, claim, differences, extension_of, told
+from train.loop.claim import Extension, claim, describe_differences, extension_of, find_differences
 
 
 @pytest.fixture
@@ -153,8 +153,8 @@ def test_an_extension_tells_the_schedule_from_there_on(make_run: MakeRun) -> Non
 
 def test_of_another_matcher_only_the_name_differs(make_run: MakeRun) -> None:
     ours = make_run(objective={"name": "infonce"}, data={"val_txt_db": "", "val_img_db": ""})
-    changed = differences(make_run(), ours)
+    changed = find_differences(make_run(), ours)
     assert changed["objective.name"] == ("hinge", "infonce")
     assert [*changed] == ["data.val_txt_db", "data.val_img_db", "objective.name"]
-    assert told(changed).endswith(".db; objective.name was hinge, now infonce") is False
-    assert "now not set; objective.name was hinge, now infonce" in told(changed)
+    assert describe_differences(changed).endswith(".db; objective.name was hinge, now infonce") is False
+    assert "now not set; objective.name was hinge, now infonce" in describe_differences(changed)

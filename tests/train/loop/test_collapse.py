@@ -13,7 +13,7 @@ from train.assembly.recipe import build_recipe
 from train.distributed.comm import Solo
 from train.loop import collapse
 from train.loop.batch_regime import BatchRegime
-from train.loop.collapse import UPDATES, CollapseWatch, gentler
+from train.loop.collapse import UPDATES, CollapseDetector, suggest_gentler
 from train.loop.pool_regime import PoolRegime
 from train.loop.trainer import Trainer
 from train.metrics.journal import METRICS, Journal, read_events
@@ -21,9 +21,9 @@ from train.metrics.journal import METRICS, Journal, read_events
 FLAT = {"online_i": 0.2, "online_t": 0.2}
 
 
-def watch(make_run: MakeRun, warmup: int = 0) -> CollapseWatch:
+def watch(make_run: MakeRun, warmup: int = 0) -> CollapseDetector:
     run = make_run(optim={"warmup_steps": warmup, "num_train_steps": 1000})
-    return CollapseWatch(run, 0.05, "this")
+    return CollapseDetector(run, 0.05, "this")
 
 
 def test_it_takes_many_updates_at_the_margin_with_recall_at_chance(make_run: MakeRun) -> None:
@@ -59,11 +59,11 @@ def test_a_warm_up_may_look_so(make_run: MakeRun) -> None:
 
 def test_remedies_are_flags_that_the_objective_has(make_run: MakeRun) -> None:
     vsrn = {"name": "triplet"}
-    assert gentler(make_run(objective=vsrn).objective, "") == (
+    assert suggest_gentler(make_run(objective=vsrn).objective, "") == (
         "a loss that rises slowly (--ramp 0.1), all negatives before the hardest (--hardest_from 0.1), a lower "
         "--learning_rate"
     )
-    assert gentler(make_run().objective, "infonce") == "infonce, a lower --learning_rate"
+    assert suggest_gentler(make_run().objective, "infonce") == "infonce, a lower --learning_rate"
 
 
 def collapsed(run: Run, folder: Path) -> Trainer:

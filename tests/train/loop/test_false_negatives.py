@@ -24,8 +24,8 @@ from tests.train.conftest import Pretended
 from train.assembly.kinds import KINDS
 from train.assembly.recipe import build_recipe
 from train.distributed.comm import Comm, Solo
-from train.loop.batch_regime import BatchRegime, outcome
-from train.loop.false_negatives import spared_pairs, sparing
+from train.loop.batch_regime import BatchRegime, match_batch
+from train.loop.false_negatives import find_false_negatives, mask_false_negatives
 from train.loop.pool_regime import PoolRegime
 from train.metrics.clock import Clock
 
@@ -62,13 +62,13 @@ def spread(regime: BatchRegime, comm: Comm) -> tuple[Tensor, Tensor, Tensor, Ten
     found = []
     for (plan, batch), _ in zip(regime.loader(0), range(6), strict=False):
         assert isinstance(plan, ItemPlan)
-        out = sparing(outcome(regime.recipe.matcher, batch, comm, regime.recipe.precision.autocast), plan,
-                      regime.spared, comm)  # fmt: skip
-        assert out.spared is not None
+        matched = match_batch(regime.recipe.matcher, batch, comm, regime.recipe.precision.autocast)
+        out = mask_false_negatives(matched, plan, regime.false_negatives, comm)
+        assert out.false_negatives is not None
         assert out.offline is not None
         own = torch.from_numpy(np.stack([plan.images, plan.texts]).reshape(2, 3, -1))
         numbers = comm.gather(own.permute(2, 0, 1).contiguous(), "pairs")
-        found.append((out.spared, numbers[:, 0], numbers[:, 1], out.offline.related))
+        found.append((out.false_negatives, numbers[:, 0], numbers[:, 1], out.offline.related))
     return tuple(torch.stack(part) for part in zip(*found, strict=True))  # type: ignore[return-value]
 
 
@@ -97,8 +97,8 @@ def test_two_ranks_spare_what_one_spares(run: Run, stores: tuple[Path, Path], tm
 
 def test_nothing_is_spared_where_it_is_not_asked_for(run: Run, index: PairIndex) -> None:
     usual = run.model_copy(update={"negatives": run.negatives.model_copy(update={"mask_same_words": False})})
-    assert len(spared_pairs(index, usual)) == 0
-    assert len(spared_pairs(index, run)) == int(by_words(index).sum()) > 0
+    assert len(find_false_negatives(index, usual)) == 0
+    assert len(find_false_negatives(index, run)) == int(by_words(index).sum()) > 0
 
 
 def test_the_recall_of_a_batch_knows_what_is_spared(run: Run) -> None:
@@ -107,7 +107,7 @@ def test_the_recall_of_a_batch_knows_what_is_spared(run: Run) -> None:
     matcher = regime.recipe.matcher
     plan, batch = next(iter(regime.loader(0)))
     assert isinstance(plan, ItemPlan)
-    spared = torch.from_numpy(regime.spared.hold(plan.images[:ITEMS, None], plan.texts[:ITEMS]))
+    spared = torch.from_numpy(regime.false_negatives.hold(plan.images[:ITEMS, None], plan.texts[:ITEMS]))
     assert spared.any()
     matcher.score = lambda *_: (torch.eye(ITEMS) + 2 * spared).requires_grad_()  # type: ignore[method-assign]
     logged = regime.losses(plan, batch, 0, Clock()).logged
@@ -131,4 +131,4 @@ def test_true_pairs_as_negatives_go_ill_with_it(name: str, switch: str, stores: 
     config = items_config(stores, negatives={"mask_same_words": True}, objective={"name": name, switch: False})
     run = made(config, tmp_path)
     with pytest.raises(ConfigError, match=rf"mask_same_words spares .*set {switch} to true, or mask_same_words to f"):
-        spared_pairs(index, run)
+        find_false_negatives(index, run)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from config.errors import FAILED, Failure
-from train.loop.nonfinite_guard import Skips
+from train.loop.nonfinite_guard import NonFiniteGuard
 
 
 def test_updates_that_are_not_finite_are_left_out_and_counted() -> None:
-    skips = Skips(2)
+    skips = NonFiniteGuard(2)
     finite = [True, False, False, True, False, True]
     assert [skips.allows(fine, step) for step, fine in enumerate(finite, 1)] == finite
     assert skips.read() == {"skipped": 3}
@@ -19,7 +19,7 @@ def test_updates_that_are_not_finite_are_left_out_and_counted() -> None:
 
 
 def test_one_too_many_in_a_row_ends_the_run() -> None:
-    skips = Skips(2)
+    skips = NonFiniteGuard(2)
     for step, fine in enumerate([False, False, True, False, False], 1):
         skips.allows(fine, step)
     message = r"^step 6: the gradient was not finite in 3 updates in a row, where most_skipped allows 2; lower .*rate"
@@ -30,26 +30,26 @@ def test_one_too_many_in_a_row_ends_the_run() -> None:
 
 
 def test_none_may_be_allowed() -> None:
-    skips = Skips(0)
+    skips = NonFiniteGuard(0)
     assert skips.allows(True, 1)
     with pytest.raises(Failure, match="in 1 update in a row, where most_skipped allows 0"):
         skips.allows(False, 2)
 
 
 def test_the_row_goes_on_after_a_resume() -> None:
-    skips, again = Skips(2), Skips(2)
+    skips, again = NonFiniteGuard(2), NonFiniteGuard(2)
     skips.allows(False, 1)
     skips.allows(False, 2)
     again.load_state_dict(skips.state_dict())
     with pytest.raises(Failure, match="in 3 updates in a row"):
         again.allows(False, 3)
-    other = Skips(2)
+    other = NonFiniteGuard(2)
     other.load_state_dict(skips.state_dict())
     assert other.read() == {"skipped": 2}
 
 
 def test_a_checkpoint_from_before_there_were_any_starts_anew() -> None:
-    skips = Skips(1)
+    skips = NonFiniteGuard(1)
     skips.load_state_dict({})
     assert not skips.allows(False, 1)
     assert skips.read() == {"skipped": 1}

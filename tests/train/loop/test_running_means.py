@@ -10,14 +10,14 @@ import torch
 from data.batches.plan import MARKS
 from tests.ranks import on_ranks
 from train.distributed.comm import Comm, Solo
-from train.loop.running_means import Tally
+from train.loop.running_means import RunningMeans
 
 CPU = torch.device("cpu")
 
 
 def test_costs_are_meant_over_updates_and_ranks() -> None:
     def work(comm: Comm) -> dict[str, float]:
-        tally = Tally(comm, CPU)
+        tally = RunningMeans(comm, CPU)
         for update in (1.0, 2.0):
             parts = [("part", torch.tensor(1.0)), ("part", torch.tensor(2.0))]
             tally.update([("loss", torch.tensor(update + comm.rank)), *parts])
@@ -27,7 +27,7 @@ def test_costs_are_meant_over_updates_and_ranks() -> None:
 
 
 def test_nothing_summed_is_nothing_told() -> None:
-    tally = Tally(Solo(), CPU)
+    tally = RunningMeans(Solo(), CPU)
     assert tally.means() == {}
     tally.update([("loss", torch.tensor(4.0))])
     tally.clear()
@@ -37,7 +37,7 @@ def test_nothing_summed_is_nothing_told() -> None:
 def marked(shares: list[list[int]]) -> str:
     """The mark that all ranks agree on."""
     def work(comm: Comm) -> str:
-        tally = Tally(comm, CPU)
+        tally = RunningMeans(comm, CPU)
         for mark in shares[comm.rank]:
             tally.mark(mark)
         return tally.samples()
@@ -60,7 +60,7 @@ def test_another_sample_is_another_mark() -> None:
 def test_a_resume_on_other_ranks_goes_on_from_the_state(ranks: int) -> None:
     """Two ranks, then `ranks`: sums, updates and samples are those of all."""
     def before(comm: Comm) -> Any:
-        tally = Tally(comm, CPU)
+        tally = RunningMeans(comm, CPU)
         tally.update([("loss", torch.tensor(1.0 + comm.rank))])
         tally.mark(10 + comm.rank)
         return tally.state_dict()
@@ -68,7 +68,7 @@ def test_a_resume_on_other_ranks_goes_on_from_the_state(ranks: int) -> None:
     state = on_ranks(2, before)[0]
 
     def after(comm: Comm) -> tuple[dict[str, float], str]:
-        tally = Tally(comm, CPU)
+        tally = RunningMeans(comm, CPU)
         tally.load_state_dict(state)
         tally.update([("loss", torch.tensor(4.5))])
         tally.mark(100)
@@ -78,7 +78,7 @@ def test_a_resume_on_other_ranks_goes_on_from_the_state(ranks: int) -> None:
 
 
 def test_asking_twice_changes_nothing() -> None:
-    tally = Tally(Solo(), CPU)
+    tally = RunningMeans(Solo(), CPU)
     tally.mark(5)
     assert tally.samples() == tally.samples() == f"{5:016x}"
 
@@ -89,13 +89,13 @@ def test_ranks_that_go_on_sum_to_the_bit_what_they_would_have_summed() -> None:
         return [("loss", torch.tensor(0.1 * (update + 1) + 0.7 * comm.rank))]
 
     def undisturbed(comm: Comm) -> float:
-        tally = Tally(comm, CPU)
+        tally = RunningMeans(comm, CPU)
         for update in range(9):
             tally.update(costs(comm, update))
         return tally.means()["loss"]
 
     def resumed(comm: Comm) -> float:
-        first, second = Tally(comm, CPU), Tally(comm, CPU)
+        first, second = RunningMeans(comm, CPU), RunningMeans(comm, CPU)
         for update in range(5):
             first.update(costs(comm, update))
         second.load_state_dict(first.state_dict())
@@ -107,6 +107,6 @@ def test_ranks_that_go_on_sum_to_the_bit_what_they_would_have_summed() -> None:
 
 
 def test_an_empty_tally_is_a_state_too() -> None:
-    tally = Tally(Solo(), CPU)
-    tally.load_state_dict(Tally(Solo(), CPU).state_dict())
+    tally = RunningMeans(Solo(), CPU)
+    tally.load_state_dict(RunningMeans(Solo(), CPU).state_dict())
     assert tally.means() == {}

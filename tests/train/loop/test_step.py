@@ -17,7 +17,7 @@ from model.objective.hinge import Config, Hinge, ranking_hinge
 from model.objective.iais import Config as IaisConfig
 from model.objective.iais import Iais
 from tests.samples import batch_for, lively, small
-from train.loop.step import forward, hardest_negatives, mine
+from train.loop.step import forward, hardest_negatives, mine_hard_negatives
 
 
 def off() -> Any:
@@ -50,7 +50,7 @@ def test_no_negative_left_out_is_harder(anchors: int, size: int, data: st.DataOb
 
 def test_mining_scores_in_evaluation_mode_and_goes_back_to_training(batch: Batch) -> None:
     matcher = lively(small("uniter")).train()
-    hard, scores = mine(matcher, batch, 2, off)
+    hard, scores = mine_hard_negatives(matcher, batch, 2, off)
     assert matcher.training
     assert not scores.requires_grad
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_mining_scores_in_evaluation_mode_and_goes_back_to_training(batch: Batch
 
 def test_the_mined_batch_holds_the_match_and_the_hardest(batch: Batch) -> None:
     matcher = lively(small("uniter"))
-    hard, scores = mine(matcher, batch, 2, off)
+    hard, scores = mine_hard_negatives(matcher, batch, 2, off)
     matcher.eval()
     with torch.no_grad():
         again = matcher(hard).scores["match"]

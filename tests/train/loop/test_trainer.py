@@ -262,13 +262,13 @@ def test_an_elastic_run_commits_and_regroups_where_hosts_have_come(make_run: Mak
 
 
 def test_mining_may_begin_later(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mined, mine = [], pool_regime.mine
+    mined, mine = [], pool_regime.mine_hard_negatives
 
     def watched(*args: Any) -> Any:
         mined.append(trainer.step)
         return mine(*args)
 
-    monkeypatch.setattr(pool_regime, "mine", watched)
+    monkeypatch.setattr(pool_regime, "mine_hard_negatives", watched)
     trainer = trainer_of(make_run(negatives={"mine_after": 4}), tmp_path)
     trainer.fit(None)
     assert set(mined) == {4, 5}

@@ -101,22 +101,22 @@ def test_a_run_that_begins_with_anothers_checkpoint_goes_on_from_its_own(make_ru
     """Or a job that is started again and again would begin again and again."""
     theirs, out = Checkpoints(tmp_path / "theirs", 2).write(Snapshot(2, {}, {}, make_run().dump())), tmp_path / "out"
     run = make_run(output={"output_dir": str(out), "resume": str(theirs)})
-    assert training.resumed_from(run, Solo()) == (theirs, [])
+    assert training.resolve_resume(run, Solo()) == (theirs, [])
     own = Checkpoints(out, 2).write(Snapshot(4, {}, {}, {}))
-    assert training.resumed_from(run, Solo()) == (own, [])
+    assert training.resolve_resume(run, Solo()) == (own, [])
 
 
 def test_a_run_may_go_back_to_an_older_one_of_its_own(make_run: MakeRun, tmp_path: Path) -> None:
     older, _ = [Checkpoints(tmp_path, 2).write(Snapshot(step, {}, {}, {})) for step in (4, 6)]
     run = make_run(output={"output_dir": str(tmp_path), "resume": str(older)})
-    assert training.resumed_from(run, Solo()) == (older, [])
+    assert training.resolve_resume(run, Solo()) == (older, [])
 
 
 def test_damaged_checkpoints_are_told_of(make_run: MakeRun, tmp_path: Path) -> None:
     older, newer = [Checkpoints(tmp_path, 2).write(Snapshot(step, {}, {}, {})) for step in (4, 6)]
     (newer / "state.pt").write_bytes(b"")
     run = make_run(output={"output_dir": str(tmp_path)})
-    start, (said,) = training.resumed_from(run, Solo())
+    start, (said,) = training.resolve_resume(run, Solo())
     assert start == older
     assert "step-00000006: state.pt has 0 bytes" in said
     assert said.endswith("going on with step-00000004")

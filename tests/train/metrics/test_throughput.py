@@ -20,7 +20,7 @@ from train.distributed.comm import Comm, Solo
 from train.evaluation.retrieval import measure
 from train.metrics.clock import PARTS, Clock, Lap
 from train.metrics.journal import Journal
-from train.metrics.throughput import CLOCKED, of_all_ranks, pace_of_one, reported, summary, together
+from train.metrics.throughput import CLOCKED, combine_ranks, describe_pace, measure_ranks, report_throughput, summary
 
 LAPS = [
     Lap(10, 0, {"load": 1, "train": 8}, {"updates": 4, "pairs": 100, "anchors": 8}),
@@ -47,7 +47,7 @@ def lap_of(elapsed: float, waited: float = 0.0, load: float = 0.0, **counts: int
 @pytest.fixture
 def three() -> list[dict[str, Any]]:
     """What three ranks find: the first is never waiting, the others wait for it."""
-    return on_ranks(3, lambda comm: of_all_ranks(Told(LAPS[comm.rank]), comm))
+    return on_ranks(3, lambda comm: measure_ranks(Told(LAPS[comm.rank]), comm))
 
 
 def test_all_ranks_know_how_all_of_them_spend_their_time(three: list[dict[str, Any]]) -> None:
@@ -64,19 +64,19 @@ def test_all_ranks_know_how_all_of_them_spend_their_time(three: list[dict[str, A
 
 def test_reading_late_holds_others_up_as_computing_long_does() -> None:
     laps = [lap_of(10, 3, load=0), lap_of(10, 0, load=3)]
-    found = on_ranks(2, lambda comm: together(laps[comm.rank], comm, ()))[0]
+    found = on_ranks(2, lambda comm: combine_ranks(laps[comm.rank], comm, ()))[0]
     assert (found["straggler"], found["slowest"]) == (0.15, 1)
     assert found["ranks"]["compute_s"] == [7, 7]
 
 
 def test_where_all_wait_alike_nobody_holds_them_up() -> None:
-    found = on_ranks(2, lambda comm: together(lap_of(10, 4), comm, ()))[0]
+    found = on_ranks(2, lambda comm: combine_ranks(lap_of(10, 4), comm, ()))[0]
     assert (found["straggler"], found["comm_share"]) == (0, 0.4)
 
 
 def test_one_rank_waits_for_nobody() -> None:
     clock = Told(lap_of(2, 0, 0.5, updates=1, pairs=30, anchors=6))
-    found = of_all_ranks(clock, Solo())
+    found = measure_ranks(clock, Solo())
     assert (found["pairs_per_s"], found["anchors_per_s"], found["load_s"]) == (15, 3, 0.5)
     assert (found["load_share"], found["comm_share"], found["straggler"], found["slowest"]) == (0.25, 0, 0, 0)
     assert clock.lap() == Lap(), "read once"
@@ -85,12 +85,12 @@ def test_one_rank_waits_for_nobody() -> None:
 
 
 def test_nothing_done_in_no_time_is_no_error() -> None:
-    found = of_all_ranks(Told(Lap()), Solo())
+    found = measure_ranks(Told(Lap()), Solo())
     assert (found["pairs_per_s"], found["load_share"]) == (0, 0)
 
 
 def test_numbers_are_short() -> None:
-    found = together(lap_of(3, 1, pairs=10), Solo(), ("pairs",))
+    found = combine_ranks(lap_of(3, 1, pairs=10), Solo(), ("pairs",))
     assert found["ranks"] == {"pairs_per_s": [3.333], "load_s": [0], "compute_s": [2], "comm_s": [1]}
 
 
@@ -106,7 +106,7 @@ def test_a_late_rank_is_named_by_real_clocks() -> None:
                 time.sleep(0.01)
             time.sleep(0.2)
         comm.barrier("there")
-        return of_all_ranks(clock, comm)
+        return measure_ranks(clock, comm)
 
     found = on_ranks(3, work)[0]
     waited = found["ranks"]["comm_s"]
@@ -118,7 +118,7 @@ def test_a_late_rank_is_named_by_real_clocks() -> None:
 def test_the_device_memory_is_told_where_there_is_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
     monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 3 << 29)
-    found = of_all_ranks(Told(lap_of(10, 0, 0.31)), Solo())
+    found = measure_ranks(Told(lap_of(10, 0, 0.31)), Solo())
     assert found["ranks"]["memory_gib"] == [1.5]
     assert summary(found) == "data 3 %  memory 1.5 GiB"
 
@@ -126,13 +126,13 @@ def test_the_device_memory_is_told_where_there_is_a_device(monkeypatch: pytest.M
 def test_the_summary_names_the_slowest(three: list[dict[str, Any]]) -> None:
     assert summary(three[0]) == "data 10 %  comm 30 %  straggler 30 % (rank 0)"
     assert summary(three[0] | {"straggler": 0.004}) == "data 10 %  comm 30 %  straggler 0 %"
-    assert summary(of_all_ranks(Told(lap_of(10, 0, 2)), Solo())) == "data 20 %"
+    assert summary(measure_ranks(Told(lap_of(10, 0, 2)), Solo())) == "data 20 %"
 
 
 def test_what_work_took_is_an_event_and_a_line(tmp_path: Path) -> None:
     clock = Clock()
     clock.count("pairs", 1000)  # of other work, before
-    with Journal(tmp_path, tensorboard=False) as journal, reported("evaluate", "test", clock, Solo(), journal):
+    with Journal(tmp_path, tensorboard=False) as journal, report_throughput("evaluate", "test", clock, Solo(), journal):
         clock.count("images", 3)
         clock.count("pairs", 12)
     (event,) = events(tmp_path, "evaluate")
@@ -150,7 +150,7 @@ def test_what_work_took_is_an_event_and_a_line(tmp_path: Path) -> None:
 
 def test_of_work_that_fails_nothing_is_told(tmp_path: Path) -> None:
     def fail() -> None:
-        with reported("evaluate", "test", Clock(), Solo(), journal):
+        with report_throughput("evaluate", "test", Clock(), Solo(), journal):
             raise ValueError
 
     with Journal(tmp_path, tensorboard=False) as journal, pytest.raises(ValueError):  # noqa: PT011
@@ -159,8 +159,8 @@ def test_of_work_that_fails_nothing_is_told(tmp_path: Path) -> None:
 
 
 def test_the_pace_of_one_rank_so_far() -> None:
-    assert pace_of_one(lap_of(2, 0, 0.5, images=3, pairs=40)) == "images/s 1.5  pairs/s 20  data 25 %"
-    assert pace_of_one(lap_of(0)) == "data 0 %"
+    assert describe_pace(lap_of(2, 0, 0.5, images=3, pairs=40)) == "images/s 1.5  pairs/s 20  data 25 %"
+    assert describe_pace(lap_of(0)) == "data 0 %"
 
 
 @pytest.mark.parametrize("two_stage", [0, 5])

@@ -14,28 +14,28 @@ from tests.mined import CPU, searched, task
 from tests.train.conftest import Pretended
 from train.distributed.comm import Solo
 from train.mining import distributed_scan
-from train.mining.distributed_scan import Pass, merged
-from train.mining.lists import Direction, Task, finish, into
+from train.mining.distributed_scan import DistributedScan, merge_found
+from train.mining.lists import Direction, Task, finish, row_writer
 from train.mining.scan import Scan
-from train.mining.screen import choose
+from train.mining.screen import choose_screen
 
 TILE = 1 << 10
 
 
-def passes(one: Task, folder: Path, size: int, kind: str = "float16") -> list[Pass]:
-    screen = choose(one.images, one.texts, kind, CPU)
+def passes(one: Task, folder: Path, size: int, kind: str = "float16") -> list[DistributedScan]:
+    screen = choose_screen(one.images, one.texts, kind, CPU)
     comms = [Pretended(rank, size) if size > 1 else Solo() for rank in range(size)]
-    return [Pass(one, comm, screen, TILE, folder, 0.0, lambda _: None) for comm in comms]
+    return [DistributedScan(one, comm, screen, TILE, folder, 0.0, lambda _: None) for comm in comms]
 
 
-def lists_of(one: Task, ranks: list[Pass]) -> list[Array]:
+def lists_of(one: Task, ranks: list[DistributedScan]) -> list[Array]:
     """Both lists, written by all ranks once all have run."""
     out = []
     for at, direction in enumerate(Direction.both(one)):
         places = np.full((len(direction.queries), direction.most), -7, np.int32)
         for rank in ranks:
             found = rank.of_texts() if at else rank.of_images()
-            finish(direction, found, CPU, TILE, into(places), scored=False)
+            finish(direction, found, CPU, TILE, row_writer(places), scored=False)
         out.append(places)
     return out
 
@@ -88,7 +88,7 @@ def test_a_pass_that_was_stopped_after_any_tile_goes_on(
 def test_a_pass_that_has_ended_computes_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rank = passes(task(), tmp_path / "pass", 1)[0]
     rank.run()
-    monkeypatch.setattr(distributed_scan.Pass, "_take_in", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(distributed_scan.DistributedScan, "_take_in", lambda *_: pytest.fail("computed again"))
     rank.run()
 
 
@@ -108,7 +108,7 @@ def test_merging_keeps_what_may_be_among_the_best(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_out_of_a_merge_under_a_ceiling() -> None:
-    found = distributed_scan.unpacked({"counts": torch.tensor([2]), "chosen": torch.tensor([3, 4]),
+    found = distributed_scan.unpack_found({"counts": torch.tensor([2]), "chosen": torch.tensor([3, 4]),
                               "lower": torch.tensor([0.9, 0.1]), "upper": torch.tensor([1.0, 0.2])}, range(1))
-    assert merged([found, found], 1).lists.chosen.tolist() == [3, 3]
-    assert merged([found, found], None).lists.chosen.tolist() == [3, 4, 3, 4]
+    assert merge_found([found, found], 1).lists.chosen.tolist() == [3, 3]
+    assert merge_found([found, found], None).lists.chosen.tolist() == [3, 4, 3, 4]

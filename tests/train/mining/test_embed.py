@@ -30,8 +30,8 @@ from train.mining.embed import (
     IMAGES,
     TEXT_TOKENS,
     TEXTS,
+    DoneMarks,
     Embedder,
-    Marks,
     one_thread_each,
     side_by_side,
     tokens_of,
@@ -141,15 +141,15 @@ def test_what_is_done_is_not_done_again(vsrn: Vsrn, index: PairIndex, tmp_path: 
 def test_marks_of_all_ranks_count(tmp_path: Path) -> None:
     (tmp_path / "x.npy").touch()
     for rank, chunks in enumerate(([0, 2], [1])):
-        marks = Marks(tmp_path / "x.npy", None, rank, 2)
+        marks = DoneMarks(tmp_path / "x.npy", None, rank, 2)
         for chunk in chunks:
             assert not marks.add(chunk, 1000.0)
         marks.save()
-    assert Marks(tmp_path / "x.npy", None, 0, 5).read() == {0, 1, 2}
-    own = Marks(tmp_path / "x.npy", None, 1, 2)
+    assert DoneMarks(tmp_path / "x.npy", None, 0, 5).read() == {0, 1, 2}
+    own = DoneMarks(tmp_path / "x.npy", None, 1, 2)
     own.read()
     assert own.add(7, 0.0)
-    assert Marks(tmp_path / "x.npy", None, 0, 1).read() == {0, 1, 2, 7}
+    assert DoneMarks(tmp_path / "x.npy", None, 0, 1).read() == {0, 1, 2, 7}
 
 
 @pytest.mark.parametrize(("side", "told"), [

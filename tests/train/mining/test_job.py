@@ -17,8 +17,8 @@ from train.distributed.comm import Comm, Solo
 from train.mining import job as module
 from train.mining import screen
 from train.mining.job import Job
-from train.mining.manifest import Given, checksum
-from train.mining.output_folder import Place
+from train.mining.manifest import GivenEmbeddings, checksum
+from train.mining.output_folder import OutputFolder
 from train.mining.settings import Settings
 
 
@@ -26,7 +26,7 @@ def job(folder: Path, comm: Comm | None = None) -> Job:
     for name, rows in zip(("img", "cap"), embeddings(20, 60), strict=True):
         np.save(folder / f"{name}.npy", rows.numpy(), allow_pickle=False)
     asked = Settings(5, 3, max_tile_bytes=1 << 12, screen="float32")
-    source = Given(folder / "img.npy", folder / "cap.npy")
+    source = GivenEmbeddings(folder / "img.npy", folder / "cap.npy")
     return Job(comm or Solo(), CPU, folder / "lists", asked, source, owners(20, 60), None, lambda _: None)
 
 
@@ -68,7 +68,7 @@ def test_other_ranks_do_as_the_first_says(tmp_path: Path, monkeypatch: pytest.Mo
     """They look into the unfinished folder only where the first one is not at work there."""
     job(tmp_path).run()
     before = {path.name: path.read_bytes() for path in (tmp_path / "lists").iterdir()}
-    monkeypatch.setattr(Place, "is_whole", lambda _: pytest.fail("looked where the first rank is at work"))
+    monkeypatch.setattr(OutputFolder, "is_whole", lambda _: pytest.fail("looked where the first rank is at work"))
     monkeypatch.setattr(Job, "_make", lambda *_: pytest.fail("made what is whole"))
     sums = [checksum(tmp_path / f"{name}.npy") for name in ("img", "cap")]
     not_done, whole = False, True

@@ -18,13 +18,13 @@ from train.mining.exact import Shortlists
 from train.mining.filters import Ceilings
 from train.mining.lists import Direction, Task, finish, lists, narrow
 from train.mining.scan import Found, due
-from train.mining.screen import choose
-from train.mining.tile_layout import Cut
+from train.mining.screen import choose_screen
+from train.mining.tile_layout import TileLayout
 
 
 def same(one: Task, kind: str = "float32", tile_bytes: int = 1 << 12) -> bool:
     """Whether the miner finds what the search does."""
-    found = lists(one, choose(one.images, one.texts, kind, CPU), tile_bytes)
+    found = lists(one, choose_screen(one.images, one.texts, kind, CPU), tile_bytes)
     return all(np.array_equal(mine, theirs) for mine, theirs in zip(found[:2], searched(one), strict=True))
 
 
@@ -74,14 +74,14 @@ def test_lost_bets_are_made_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running_top_k, "SPREAD", -1.0)
     one = task(images=60, texts=700, wanted=(50, 12), width=8)
     lost: list[int] = []
-    whole = running_top_k.Running.finish
+    whole = running_top_k.RunningTopK.finish
 
-    def counted(self: running_top_k.Running, wanted: torch.Tensor) -> tuple[Shortlists, torch.Tensor, torch.Tensor]:
+    def counted(self: running_top_k.RunningTopK, wanted: torch.Tensor) -> tuple[Shortlists, torch.Tensor, torch.Tensor]:
         found = whole(self, wanted)
         lost.append(len(found[2]))
         return found
 
-    monkeypatch.setattr(running_top_k.Running, "finish", counted)
+    monkeypatch.setattr(running_top_k.RunningTopK, "finish", counted)
     assert same(one, "float32", 1 << 13)
     assert sum(lost) > 10
 
@@ -118,7 +118,7 @@ def test_too_few_below_the_ceiling_are_told() -> None:
 
 def test_exact_scores() -> None:
     one = task()
-    found = lists(one, choose(one.images, one.texts, "float16", CPU), 1 << 12, scored=True)
+    found = lists(one, choose_screen(one.images, one.texts, "float16", CPU), 1 << 12, scored=True)
     table = (one.images.double() @ one.texts.double().T).numpy()
     np.testing.assert_allclose(found[2], np.take_along_axis(table, found[0].astype(int), 1), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(found[3], np.take_along_axis(table.T, found[1].astype(int), 1), rtol=1e-6, atol=1e-7)
@@ -129,14 +129,14 @@ def test_exact_scores() -> None:
 def test_half_precision_operands_are_compared_as_they_are() -> None:
     one = task(texts=900, wanted=(300, 7), width=40)
     rounded = replace(one, images=one.images.half(), texts=one.texts.half())
-    found = lists(rounded, choose(rounded.images, rounded.texts, "float32", CPU), 1 << 12)
+    found = lists(rounded, choose_screen(rounded.images, rounded.texts, "float32", CPU), 1 << 12)
     assert np.array_equal(found[0], searched(rounded)[0])
     assert not np.array_equal(found[0], searched(one)[0])
 
 
 @given(st.integers(0, 50), st.integers(1, 2000), st.integers(1, 1100), st.booleans())
 def test_a_cut_holds_every_row_once(start: int, size: int, most: int, aligned: bool) -> None:
-    cut = Cut.of(range(start, start + size), most, aligned)
+    cut = TileLayout.of(range(start, start + size), most, aligned)
     rows = [list(cut.rows(part)) for part in range(cut.parts)]
     assert sorted(row for held in rows for row in held) == list(range(start, start + size))
     assert max(map(len, rows)) <= min(most, cut.padded)
@@ -170,8 +170,8 @@ def test_short_lists_are_ordered_where_the_device_is(monkeypatch: pytest.MonkeyP
         seen.append([queries.device.type, given.chosen.device.type, given.offsets.device.type])
         return torch.zeros(len(queries), most), torch.zeros(len(queries), most), torch.full((len(queries),), most)
 
-    monkeypatch.setattr(module, "settle", watched)
-    scan = one.scan(range(10), choose(one.images, one.texts, "float32", CPU), 1 << 12)
+    monkeypatch.setattr(module, "order_exactly", watched)
+    scan = one.scan(range(10), choose_screen(one.images, one.texts, "float32", CPU), 1 << 12)
     found: list[Found] = []
     while not scan.done:
         block = scan.step()
@@ -188,5 +188,5 @@ def test_a_gpu_finds_the_same(kind: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     one = task(images=300, texts=900, wanted=(20, 7), width=64)
-    found = lists(one, choose(one.images, one.texts, kind, torch.device("cuda")), 1 << 14)
+    found = lists(one, choose_screen(one.images, one.texts, kind, torch.device("cuda")), 1 << 14)
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(found[:2], searched(one), strict=True))

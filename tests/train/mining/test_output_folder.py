@@ -23,7 +23,7 @@ from tests.items import VSRN
 from tests.mined import CPU, embeddings, owners
 from train.distributed.comm import Solo
 from train.mining.job import Job
-from train.mining.manifest import Encoded, Given
+from train.mining.manifest import GivenEmbeddings, ModelEmbeddings
 from train.mining.output_folder import UNFINISHED
 from train.mining.settings import Settings
 from train.scoring.scorer import Scorer
@@ -39,7 +39,7 @@ def encoding(index: PairIndex, folder: Path, settings: Settings = ASKED, seed: i
     """A job that encodes the tiny stores; `seed` decides its weights."""
     torch.manual_seed(seed)
     scorer = Scorer(Vsrn(Config.model_validate(VSRN)), Solo(), CPU, nullcontext, 1000)
-    source = Encoded(scorer, f"seed {seed}", "off")
+    source = ModelEmbeddings(scorer, f"seed {seed}", "off")
     return Job(Solo(), CPU, folder, settings, source, index.owner, index, lambda _: None)
 
 
@@ -48,7 +48,7 @@ def given(folder: Path, settings: Settings = ASKED) -> Job:
     folder.mkdir(exist_ok=True)
     for name, rows in zip(("img_embs", "cap_embs"), embeddings(20, 60), strict=True):
         np.save(folder / f"{name}_train.npy", rows.numpy(), allow_pickle=False)
-    source = Given(folder / "img_embs_train.npy", folder / "cap_embs_train.npy")
+    source = GivenEmbeddings(folder / "img_embs_train.npy", folder / "cap_embs_train.npy")
     return Job(Solo(), CPU, folder, settings, source, owners(20, 60), None, lambda _: None)
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_computed_again_once_all_is_made(
     index: PairIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("train.mining.output_folder.Place.publish", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr("train.mining.output_folder.OutputFolder.publish", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             encoding(index, tmp_path / "lists").run()
     monkeypatch.setattr(Job, "_embeddings", lambda *_: pytest.fail("computed again"))

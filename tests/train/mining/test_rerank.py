@@ -19,7 +19,7 @@ from tests.train.conftest import Pretended
 from train.distributed.comm import Solo
 from train.mining import rerank
 from train.mining.embed import Embedder
-from train.mining.lists import Direction, into
+from train.mining.lists import Direction, row_writer
 from train.mining.rerank import Reranker, Tokens
 from train.scoring.scorer import Scorer
 
@@ -93,7 +93,7 @@ def ordered(scorer: Scorer, index: PairIndex, folder: Path, short: Array, asked:
     values = np.zeros((len(short), asked.most), np.float32)
     for rank in range(ranks):
         own = replace(scorer, comm=Pretended(rank, ranks))
-        Reranker(own, index, folder, ROOM).order(asked.what == "image", short, asked, into(found, values))
+        Reranker(own, index, folder, ROOM).order(asked.what == "image", short, asked, row_writer(found, values))
     return found, values
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.mining.running_top_k import GROUP, Running, bars_of, largest, nth, rank_at
+from train.mining.running_top_k import GROUP, RunningTopK, bars_of, largest, nth, rank_at
 from train.mining.screen import Slack
 
 NONE = 0.0
@@ -17,9 +17,9 @@ def exact(queries: int, fixed: float = NONE) -> Slack:
 
 
 def absorbed(scores: Tensor, most: int, capacity: int, tiles: int, slack: Slack | None = None,
-             ceiling: Tensor | None = None, turned: bool = False) -> Running:
+             ceiling: Tensor | None = None, turned: bool = False) -> RunningTopK:
     """All of `scores [queries, p]`, whose columns come by as every `tiles`-th, in one layout or the other."""
-    running = Running.empty(capacity, slack or exact(len(scores)), ceiling)
+    running = RunningTopK.empty(capacity, slack or exact(len(scores)), ceiling)
     for tile in range(tiles):
         part = scores[:, tile::tiles]
         part = torch.nn.functional.pad(part, (0, -part.shape[1] % GROUP), value=-torch.inf)
@@ -28,7 +28,7 @@ def absorbed(scores: Tensor, most: int, capacity: int, tiles: int, slack: Slack 
     return running
 
 
-def kept(running: Running, most: int, queries: int) -> tuple[list[set[int]], list[int]]:
+def kept(running: RunningTopK, most: int, queries: int) -> tuple[list[set[int]], list[int]]:
     lists, _, redo = running.finish(torch.full((queries,), most))
     return [set(part.tolist()) for part in lists.chosen.split(lists.counts.tolist())], redo.tolist()
 
@@ -97,7 +97,7 @@ def test_bars_lie_on_both_sides_of_the_ceiling() -> None:
 def test_packed_lists_are_taken_up_again() -> None:
     scores = torch.randn(5, 320, generator=torch.Generator().manual_seed(1))
     running = absorbed(scores[:, :160], 6, 76, 2)
-    other = Running.empty(76, exact(5), None)
+    other = RunningTopK.empty(76, exact(5), None)
     other.unpack({f"x.{name}": value for name, value in running.packed().items()}, "x.")
     for one in (running, other):
         one.absorb(scores[:, 160:].contiguous(), 160, 1, 6)

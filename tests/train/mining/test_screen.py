@@ -11,7 +11,7 @@ from config.errors import DataError
 from tests.mined import CPU, embeddings, task
 from train.mining import screen as module
 from train.mining.lists import lists
-from train.mining.screen import KINDS, LOWEST, Screen, Slack, choose, power
+from train.mining.screen import KINDS, LOWEST, Screen, Slack, choose_screen, power
 
 
 @settings(max_examples=30)
@@ -19,7 +19,7 @@ from train.mining.screen import KINDS, LOWEST, Screen, Slack, choose, power
 def test_the_bound_holds(kind: str, seed: int, scale: int, width: int) -> None:
     images, texts = embeddings(20, 30, width, seed)
     images, texts = images * 10.0**scale, texts + 1.0
-    one = choose(images, texts, kind, CPU)
+    one = choose_screen(images, texts, kind, CPU)
     shown = ((images * one.image_scale).to(one.dtype) @ (texts * one.text_scale).to(one.dtype).T).float()
     true = images.double() @ texts.double().T * one.scale
     slack = one.slack(one.norms(images, one.image_scale), one.norms(texts, one.text_scale), width)
@@ -33,7 +33,7 @@ def test_the_bound_is_of_use() -> None:
     """A bound of everything would hold too."""
     images, texts = (torch.nn.functional.normalize(side) for side in embeddings(20, 30, 256))
     for kind, most in (("float32", 1e-4), ("float16", 2e-3), ("bfloat16", 2e-2)):
-        one = choose(images, texts, kind, CPU)
+        one = choose_screen(images, texts, kind, CPU)
         slack = one.slack(one.norms(images, one.image_scale), one.norms(texts, one.text_scale), 256)
         assert float(slack.fixed.max() + slack.share) < most
 
@@ -68,20 +68,20 @@ def test_rows_that_float32_cannot_multiply_are_refused() -> None:
 @pytest.mark.parametrize(("quick", "kind"), [("float16", "float16"), ("float32", "float32")])
 def test_auto_takes_what_is_faster(quick: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_seconds", lambda screen, *_: 1.0 if screen.kind == quick else 9.0)
-    assert choose(*embeddings(5, 5), "auto", CPU).kind == kind
+    assert choose_screen(*embeddings(5, 5), "auto", CPU).kind == kind
 
 
 def test_auto_does_not_trust_products_beyond_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_seconds", lambda screen, *_: 1.0 if screen.kind == "float16" else 9.0)
     monkeypatch.setattr(module, "_holds", lambda *_: False)
-    assert choose(*embeddings(5, 5), "auto", CPU).kind == "float32"
+    assert choose_screen(*embeddings(5, 5), "auto", CPU).kind == "float32"
 
 
 def test_known_scales_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     images, texts = embeddings(5, 7)
-    whole = choose(images, texts, "float16", CPU)
+    whole = choose_screen(images, texts, "float16", CPU)
     monkeypatch.setattr(module, "power", lambda *_: pytest.fail("looked at all rows"))
-    assert choose(images, texts, "float16", CPU, (whole.image_scale, whole.text_scale)) == whole
+    assert choose_screen(images, texts, "float16", CPU, (whole.image_scale, whole.text_scale)) == whole
 
 
 def rules() -> list[object]:
@@ -106,7 +106,7 @@ def test_products_are_summed_in_float32_whatever_was_allowed(kind: str, monkeypa
     try:
         allowed = rules()
         one = task(images=20, texts=60, wanted=(5, 2))
-        lists(one, choose(one.images, one.texts, kind, CPU), 1 << 12)
+        lists(one, choose_screen(one.images, one.texts, kind, CPU), 1 << 12)
         assert rules() == allowed
         with pytest.raises(RuntimeError):
             Screen(kind, CPU, 1.0, 1.0).product(images, texts[:, 1:])

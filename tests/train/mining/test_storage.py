@@ -11,27 +11,27 @@ import pytest
 import torch
 
 from config.errors import DataError, Failure
-from train.mining.storage import load_some, load_tensors, opened, reserve, save_tensors
+from train.mining.storage import load_some, load_tensors, open_memmap, reserve, save_tensors
 
 
 def test_a_reserved_array_has_all_its_room(tmp_path: Path) -> None:
     path = tmp_path / "list.npy"
     reserve(path, (300, 70), np.int32)
     assert path.stat().st_blocks * 512 >= 300 * 70 * 4
-    values = opened(path, writable=True)
+    values = open_memmap(path, writable=True)
     values[7] = 9
     values.flush()
     assert np.load(path, allow_pickle=False)[7].tolist() == [9] * 70
     reserve(path, (300, 70), np.int32)
-    assert opened(path)[7, 0] == 9, "one of the same shape is left as it is"
+    assert open_memmap(path)[7, 0] == 9, "one of the same shape is left as it is"
     reserve(path, (300, 71), np.int32)
-    assert opened(path).shape == (300, 71)
+    assert open_memmap(path).shape == (300, 71)
 
 
 def test_what_is_written_to_an_array_for_reading_stays_in_memory(tmp_path: Path) -> None:
     reserve(tmp_path / "x.npy", (2,), np.float32)
-    opened(tmp_path / "x.npy")[0] = 5
-    assert opened(tmp_path / "x.npy")[0] == 0
+    open_memmap(tmp_path / "x.npy")[0] = 5
+    assert open_memmap(tmp_path / "x.npy")[0] == 0
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

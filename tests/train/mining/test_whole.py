@@ -25,13 +25,13 @@ from train.assembly.recipe import Parts, build_parts
 from train.distributed.comm import Solo
 from train.metrics.journal import Journal
 from train.mining import job as module
-from train.mining.distributed_scan import Pass
+from train.mining.distributed_scan import DistributedScan
 from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
-from train.mining.job import Job, mine, operands
+from train.mining.job import Job, as_operands, mine
 from train.mining.lists import Task
-from train.mining.manifest import Given, checksum
+from train.mining.manifest import GivenEmbeddings, checksum
 from train.mining.settings import Settings
-from train.mining.storage import opened
+from train.mining.storage import open_memmap
 
 Start = Callable[..., Job]
 SMALL = Settings(texts_per_image=9, images_per_text=4, max_tile_bytes=1 << 12, save_seconds=0.0)
@@ -44,7 +44,7 @@ def start(tmp_path: Path) -> Start:
     images, texts = embeddings(30, 110)
     for name, values in (("img_embs_x", images), ("cap_embs_x", texts)):
         np.save(tmp_path / f"{name}.npy", values.numpy(), allow_pickle=False)
-    source = Given(tmp_path / "img_embs_x.npy", tmp_path / "cap_embs_x.npy")
+    source = GivenEmbeddings(tmp_path / "img_embs_x.npy", tmp_path / "cap_embs_x.npy")
 
     def made(**settings: Any) -> Job:
         asked = replace(SMALL, **settings)
@@ -70,12 +70,12 @@ def lists_in(folder: Path) -> list[np.ndarray]:
 
 
 def kept_embeddings(folder: Path) -> list[torch.Tensor]:
-    return [torch.from_numpy(opened(folder / f"{name}_train.npy")) for name in ("img_embs", "cap_embs")]
+    return [torch.from_numpy(open_memmap(folder / f"{name}_train.npy")) for name in ("img_embs", "cap_embs")]
 
 
 def task_of(job: Job) -> Task:
     source = job.source
-    assert isinstance(source, Given)
+    assert isinstance(source, GivenEmbeddings)
     images, texts = (torch.from_numpy(np.load(path, allow_pickle=False)) for path in (source.images, source.texts))
     wanted = job.settings.texts_per_image, job.settings.images_per_text
     return Task(images, texts, wanted, Excluded.of(positives(job.owner)))
@@ -97,7 +97,7 @@ def test_the_lists_are_in_the_published_layout(start: Start) -> None:
 def test_the_manifest_says_what_was_mined(start: Start) -> None:
     one = start(score_margin=-9.0, operands="float16")
     one.run()
-    assert isinstance(one.source, Given)
+    assert isinstance(one.source, GivenEmbeddings)
     facts = json.loads((one.folder / MANIFEST).read_text())
     assert facts["order"] is None
     assert (facts["images"], facts["texts"]) == (30, 110)
@@ -119,7 +119,7 @@ def test_scores_are_written_on_demand(start: Start) -> None:
 def test_what_was_mined_is_not_mined_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     start().run()
     with monkeypatch.context() as patch:
-        patch.setattr(Pass, "run", lambda _: pytest.fail("mined again"))
+        patch.setattr(DistributedScan, "run", lambda _: pytest.fail("mined again"))
         start().run()
     one = start(texts_per_image=8, overwrite=True)
     one.run()
@@ -138,7 +138,7 @@ def test_a_stopped_job_scans_nothing_again(start: Start, monkeypatch: pytest.Mon
             one.run()
     assert not list(one.folder.glob("*.npy"))
     with monkeypatch.context() as patch:
-        patch.setattr(Pass, "_take_in", lambda *_: pytest.fail("scanned again"))
+        patch.setattr(DistributedScan, "_take_in", lambda *_: pytest.fail("scanned again"))
         one.run()
     assert same(lists_in(one.folder), task_of(one))
 
@@ -146,19 +146,19 @@ def test_a_stopped_job_scans_nothing_again(start: Start, monkeypatch: pytest.Mon
 def test_embeddings_that_changed_are_mined_anew(start: Start) -> None:
     one = start(overwrite=True)
     one.run()
-    assert isinstance(one.source, Given)
+    assert isinstance(one.source, GivenEmbeddings)
     np.save(one.source.images, np.load(one.source.images, allow_pickle=False)[::-1], allow_pickle=False)
     one.run()
     assert same(lists_in(one.folder), task_of(one))
 
 
 def test_float64_embeddings_are_rounded() -> None:
-    assert operands(np.ones((2, 2)), "float32").dtype == torch.float32
-    assert operands(np.ones((2, 2), np.float32), "float16").dtype == torch.float16
+    assert as_operands(np.ones((2, 2)), "float32").dtype == torch.float32
+    assert as_operands(np.ones((2, 2), np.float32), "float16").dtype == torch.float16
 
 
 def test_too_many_candidates_are_told_before_anything_is_scanned(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pass, "run", lambda _: pytest.fail("scanned"))
+    monkeypatch.setattr(DistributedScan, "run", lambda _: pytest.fail("scanned"))
     with pytest.raises(DataError, match=r"has only \d+ texts left as candidates, 110 are wanted; lower --texts_per_im"):
         start(texts_per_image=110).run()
 

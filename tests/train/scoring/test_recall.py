@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from config.errors import ConfigError, DataError
-from train.scoring.recall import TOP, chance, count, fold_recalls, in_order, rank_images, rank_texts, recalls
+from train.scoring.recall import TOP, chance, count, fold_recalls, order_candidates, rank_images, rank_texts, recalls
 
 GOLDEN = Path(__file__).parents[4] / "shared/golden/uniter"
 
@@ -97,7 +97,7 @@ def test_candidates_in_order_have_the_right_answer_at_its_rank(case):
         for values, is_right, ranks in ((scores.T, right.T, rank_images(scores, owner, ties)),
                                         (scores, right, rank_texts(scores, owner, ties))):
             asked = is_right.any(1)
-            order = in_order(values, is_right, ties)
+            order = order_candidates(values, is_right, ties)
             assert (np.take_along_axis(is_right, order, 1).argmax(1)[asked] == ranks).all()
             ordered = np.take_along_axis(values, order, 1)
             assert (ordered[:, 1:] <= ordered[:, :-1]).all()

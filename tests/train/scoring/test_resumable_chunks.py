@@ -10,7 +10,7 @@ import pytest
 from data.batches.pairs import Array
 from tests.train.conftest import Pretended
 from train.distributed.comm import Solo
-from train.scoring.resumable_chunks import Pieces
+from train.scoring.resumable_chunks import ResumableChunks
 
 NAMES = [f"piece-{number}.npy" for number in range(7)]
 
@@ -20,7 +20,7 @@ def piece(number: int) -> Array:
 
 
 def test_ranks_share_the_pieces_and_read_them_all(tmp_path: Path) -> None:
-    each = [Pieces(tmp_path, NAMES, Pretended(rank, 3)) for rank in range(3)]
+    each = [ResumableChunks(tmp_path, NAMES, Pretended(rank, 3)) for rank in range(3)]
     told: list[list[tuple[int, int]]] = [[], [], []]
     for pieces, heard in zip(each, told, strict=True):
         assert pieces.left == pieces.mine
@@ -34,7 +34,7 @@ def test_ranks_share_the_pieces_and_read_them_all(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
-    pieces = Pieces(tmp_path, NAMES, Solo())
+    pieces = ResumableChunks(tmp_path, NAMES, Solo())
 
     def until_five(number: int) -> Array:
         if number == 5:
@@ -51,7 +51,7 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
 
 
 def test_a_damaged_piece_is_made_again(tmp_path: Path) -> None:
-    pieces = Pieces(tmp_path, NAMES, Solo())
+    pieces = ResumableChunks(tmp_path, NAMES, Solo())
     pieces.make(pieces.left, piece, lambda *_: None)
     (tmp_path / NAMES[2]).write_bytes((tmp_path / NAMES[3]).read_bytes()[:-1])
     assert pieces.left == [2]

@@ -16,7 +16,7 @@ from tests.samples import lively, small
 from tests.train.conftest import Pretended
 from train.distributed.comm import Comm, Solo
 from train.scoring import scorer as scoring
-from train.scoring.resumable_chunks import Pieces
+from train.scoring.resumable_chunks import ResumableChunks
 from train.scoring.scorer import Scorer, as_bytes, fingerprint, read_images, read_texts, shared_fingerprint
 
 Array = np.ndarray
@@ -205,7 +205,7 @@ def test_a_rank_with_nothing_left_still_shares_in_the_encoding(
     monkeypatch.setattr(Matcher, "encode_chunk", 5)
     matcher = lively(small("bfan"))
     with monkeypatch.context() as patch:
-        patch.setattr(Pieces, "clear", lambda _: None)
+        patch.setattr(ResumableChunks, "clear", lambda _: None)
         alone = matrix(scorer(matcher, 60), index, tmp_path)
     for stripe in sorted(tmp_path.iterdir())[1::2]:
         stripe.unlink()

@@ -15,12 +15,12 @@ from train.scoring import scores as module
 from train.scoring.scores import (
     CANDIDATES,
     Scores,
-    keep_mean,
-    keep_scores,
-    kept_origin,
-    kept_two_stage,
     mean_scores,
     open_scores,
+    read_origin,
+    read_two_stage,
+    write_ensemble,
+    write_scores,
 )
 
 
@@ -33,7 +33,7 @@ def made(seed: int, kind: type = np.float32, **changes: Any) -> Scores:
 
 def keep(folder: Path, scores: Scores, origin: str = "weights") -> Path:
     folder.mkdir(parents=True)
-    keep_scores(folder, scores.matrix, scores, origin)
+    write_scores(folder, scores.matrix, scores, origin)
     return folder
 
 
@@ -45,21 +45,21 @@ def test_what_is_kept_is_opened_again(tmp_path: Path) -> None:
     assert (again.images, again.texts) == (scores.images, scores.texts)
     np.testing.assert_array_equal(again.owner, scores.owner)
     assert isinstance(again.matrix, np.memmap)
-    assert kept_origin(folder) == "weights"
-    assert kept_origin(tmp_path) is None
+    assert read_origin(folder) == "weights"
+    assert read_origin(tmp_path) is None
 
 
 def test_scores_of_candidates_alone_are_never_taken_for_all(tmp_path: Path) -> None:
     scores, known = made(0), {"k": 3, "scored": 0.25}
-    keep_scores(tmp_path, scores.matrix, scores, "weights", known)
-    assert kept_two_stage(tmp_path) == known
-    assert kept_origin(tmp_path, CANDIDATES) == "weights"
-    assert kept_origin(tmp_path) is None
+    write_scores(tmp_path, scores.matrix, scores, "weights", known)
+    assert read_two_stage(tmp_path) == known
+    assert read_origin(tmp_path, CANDIDATES) == "weights"
+    assert read_origin(tmp_path) is None
     np.testing.assert_array_equal(np.load(tmp_path / CANDIDATES, allow_pickle=False), scores.matrix)
     np.testing.assert_array_equal(open_scores(tmp_path, CANDIDATES).matrix, scores.matrix)
     with pytest.raises(DataError, match=r"matrix\.npy: no score matrix"):
         open_scores(tmp_path)
-    assert kept_two_stage(keep(tmp_path / "all", scores)) is None
+    assert read_two_stage(keep(tmp_path / "all", scores)) is None
 
 
 def test_a_matrix_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +71,9 @@ def test_a_matrix_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(np, "save", dies)
     with pytest.raises(KeyboardInterrupt):
-        keep_scores(folder, np.ones((6, 14)), scores, "after")
+        write_scores(folder, np.ones((6, 14)), scores, "after")
     np.testing.assert_array_equal(np.load(folder / "matrix.npy", allow_pickle=False), scores.matrix)
-    assert kept_origin(folder) is None, "what is half replaced is not used again"
+    assert read_origin(folder) is None, "what is half replaced is not used again"
 
 
 def replaced(folder: Path, matrix: np.ndarray) -> None:
@@ -110,11 +110,11 @@ def test_the_mean_of_several_is_exact_and_kept_like_the_scores_of_one(
     monkeypatch.setattr(module, "_BLOCK_VALUES", 30)  # two rows at a time
     members = [made(seed, kind) for seed in range(3)]
     folders = [keep(tmp_path / str(seed), member, f"w{seed}") for seed, member in enumerate(members)]
-    mean = keep_mean(tmp_path / "out" / "mean", folders)
+    mean = write_ensemble(tmp_path / "out" / "mean", folders)
     assert mean.matrix.dtype == np.float64
     np.testing.assert_array_equal(mean.matrix, sum(member.matrix.astype(np.float64) for member in members) / 3)
     assert mean.images == members[0].images
-    assert kept_origin(tmp_path / "out" / "mean") == "w0 + w1 + w2"
+    assert read_origin(tmp_path / "out" / "mean") == "w0 + w1 + w2"
     assert sorted(path.name for path in (tmp_path / "out" / "mean").iterdir()) == ["ids.json", "matrix.npy"]
 
 
@@ -129,7 +129,7 @@ def test_a_mean_may_replace_one_of_its_parts(tmp_path: Path) -> None:
     """An ensemble that is taken into itself reads the old matrix, not the one being written."""
     members = [made(0, np.float64), made(1, np.float64)]
     folders = [keep(tmp_path / str(seed), member) for seed, member in enumerate(members)]
-    mean = keep_mean(folders[0], folders)
+    mean = write_ensemble(folders[0], folders)
     np.testing.assert_array_equal(mean.matrix, (members[0].matrix + members[1].matrix) / 2)
 
 
@@ -146,21 +146,21 @@ def test_a_mean_may_replace_one_of_its_parts(tmp_path: Path) -> None:
 def test_scores_of_other_pairs_are_not_averaged(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
     folders = [keep(tmp_path / "a", made(0)), keep(tmp_path / "b", made(1)), keep(tmp_path / "c", made(2, **changes))]
     with pytest.raises(DataError, match=rf"/b and .*/c: {said}; give scores of the same split"):
-        keep_mean(tmp_path / "mean", folders)
+        write_ensemble(tmp_path / "mean", folders)
     assert not (tmp_path / "mean").exists()
 
 
 def test_an_interrupted_mean_leaves_no_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [keep(tmp_path / str(seed), made(seed)) for seed in range(2)]
-    before = keep_mean(tmp_path / "mean", folders).matrix.copy()
+    before = write_ensemble(tmp_path / "mean", folders).matrix.copy()
 
     def dies(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "mean_scores", dies)
     with pytest.raises(KeyboardInterrupt):
-        keep_mean(tmp_path / "mean", folders)
-    assert kept_origin(tmp_path / "mean") is None
+        write_ensemble(tmp_path / "mean", folders)
+    assert read_origin(tmp_path / "mean") is None
     np.testing.assert_array_equal(np.load(tmp_path / "mean" / "matrix.npy", allow_pickle=False), before)
 
 

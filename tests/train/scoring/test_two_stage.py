@@ -21,7 +21,7 @@ from tests.train.scoring.test_scorer import scorer
 from train.distributed.comm import Comm, Solo
 from train.scoring import two_stage
 from train.scoring.scorer import Scorer
-from train.scoring.two_stage import TwoStage, check_two_stage, facts, names_of, nearest
+from train.scoring.two_stage import TwoStage, check_two_stage, names_of, nearest, shortlist_facts
 
 Array = np.ndarray
 
@@ -188,7 +188,7 @@ def test_the_nearest_are_the_largest_products_and_the_first_of_equal_ones(
 def test_no_recall_exceeds_the_share_of_queries_with_a_right_candidate() -> None:
     """Two images with texts 0, 1 and 2, and one without."""
     chosen = np.array([[0, 1, 0], [1, 0, 0], [1, 1, 1]], bool)
-    known = facts(2, chosen, np.array([0, 0, 1]))
+    known = shortlist_facts(2, chosen, np.array([0, 0, 1]))
     assert known == {"k": 2, "scored": 5 / 9, "ceiling": {"txt": 1 / 2, "img": 1 / 3}}
 
 
