@@ -122,6 +122,10 @@ class TorchDistributed(Comm):
     def __init__(self) -> None:
         import torch.distributed as dist
 
+        # Its functions keep the group of the moment as a default. Imported later, as transformers does, they would
+        # keep this one alive past its end, whose threads then abort the process while it exits.
+        import torch.distributed.nn.functional
+
         self._dist = dist
         self.local_rank = int(os.environ.get("LOCAL_RANK", 0))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -211,3 +212,22 @@ def test_the_reason_is_read_from_the_environment_of_c() -> None:
     assert process_groups._read_init_error() == "nobody came"
     ctypes.CDLL(None).unsetenv(b"HOROVOD_INIT_ERROR")
     assert process_groups._read_init_error() == ""
+
+
+KEPT_GROUP = """
+import os, torch
+from train.distributed.process_groups import TorchDistributed
+comm = TorchDistributed()
+import torch.distributed.nn.functional
+comm.mean(torch.ones(3), "mean")
+comm.close()
+print(sorted(open(f"/proc/self/task/{one}/comm").read().strip() for one in os.listdir("/proc/self/task")))
+"""
+
+
+def test_no_thread_of_a_closed_group_is_left_to_abort_the_exit() -> None:
+    environ = os.environ | {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    done = subprocess.run([sys.executable, "-c", KEPT_GROUP], cwd=ROOT, env=environ, capture_output=True, text=True,
+                          check=False, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "gloo" not in done.stdout
