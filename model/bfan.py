@@ -16,7 +16,7 @@ from config.sections import Named
 from data.batches.batch import Images, Ragged
 from model.matcher import HeadKind, Matcher, Side
 from model.parts.focal import Focus, all_pairs, listed_pairs
-from model.parts.layers import full, l2norm, run_gru
+from model.parts.layers import l2norm, run_gru, upcast
 
 EPS = 1e-8
 
@@ -91,12 +91,12 @@ class Bfan(Matcher):
 
     def encode_image(self, images: Images) -> Side:
         features = images.features
-        regions = full(self.regions(features.values.to(self.words.weight.dtype)))
+        regions = upcast(self.regions(features.values.to(self.words.weight.dtype)))
         return Side(Ragged(regions if self.config.no_imgnorm else l2norm(regions, EPS), features.offsets))
 
     def encode_text(self, texts: Ragged) -> Side:
         states = run_gru(self.word_rnn, Ragged(self.words(texts.values), texts.offsets))[0].values
-        words = full(states).unflatten(1, (2, -1)).mean(1)
+        words = upcast(states).unflatten(1, (2, -1)).mean(1)
         return Side(Ragged(words if self.config.no_txtnorm else l2norm(words, EPS), texts.offsets))
 
     def score(self, images: Side, texts: Side) -> Tensor:

@@ -20,7 +20,7 @@ from data.batches.batch import Images, Ragged, ranges
 from model.matcher import HeadKind, Matcher, Side
 from model.parts.alignment import SIMILARITIES, aligned
 from model.parts.backbone import TextTower, VisionTower
-from model.parts.layers import full, l2norm, rectangle
+from model.parts.layers import l2norm, pad_ragged, upcast
 from model.parts.slimming import Captions, Pictures, Rule, Shapes, Tile, unit
 from model.parts.tiling import similarities
 
@@ -121,7 +121,9 @@ class Laps(Matcher):
         self.text = TextTower(config.text, config.embed_size, config.recompute_layers)
         self.rule = Rule(config.sparse_ratio, config.extra_token == "zero", config.leaky, config.both_ways)
         slimmed = config.alignment == "slimmed"
-        self.aggregate = Aggregation(config.embed_size, aggregated(config, self.vision.patches)) if slimmed else None
+        self.aggregate = (
+            Aggregation(config.embed_size, count_aggregated(config, self.vision.patches)) if slimmed else None
+        )
         self.score_net = ScoreNet(config.embed_size) if slimmed and config.score_net else None
 
     @property
@@ -137,12 +139,12 @@ class Laps(Matcher):
         return self.text.longest
 
     def encode_image(self, images: Images) -> Side:
-        tokens = full(self.vision(images.features.values))
+        tokens = upcast(self.vision(images.features.values))
         return Side(Ragged(tokens.flatten(0, 1), torch.arange(len(tokens) + 1) * tokens.shape[1]))
 
     def encode_text(self, texts: Ragged) -> Side:
         words = self.text(texts)
-        words = Ragged(full(words.values), words.offsets)
+        words = Ragged(upcast(words.values), words.offsets)
         return Side(words if self.training else first_words(words, self.config.max_word))
 
     def score(self, images: Side, texts: Side) -> Tensor:
@@ -154,7 +156,7 @@ class Laps(Matcher):
 
     def score_pairs(self, images: Side, texts: Side, image: Tensor, text: Tensor) -> Tensor:
         found, places = [], []
-        for one, at in groups(image):
+        for one, at in group_by_image(image):
             found.append(self.score(images.slice(one, one + 1), texts.select(text[at]))[0])
             places.append(at)
         back = torch.argsort(torch.cat(places))
@@ -171,7 +173,7 @@ class Laps(Matcher):
         del texts, image, text, keys
         if self.aggregate is None:
             return {}
-        _, spatial = self.divided(images)
+        _, spatial = self.split_cls(images)
         if self.score_net is None:
             shares = spatial.new_tensor([self.rule.kept(spatial.shape[1]) / spatial.shape[1]])
         else:
@@ -187,16 +189,16 @@ class Laps(Matcher):
         if kind == "pooled":
             return self.pooled_images(images) @ self.pooled_texts(texts).T
         values, there = words_of(texts)
-        return aligned(SIMILARITIES[kind], rectangle(images.rows)[0], values, there)
+        return aligned(SIMILARITIES[kind], pad_ragged(images.rows)[0], values, there)
 
     def pooled_images(self, images: Side) -> Tensor:
         """The directions of the means of the images' spatial tokens."""
-        return l2norm(self.divided(images)[1].sum(1))
+        return l2norm(self.split_cls(images)[1].sum(1))
 
     def pictures(self, images: Side) -> Pictures:
         """What images bring to slimming."""
         assert self.aggregate is not None
-        whole, spatial = self.divided(images)
+        whole, spatial = self.split_cls(images)
         logits, whole = self.aggregate(spatial), None if whole is None else l2norm(whole)
         if self.score_net is None:
             return Pictures(spatial, logits, whole)
@@ -205,16 +207,16 @@ class Laps(Matcher):
         bias = (1 - weight) * likely.detach().double().exp()
         return Pictures(spatial, logits + likely[:, None], whole, bias, weight / 2)
 
-    def divided(self, images: Side) -> tuple[Tensor | None, Tensor]:
+    def split_cls(self, images: Side) -> tuple[Tensor | None, Tensor]:
         """[CLS] `[n, c]`, where there is one, and spatial tokens `[n, s, c]`."""
-        tokens, _ = rectangle(images.rows)
+        tokens, _ = pad_ragged(images.rows)
         count = tokens.shape[1]
         guessed = math.isqrt(count) ** 2 != count
         has_cls = guessed if self.config.infer_cls_from_square else self.vision.has_cls
         return (tokens[:, 0], tokens[:, 1:]) if has_cls else (None, tokens)
 
 
-def aggregated(config: Config, patches: int) -> int:
+def count_aggregated(config: Config, patches: int) -> int:
     """How many patches the kept ones of so many are aggregated to.
 
     Raises:
@@ -247,7 +249,7 @@ def captions(texts: Side) -> Captions:
 
 def words_of(texts: Side) -> tuple[Tensor, Tensor]:
     """Words `[m, w, c]`, zero where not there, and which are there `[m, w]`."""
-    values, there = rectangle(texts.rows)
+    values, there = pad_ragged(texts.rows)
     if there is None:
         there = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
     return values, there
@@ -262,7 +264,7 @@ def first_words(words: Ragged, most: int) -> Ragged:
     return Ragged.of(words.values.index_select(0, rows), lengths)
 
 
-def groups(image: Tensor) -> Iterator[tuple[int, Tensor]]:
+def group_by_image(image: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Each image of `image [p]` (host), and where it occurs."""
     order = torch.argsort(image, stable=True)
     images, counts = image[order].unique_consecutive(return_counts=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from config.sections import Named
 from data.batches.batch import Batch, Images, Pool, Ragged
 from model.parts.attention import Attention
-from model.parts.layers import full, l2norm, rectangle
+from model.parts.layers import l2norm, pad_ragged, upcast
 from model.registry import find_class
 
 HeadKind = Literal["dot", "late", "joint"]
@@ -168,7 +168,7 @@ class Matcher(nn.Module, ABC):
         """Scores `[anchors, candidates]` of the pairs of `pool`."""
         return self.score_pairs(images, texts, pool.image.flatten(), pool.text.flatten()).view(pool.image.shape)
 
-    def score_watched(
+    def score_with_attention(
         self, images: Side, texts: Side, image: Tensor, text: Tensor, watched: Tensor
     ) -> tuple[Tensor, Attention]:
         """`score_pairs`, and the attention inside the pairs numbered `watched [w]` (host); for those who offer it."""
@@ -193,7 +193,7 @@ class Matcher(nn.Module, ABC):
         elif "attention" in needs:
             image, text = batch.pool.image, batch.pool.text
             matching = torch.arange(len(image)) * image.shape[1]
-            flat, attention = self.score_watched(images, texts, image.flatten(), text.flatten(), matching)
+            flat, attention = self.score_with_attention(images, texts, image.flatten(), text.flatten(), matching)
             scores = flat.view(image.shape)
         else:
             scores = self.score_pool(images, texts, batch.pool)
@@ -219,7 +219,7 @@ def pooled(side: Side) -> Tensor:
     if side.pooled is not None:
         return side.pooled
     # Zeros stand behind short items. Adding each row where it belongs would be simpler, but in any order on a GPU.
-    return l2norm(rectangle(Ragged(full(side.rows.values), side.rows.offsets))[0].sum(1))
+    return l2norm(pad_ragged(Ragged(upcast(side.rows.values), side.rows.offsets))[0].sum(1))
 
 
 def find(name: str) -> type[Matcher]:

@@ -164,7 +164,7 @@ class Uniter(Matcher):
         # The published offset mixes padding words into the pairs: nothing that could be called their attention.
         return frozenset({"attention"} if self.config.hn_image_gather_offset == "correct" else ())
 
-    def score_watched(
+    def score_with_attention(
         self, images: Side, texts: Side, image: Tensor, text: Tensor, watched: Tensor
     ) -> tuple[Tensor, Attention]:
         joint = Joint.of(texts.rows, images.rows, text, image)

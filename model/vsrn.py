@@ -15,7 +15,7 @@ from config.sections import Named
 from data.batches.batch import Images, Ragged
 from model.matcher import HeadKind, Matcher, Side
 from model.parts.captioning import Captioner, Targets
-from model.parts.layers import BatchNorm, full, l2norm, packed, rectangle, run_gru
+from model.parts.layers import BatchNorm, l2norm, pack_padded, pad_ragged, run_gru, upcast
 
 BLOCKS = 4
 
@@ -71,11 +71,11 @@ class GraphBlock(nn.Module):
         """Packed `[total, d]` from packed `[total, d]`; `counts [n, 1, 1]` are the regions of each image."""
         theta, phi, g = (
             # Rows of zeros beside the regions have no affinity to anything: they need no mask.
-            rectangle(Ragged(part(regions.values), regions.offsets))[0]
+            pad_ragged(Ragged(part(regions.values), regions.offsets))[0]
             for part in (self.theta, self.phi, self.g)
         )
         affinity = theta @ phi.transpose(1, 2) / counts
-        heard = packed(affinity @ g, regions.offsets).values
+        heard = pack_padded(affinity @ g, regions.offsets).values
         return Ragged(self.norm(self.out(heard)) + regions.values, regions.offsets)
 
 
@@ -117,8 +117,8 @@ class Vsrn(Matcher):
         embedded = self.regions(features.values.to(self.regions.weight.dtype))
         # Four blocks in a row are of the 81st degree in their input: half precision is not enough for them.
         with torch.autocast(embedded.device.type, enabled=False):
-            regions = self.reason(Ragged(full(embedded), features.offsets))
-        image = full(run_gru(self.region_rnn, regions)[1])
+            regions = self.reason(Ragged(upcast(embedded), features.offsets))
+        image = upcast(run_gru(self.region_rnn, regions)[1])
         if self.image_norm is not None:
             image = self.image_norm(image)
         pooled = self._finished(image if self.config.no_imgnorm else l2norm(image))
@@ -137,7 +137,7 @@ class Vsrn(Matcher):
         """Published: each channel divided by its norm over an image's regions, not each region by its own."""
         if self.config.region_norm_axis == "features":
             return Ragged(l2norm(regions.values), regions.offsets)
-        return packed(l2norm(rectangle(regions)[0], dim=1), regions.offsets)
+        return pack_padded(l2norm(pad_ragged(regions)[0], dim=1), regions.offsets)
 
     def encode_text(self, texts: Ragged) -> Side:
         words = Ragged(self.words(texts.values), texts.offsets)
@@ -167,7 +167,7 @@ class Vsrn(Matcher):
 def embedding_of(side: Side) -> Tensor:
     """The embeddings of a side, `[n, d]`, in float32 at least."""
     assert side.pooled is not None
-    return full(side.pooled)
+    return upcast(side.pooled)
 
 
 def captioner_of(config: Config) -> Captioner:

@@ -39,7 +39,7 @@ from data.records.regions import Codec, RegionRule, normalise_boxes
 from data.source.butd_npz import list_npz, read_npz
 from data.source.detector_output import BoxRule
 from data.source.entries import Entry
-from data.source.jpeg import Whitener, describe, propose, read_picture
+from data.source.jpeg import Whitener, describe, propose_boxes, read_picture
 from data.source.picture_selection import Picture, PictureSelection, choose, files_of, locate, read_wanted
 from data.source.region_features import EDGE_SIDE
 from data.stores.image_writer import ImageWriter, encode_image
@@ -271,7 +271,7 @@ def describe_picture(picture: Picture, how: Looking) -> tuple[NDArray[np.float32
     if picture.annotated is not None:
         boxes = picture.annotated.pixels(width, height, picture.name)
         return describe(pixels, boxes), picture.annotated.norm_bb
-    boxes = propose(width, height, how.max_regions)
+    boxes = propose_boxes(width, height, how.max_regions)
     return describe(pixels, boxes), normalise_boxes(boxes, width, height)
 
 

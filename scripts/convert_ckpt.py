@@ -37,7 +37,7 @@ from model.loading import SHOWN, load_to_score, takes_no_part
 from model.published_names import TABLES
 from scripts.command.program import Parser, run
 from train.checkpointing.checkpoint import read_run, read_weights
-from train.checkpointing.export import matcher_with, published_content, write_published
+from train.checkpointing.export import build_published_matcher, published_content, write_published
 from train.checkpointing.manifest import FolderWriter
 from train.checkpointing.published import Plain, build_matcher, guess_settings, read_published
 from train.checkpointing.tensors import write_tensors
@@ -160,7 +160,7 @@ def export(options: argparse.Namespace, system: str) -> list[str]:
     made_by = read_run(options.input)
     weights = read_weights(options.input)
     check_finite(options.input, weights)
-    matcher = matcher_with(system, weights, made_by)
+    matcher = build_published_matcher(system, weights, made_by)
     content, notes = published_content(matcher, made_by, given(options.option))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(options.output) as beside:

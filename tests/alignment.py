@@ -19,7 +19,7 @@ class Pair(NamedTuple):
     other: Matrix
 
     @property
-    def turned(self) -> Pair:
+    def transposed(self) -> Pair:
         return Pair(self.other, self.back, self.out, self.own)
 
 

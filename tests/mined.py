@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.batches.pairs import Array
-from train.mining.filters import Excluded, positives
+from train.mining.filters import Excluded, positive_pairs
 from train.mining.lists import Task
 
 CPU = torch.device("cpu")
@@ -32,7 +32,7 @@ def task(images: int = 40, texts: int = 150, wanted: tuple[int, int] = (20, 7), 
          steps: int = 0, more: Sequence[tuple[Array, Array]] = ()) -> Task:
     """What a miner is asked for; `more` pairs are no candidates either."""
     sides = embeddings(images, texts, width, seed, steps)
-    return Task(*sides, wanted, Excluded.of(positives(owners(images, texts, seed)), *more))
+    return Task(*sides, wanted, Excluded.of(positive_pairs(owners(images, texts, seed)), *more))
 
 
 def searched(task: Task) -> tuple[Array, Array]:

@@ -71,7 +71,7 @@ def work(run: Run, args: Namespace, comm: Comm) -> int:
     if split is None:
         raise ConfigError("train_txt_dbs and train_img_dbs are not set; name the stores to mine")
     if args.dry_run:
-        return ready(len(split.index.images), len(split.index.texts))
+        return report_sizes(len(split.index.images), len(split.index.texts))
     with Journal(run.output.output_dir or None, comm.rank, tensorboard=False) as journal:
         for note in parts.notes:
             journal.say(note)
@@ -94,7 +94,7 @@ def mine_given(run: Run, args: Namespace, settings: Settings, folder: Path, comm
         index = open_split("train", run.data, comm, pictures=pictures).index
     owner = owners(index, args.captions_per_image, len(images), len(texts))
     if args.dry_run:
-        return ready(len(images), len(texts))
+        return report_sizes(len(images), len(texts))
     with Journal(run.output.output_dir or None, comm.rank, tensorboard=False) as journal:
         job = Job(comm, comm.device(), folder, settings, source, owner, index, journal.say)
         with report_throughput("mine", str(folder), job.clock, comm, journal):
@@ -103,7 +103,7 @@ def mine_given(run: Run, args: Namespace, settings: Settings, folder: Path, comm
     return 0
 
 
-def ready(images: int, texts: int) -> int:
+def report_sizes(images: int, texts: int) -> int:
     """What a dry run says."""
     sys.stderr.write(f"ready: {images} images x {texts} texts\n")
     return 0

@@ -46,7 +46,7 @@ class Tokens:
         caption = np.repeat(np.arange(len(lengths)), lengths)
         return cls(ids, caption, token, np.bincount(caption[begins], minlength=len(lengths)))
 
-    def fates(self, u: Array, rate: float) -> Array:
+    def draw_outcomes(self, u: Array, rate: float) -> Array:
         """What becomes of each id, `[total]`, where the basic tokens drew `u [tokens]` from [0, 1)."""
         return np.append(np.digitize(u / rate, SHARES), KEPT)[self.token]  # the appended one is that of marks, -1
 
@@ -86,7 +86,7 @@ class WordAugment:
             ConfigError: a store holds whole words, which cannot be masked.
             DataError: a store keeps no vocabulary, not its own, or another than the others.
         """
-        found = {kept.vocab_hash: kept for kept in (kept_in(source.texts, rate) for source in index.sources)}
+        found = {kept.vocab_hash: kept for kept in (read_vocabulary(source.texts, rate) for source in index.sources)}
         if len(found) > 1:
             raise DataError(f"{' and '.join(str(kept.path) for kept in found.values())} differ; pack one store again")
         return cls(next(iter(found.values())), rate)
@@ -101,7 +101,7 @@ class WordAugment:
         tokens = Tokens.of(ids[: lengths.sum()], lengths, self.continues)
         draws = [generator(key, "words") for key in keys.tolist()]
         u = np.concatenate([draw.random(count) for draw, count in zip(draws, tokens.counts, strict=True)])
-        fates = tokens.fates(u, self.rate)
+        fates = tokens.draw_outcomes(u, self.rate)
         wanted = zip(draws, tokens.wanted(fates), strict=True)
         drawn = np.concatenate([draw.integers(len(self.continues), size=count) for draw, count in wanted])
         left, lengths = tokens.rewritten(fates, self.mask, drawn)
@@ -109,7 +109,7 @@ class WordAugment:
         return lengths
 
 
-def kept_in(store: TextStore, rate: float) -> WordPiece:
+def read_vocabulary(store: TextStore, rate: float) -> WordPiece:
     """The vocabulary that a text store keeps."""
     if store.special.mask is None:
         raise ConfigError(
@@ -123,11 +123,11 @@ def kept_in(store: TextStore, rate: float) -> WordPiece:
             "there that the store was packed with, or set word_augment to 0"
         )
     kept = WordPiece(path)
-    if store.vocab_hash not in (None, kept.vocab_hash) or marks(kept.special) != marks(store.special):
+    if store.vocab_hash not in (None, kept.vocab_hash) or special_ids(kept.special) != special_ids(store.special):
         raise DataError(f"{path} is not the vocabulary that the store was packed with; put that one there")
     return kept
 
 
-def marks(special: Special) -> tuple[int | None, ...]:
+def special_ids(special: Special) -> tuple[int | None, ...]:
     """What two copies of a vocabulary cannot differ in."""
     return special.cls, special.sep, special.mask, special.size

@@ -113,7 +113,7 @@ def draw_without(rng: np.random.Generator, n: int, size: int, banned: Array) -> 
     return drawn + np.searchsorted(banned - np.arange(len(banned)), drawn, side="right")
 
 
-def following(owner: Array, images: int, size: int) -> Array:
+def next_images(owner: Array, images: int, size: int) -> Array:
     """`[texts, size]`: each text's image, then the next ones in order, wrapping round (the quick validation's pools).
 
     Raises:

@@ -13,7 +13,7 @@ from data.batches.pairs import Array
 
 SET_STRIDE = 2**60
 """Between the keys of an item's sets: more than there will ever be items, and three sets of them fit into int64."""
-MARKS = 2**63
+DIGESTS = 2**63
 """Marks of plans are counted modulo this, so that they and their sums fit into int64."""
 
 
@@ -42,7 +42,7 @@ class Plan(ABC):
 
     @property
     @abstractmethod
-    def mark(self) -> int:
+    def digest(self) -> int:
         """A number below 2**63 for who meets whom at which place; the sum over plans is the same however they are cut.
 
         Sums are taken modulo 2**63.
@@ -74,9 +74,9 @@ class PoolPlan(Plan):
         return cls(images, texts, slot, pool_image.reshape(image.shape), pool_text.reshape(text.shape), direction)
 
     @property
-    def mark(self) -> int:
+    def digest(self) -> int:
         slots = 2 * (self.slot + np.arange(len(self.pool_image))) + (self.direction == "t")
-        return mark_of(slots[:, None], self.images[self.pool_image], self.texts[self.pool_text])
+        return digest_pairs(slots[:, None], self.images[self.pool_image], self.texts[self.pool_text])
 
     def _arranged(self, batch: Batch) -> Batch:
         positions = torch.from_numpy(self.pool_image), torch.from_numpy(self.pool_text)
@@ -103,22 +103,22 @@ class ItemPlan(Plan):
         return (self.keys + SET_STRIDE * np.arange(self.sets)[:, None]).ravel()
 
     @property
-    def mark(self) -> int:
-        return mark_of(self.read_keys, self.images, self.texts)
+    def digest(self) -> int:
+        return digest_pairs(self.read_keys, self.images, self.texts)
 
     def _arranged(self, batch: Batch) -> Batch:
         return batch.in_sets(self.sets, torch.from_numpy(self.keys))
 
 
-def mark_of(place: Array, image: Array, text: Array) -> int:
+def digest_pairs(place: Array, image: Array, text: Array) -> int:
     """The sum over pairs, modulo 2**63, of numbers that a change in any of the three changes altogether."""
     mixed = place.astype(np.uint64)
     for part in (image, text):
-        mixed = scattered(mixed) + part.astype(np.uint64)
-    return int(scattered(mixed).sum(dtype=np.uint64)) % MARKS
+        mixed = scramble(mixed) + part.astype(np.uint64)
+    return int(scramble(mixed).sum(dtype=np.uint64)) % DIGESTS
 
 
-def scattered(values: Array) -> Array:
+def scramble(values: Array) -> Array:
     """Each of the uint64 `values` far from where it was: SplitMix64's finaliser (Steele et al. 2014, figure 15)."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -10,7 +10,7 @@ from config.errors import DataError
 from config.wording import pluralise
 from data.source.entries import Caption, Entry
 from data.source.fields import Fields
-from data.source.lines import Faults, no_text, parse_json, read_json_text, read_lines
+from data.source.lines import Faults, find_non_text, parse_json, read_json_text, read_lines
 
 COPIED = ("tokens", "raw", "imgid", "sentid")  # from a Karpathy sentence into a caption's record
 
@@ -186,7 +186,7 @@ def _names(path: str | Path | None) -> dict[str, str] | None:
         raise DataError(f"{path} is no map from ids to names of picture files; give such a JSON object")
     faults = Faults(Path(path))
     for id, file in named.items():
-        if wrong := no_text(id + file):
+        if wrong := find_non_text(id + file):
             faults.add(f"the file of id {id!r} {wrong}")
     faults.refuse()
     return named

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from data.source.lines import Faults, no_text
+from data.source.lines import Faults, find_non_text
 
 LONGEST_NAME = 480
 """Bytes: a store's keys have at most 511, of which `image_naming` takes some."""
@@ -70,7 +70,7 @@ class Fields:
         if not isinstance(value, str):
             self.wrong(f"has {kind_of(value)} as {what}; give a text")
             return ""
-        if wrong := no_text(value):
+        if wrong := find_non_text(value):
             self.wrong(f"has {what} that {wrong}")
         return value
 

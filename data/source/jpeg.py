@@ -22,7 +22,7 @@ from data.source.region_features import RAW_DIM, describe
 from data.source.whitener import Whitener
 from data.stores.picture_files import ENDINGS
 
-__all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "picture_names", "propose", "read_picture"]
+__all__ = ["RAW_DIM", "Whitener", "describe", "iterate_pictures", "picture_names", "propose_boxes", "read_picture"]
 
 # Columns, rows and the share of the picture's width and height that one box of this grid covers.
 GRIDS = (
@@ -35,7 +35,7 @@ GRIDS = (
 )
 
 
-def propose(width: int, height: int, max_regions: int = 36) -> NDArray[np.float32]:
+def propose_boxes(width: int, height: int, max_regions: int = 36) -> NDArray[np.float32]:
     """Overlapping boxes on grids from coarse to fine, the whole picture first: 36, or the first max_regions.
 
     Returns:

@@ -75,13 +75,13 @@ def read_lines(path: Path) -> list[str]:
         lines.pop()
     faults = Faults(path)
     for at, line in enumerate(lines, start=1):
-        if wrong := no_text(line):
+        if wrong := find_non_text(line):
             faults.add(f"line {at} {wrong}")
     faults.refuse()
     return [line.removesuffix("\r") for line in lines]
 
 
-def no_text(text: str) -> str:
+def find_non_text(text: str) -> str:
     """What is in `text` that no text holds, a null character or half of a surrogate pair; '' where nothing is."""
     found = NO_TEXT.search(text)
     return f"holds U+{ord(found[0]):04X}, which is no text; remove it" if found else ""

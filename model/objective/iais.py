@@ -115,6 +115,6 @@ class Iais(Objective):
         if out.attention is None or batch.pool is None:
             raise ValueError("the alignment needs the attention of the matching pairs")
         blocks = out.attention.blocks()
-        aligned = FORMS[self.config.IAIS](blocks if batch.pool.direction == "t" else blocks.turned).mean()
+        aligned = FORMS[self.config.IAIS](blocks if batch.pool.direction == "t" else blocks.transposed).mean()
         weight = self.config.iais_weight * ANNEALING[self.config.tsa](progress)
         return {"hinge": hinge, "iais": Term(aligned, weight, self.config.iais_reduction == "sum")}

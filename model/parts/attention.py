@@ -31,7 +31,7 @@ class Blocks:
     columns: Tensor
 
     @property
-    def turned(self) -> Blocks:
+    def transposed(self) -> Blocks:
         """The same as seen from the regions."""
         return Blocks(self.other, self.back, self.out, self.own, self.columns, self.rows)
 

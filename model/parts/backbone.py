@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from config.errors import ConfigError
 from config.hints import did_you_mean
 from data.batches.batch import Ragged
-from model.parts.layers import packed, rectangle
+from model.parts.layers import pack_padded, pad_ragged
 
 HAS_CLS = {"vit": True, "swin": False}
 """Types whose tokens are known without a look at them, and whether the first is [CLS]."""
@@ -93,9 +93,9 @@ class TextTower(nn.Module):
 
     def forward(self, texts: Ragged) -> Ragged:
         """Ids `[total]` to tokens `[total, embed_size]`, packed alike."""
-        ids, _ = rectangle(texts)
+        ids, _ = pad_ragged(texts)
         tokens = self.tower(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
-        return Ragged(self.project(packed(tokens, texts.offsets).values), texts.offsets)
+        return Ragged(self.project(pack_padded(tokens, texts.offsets).values), texts.offsets)
 
 
 def scaled(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.batches.batch import Ragged, ranges
-from model.parts.layers import full, keyed_dropout, keyed_drops, rectangle, run_gru
+from model.parts.layers import keyed_dropout, keyed_dropout_mask, pad_ragged, run_gru, upcast
 
 REGION, WORD, CONTEXT, STREAMS = 0, 1, 2, 3
 """Streams of dropout draws; each position has its own three."""
@@ -107,8 +107,14 @@ class Captioner(nn.Module):
         words = keyed_dropout(words, self._rate, keys[steps.pair], STREAMS * steps.time + WORD)
         # Small products one after the other: half precision would only cost accuracy here.
         with torch.autocast(device.type, enabled=False):
-            states = self._decode(Ragged(full(seen.values), seen.offsets), full(state), full(words), keys, steps)
-        log_probs = F.log_softmax(full(self.out(states)), 1)
+            states = self._decode(
+                Ragged(upcast(seen.values), seen.offsets),
+                upcast(state),
+                upcast(words),
+                keys,
+                steps,
+            )
+        log_probs = F.log_softmax(upcast(self.out(states)), 1)
         loss = F.nll_loss(log_probs, targets.labels[row, time + 1], reduction="sum") / len(targets.labels)
         return Captioned(loss, log_probs, steps)
 
@@ -132,7 +138,7 @@ class Captioner(nn.Module):
         drops = self._context_drops(len(words), width, keys, steps, state.device)
         from_state = torch.cat([weights["weight_hh_l0"], of_state])
         state_bias = torch.cat([weights["bias_hh_l0"], self.attend.bias])
-        regions, mask = rectangle(seen)
+        regions, mask = pad_ragged(seen)
         views = Views(regions, regions @ of_region.T, mask)
         states = []
         for step, count in enumerate(steps.running):
@@ -152,7 +158,7 @@ class Captioner(nn.Module):
         if not self._rate:
             return None
         shape, streams = torch.Size([total, width]), STREAMS * steps.time + CONTEXT
-        return keyed_drops(shape, self._rate, keys[steps.pair], streams, device).split(steps.running)
+        return keyed_dropout_mask(shape, self._rate, keys[steps.pair], streams, device).split(steps.running)
 
 
 @dataclass(frozen=True)

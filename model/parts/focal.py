@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from data.batches.batch import Ragged
-from model.parts.layers import full, rectangle
+from model.parts.layers import pad_ragged, upcast
 
 EPS, TINY = 1e-8, 1e-30
 SLOPE = 0.1
@@ -71,7 +71,7 @@ class Block:
 
     @classmethod
     def of(cls, items: Ragged) -> Block:
-        values, mask = rectangle(Ragged(full(items.values), items.offsets))
+        values, mask = pad_ragged(Ragged(upcast(items.values), items.offsets))
         counts = items.lengths.to(values.device, values.dtype, non_blocking=True)
         norms = torch.linalg.vector_norm(values, dim=2).T
         closed = None if mask is None else torch.zeros_like(norms).masked_fill(~mask.T, -torch.inf)

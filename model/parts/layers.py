@@ -11,19 +11,19 @@ from torch.nn.utils.rnn import PackedSequence
 from data.batches.batch import Ragged, ranges
 
 
-def full(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """`x` in float32 where it is narrower; norms, statistics and sums of squares need it."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def l2norm(x: Tensor, eps: float = 0.0, dim: int = -1) -> Tensor:
     """`x / (|x| + eps)` along `dim`, in float32 at least; with `eps=0` a vector of zeros stays one."""
-    x = full(x)
+    x = upcast(x)
     norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True) + eps
     return x / norm.masked_fill(norm == 0, 1.0)
 
 
-def highest(scores: Tensor, count: int) -> Tensor:
+def top_mask(scores: Tensor, count: int) -> Tensor:
     """Which of `scores [..., s]` are among the `count` highest, bool; of equal ones those of lower index."""
     least = scores.kthvalue(scores.shape[-1] - count + 1, dim=-1, keepdim=True).values
     above, level = scores > least, scores == least
@@ -31,7 +31,7 @@ def highest(scores: Tensor, count: int) -> Tensor:
     return above | (level & (level.cumsum(-1) <= room))
 
 
-def rectangle(ragged: Ragged) -> tuple[Tensor, Tensor | None]:
+def pad_ragged(ragged: Ragged) -> tuple[Tensor, Tensor | None]:
     """`(values [n, w, ...], mask [n, w])`, zero where the mask is False; a view and None where all lengths are equal.
 
     Unlike `Ragged.padded` it takes its positions from the host and never waits for the device.
@@ -47,8 +47,8 @@ def rectangle(ragged: Ragged) -> tuple[Tensor, Tensor | None]:
     return blank.index_copy(0, rows, ragged.values).view(shape), mask
 
 
-def packed(rectangle: Tensor, offsets: Tensor) -> Ragged:
-    """The real rows of a rectangle `[n, w, ...]` one after the other; the way back from `rectangle`.
+def pack_padded(rectangle: Tensor, offsets: Tensor) -> Ragged:
+    """The real rows of a rectangle `[n, w, ...]` one after the other; the way back from `pad_ragged`.
 
     `offsets [n + 1]` (host) are those of the ragged rows it came from.
     """
@@ -75,8 +75,8 @@ def run_gru(gru: nn.GRU, ragged: Ragged) -> tuple[Ragged, Tensor]:
     assert gru.batch_first
     directions = 2 if gru.bidirectional else 1
     if int(ragged.lengths.min()) == int(ragged.lengths.max()):
-        outputs, last = gru(rectangle(ragged)[0])
-        return packed(outputs, ragged.offsets), last[-directions:].transpose(0, 1).flatten(1)
+        outputs, last = gru(pad_ragged(ragged)[0])
+        return pack_padded(outputs, ragged.offsets), last[-directions:].transpose(0, 1).flatten(1)
     device = ragged.values.device
     order = torch.argsort(ragged.lengths, descending=True, stable=True)
     rows, sizes = _by_step(ragged, order)
@@ -118,7 +118,7 @@ class BatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[rows, width]` in float32 at least."""
-        x = full(x)
+        x = upcast(x)
         if not self.training:
             return self._scaled(x - self.running_mean, self.running_var)
         # One exchange for the sums and the number of rows.
@@ -154,10 +154,10 @@ def keyed_dropout(x: Tensor, rate: float, keys: Tensor, stream: int | Tensor) ->
     """
     if rate == 0:
         return x
-    return x.masked_fill(keyed_drops(x.shape, rate, keys, stream, x.device), 0.0) / (1 - rate)
+    return x.masked_fill(keyed_dropout_mask(x.shape, rate, keys, stream, x.device), 0.0) / (1 - rate)
 
 
-def keyed_drops(
+def keyed_dropout_mask(
     shape: torch.Size, rate: float, keys: Tensor, stream: int | Tensor, device: torch.device | str = "cpu"
 ) -> Tensor:
     """What falls out of a tensor of this shape `[k, ...]`: bool, True with probability `rate`.

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.parts.layers import highest
+from model.parts.layers import top_mask
 
 SLOPE, SHORTEST = 0.1, 1e-12
 
@@ -183,7 +183,7 @@ class Tile:
         pictures = shapes.pictures
         patches = pictures.patches
         scores = shapes.scores(captions.queries)
-        self.kept = highest(scores, rule.kept(scores.shape[-1]))
+        self.kept = top_mask(scores, rule.kept(scores.shape[-1]))
         fused = rule.fuses(scores.shape[-1])
         self.weights = mixing(pictures.logits, scores.to(patches.dtype), self.kept, fused)
         flat = patches @ captions.words.flatten(0, 1).T
@@ -204,7 +204,7 @@ class Tile:
 
     def similarities(self, cosines: Tensor) -> Tensor:
         """`[i, t]` of the tile's `cosines`."""
-        return matched(cosines, self.there, bend=self.rule.bend, both_ways=self.rule.both_ways)
+        return match_both_ways(cosines, self.there, bend=self.rule.bend, both_ways=self.rule.both_ways)
 
     def backward(self, grad: Tensor, sums: Gradients) -> None:
         """Add the gradients of `grad [i, t]` to `sums`."""
@@ -246,7 +246,7 @@ class Tile:
         d_logits.add_(d_weights.mul_(self.weights[:, :, :aggregated]).sum(1))
 
 
-def matched(
+def match_both_ways(
     cosines: Tensor, words: Tensor, rows: Tensor | None = None, bend: bool = True, both_ways: bool = True
 ) -> Tensor:
     """Each word's best row, averaged over words; and each row's best word, averaged over rows: `[...]`, their sum.

@@ -24,7 +24,7 @@ from scripts.benchmarks.synthetic_stores import Shape
 from scripts.benchmarks.timing import Row, close, interleave, one_thread
 from train.assembly.optim import build_optimizer, clip
 from train.distributed.host import keep_freed_memory
-from train.loop.step import forward, mine_hard_negatives
+from train.loop.step import compute_losses, mine_hard_negatives
 
 GROUP = "IAIS"
 PAIRS = 64
@@ -74,7 +74,7 @@ class Update:
     def __call__(self, objective: Objective) -> None:
         for batch in self.batches:
             hard, _ = mine_hard_negatives(self.model, batch, KEPT, one_type)
-            forward(self.model, objective, hard, 0.5, one_type, anchors=1).total.backward()
+            compute_losses(self.model, objective, hard, 0.5, one_type, anchors=1).total.backward()
         clip(self.model.parameters(), self.grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -15,7 +15,7 @@ SLOPE = 0.1
 
 def loop(matcher: Laps, images: Ragged, texts: Ragged) -> Tensor:
     """Scores `[n, m]`; what images have by themselves is computed once."""
-    whole, spatial = matcher.divided(Side(images))
+    whole, spatial = matcher.split_cls(Side(images))
     with torch.no_grad():
         own, alone = significance(spatial)
     found = []
@@ -51,7 +51,7 @@ def margins(matcher: Laps, images: Ragged, texts: Ragged, best: bool = False) ->
 
     Rounding decides where that is next to nothing: scores, or gradients, may then jump. Worked out in float64.
     """
-    whole, spatial = matcher.divided(Side(Ragged(images.values.double(), images.offsets)))
+    whole, spatial = matcher.split_cls(Side(Ragged(images.values.double(), images.offsets)))
     own, alone = significance(spatial)
     kept = matcher.rule.kept(spatial.shape[1])
     exact, found = built_like(matcher), []

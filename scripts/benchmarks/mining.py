@@ -18,8 +18,8 @@ from torch.nn.functional import normalize
 from data.batches.pairs import Array
 from scripts.benchmarks.timing import Row, absent, one_thread, product_peak
 from train.distributed.host import keep_freed_memory
-from train.mining.filters import Excluded, positives
-from train.mining.lists import Task, lists
+from train.mining.filters import Excluded, positive_pairs
+from train.mining.lists import Task, mine_lists
 from train.mining.screen import choose_screen
 
 GROUP = "mining candidates"
@@ -76,7 +76,7 @@ def run(task: Task, kind: str) -> tuple[float, tuple[Array, ...], str]:
     """Processor seconds of the job, its lists, and which arithmetic it was screened in."""
     start = time.process_time()
     screen = choose_screen(task.images, task.texts, kind, torch.device("cpu"))
-    mined = lists(task, screen, TILE_BYTES)
+    mined = mine_lists(task, screen, TILE_BYTES)
     return time.process_time() - start, mined, screen.kind
 
 
@@ -91,7 +91,7 @@ def made(size: Size) -> Task:
     basis, centre = drawn(FACTORS, size.width), drawn(size.images, FACTORS)
     images = normalize((centre + 0.5 * drawn(size.images, FACTORS)) @ basis)
     texts = normalize((centre[torch.from_numpy(owner)] + 0.7 * drawn(size.captions, FACTORS)) @ basis)
-    return Task(images, texts, (size.texts_per_image, size.images_per_text), Excluded.of(positives(owner)))
+    return Task(images, texts, (size.texts_per_image, size.images_per_text), Excluded.of(positive_pairs(owner)))
 
 
 def against_product(size: Size, kind: str, screen: str, seconds: float, peak: float, checked: int) -> Row:

@@ -9,11 +9,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.manual.flags import programs_page
+from scripts.manual.rooms import rooms_page
 from scripts.manual.settings import configs_page, settings_page
 
 PAGES = {
     "reference/settings.md": settings_page, "reference/programs.md": programs_page,
-    "reference/configs.md": configs_page,
+    "reference/configs.md": configs_page, "reference/rooms.md": rooms_page,
 }  # fmt: skip
 
 

@@ -120,7 +120,7 @@ class View:
 def views(scorer: Scorer, index: PairIndex, subjects: Sequence[Subject]) -> list[View]:
     """Pairs scored and watched, for a matcher that offers attention."""
     images, texts = (np.array(side) for side in zip(*((one.image, one.text) for one in subjects), strict=True))
-    scores, attention = scorer.watch(index, images, texts)
+    scores, attention = scorer.score_with_attention(index, images, texts)
     blocks = attention.blocks()
     own, out, back, other = (block.cpu().double().numpy() for block in (blocks.own, blocks.out, blocks.back,
                                                                         blocks.other))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.batches.pairs import PairIndex
 from model.laps import Laps
-from model.parts.slimming import Tile, matched
+from model.parts.slimming import Tile, match_both_ways
 from scripts.page.pairs import Drawing, Subject
 from train.scoring.scorer import Scorer
 
@@ -59,7 +59,7 @@ class Slimmed:
         """From a tile of one image and one text."""
         cosines, rule, pictures = tile.cosines, tile.rule, tile.shapes.pictures
         score = tile.similarities(cosines).item()
-        of_words = matched(cosines, tile.there, bend=rule.bend, both_ways=False).item()
+        of_words = match_both_ways(cosines, tile.there, bend=rule.bend, both_ways=False).item()
         weights, count = host(tile.weights[0, 0]), pictures.logits.shape[1]
         return cls(
             kept=tile.kept[0, 0].cpu().numpy(),

@@ -17,7 +17,7 @@ from config.schema import Run
 from train import evaluate, mine
 from train.assembly.kinds import KINDS
 from train.checkpointing.checkpoint_path import checkpoint_at
-from train.loop.claim import extension_of
+from train.loop.claim import find_extension
 
 ENTRIES: dict[str, tuple[Extra | None, Reads]] = {
     "train/itm_hn.py": (None, settings_read.training_on_pools),
@@ -84,7 +84,7 @@ def checked(command: Sequence[str]) -> Run:
     if not run.output.output_dir and not getattr(args, "lists", None):
         raise ConfigError(f"{entry}: output_dir is not set; give --output_dir FOLDER")
     if entry not in OWN_ENTRY.values():
-        extension_of(run)
+        find_extension(run)
     wrong = [told for store, kind in stores_of(run, entry, args) if (told := _no_store(Path(store), kind))]
     if wrong:
         raise DataError(f"{entry}: {'; '.join(wrong)}")

@@ -20,7 +20,7 @@ from model.matcher import Matcher, Side, build, find
 from model.objective import build_objective, find_objective
 from tests.contract.conftest import with_a_subclass_of
 from tests.samples import batch_for, lively, small
-from train.loop.step import forward
+from train.loop.step import compute_losses
 
 SYSTEMS = with_a_subclass_of("Matcher", "model")
 no_cast = partial(torch.autocast, "cpu", enabled=False)
@@ -169,7 +169,7 @@ def test_every_trainable_parameter_gets_a_gradient(objective: str, name: str) ->
     wanted = build_objective(find_objective(objective).settings())  # type: ignore[call-arg]
     if not wanted.needs <= matcher.offers:
         pytest.skip(f"{objective} needs {', '.join(wanted.needs - matcher.offers)}, which {name} does not offer")
-    forward(matcher, wanted, batch, 0.5, no_cast, anchors=4).total.backward()
+    compute_losses(matcher, wanted, batch, 0.5, no_cast, anchors=4).total.backward()
     silent = [key for key, p in matcher.named_parameters() if p.requires_grad and p.grad is None]
     assert silent == []
     frozen = [key for key, p in matcher.named_parameters() if not p.requires_grad and p.grad is not None]

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.mining.filters import Excluded, positives
-from train.mining.lists import Task, lists
+from train.mining.filters import Excluded, positive_pairs
+from train.mining.lists import Task, mine_lists
 from train.mining.screen import choose_screen
 
 TILE_BYTES = 1 << 10
@@ -19,10 +19,10 @@ def mine_candidates(case: Any) -> dict[str, Tensor]:
     config = case.config
     operands = torch.float16 if config["compute_dtype"] == "float16" else torch.float32
     images, texts = (case.inputs[name].to(operands) for name in ("img_emb", "cap_emb"))
-    excluded = Excluded.of(positives(np.arange(len(texts)) // config["captions_per_image"]))
+    excluded = Excluded.of(positive_pairs(np.arange(len(texts)) // config["captions_per_image"]))
     wanted = (config["top_k"], 1) if config["direction"] == "i2t" else (1, config["top_k"])
     screen = choose_screen(images, texts, "float32", torch.device("cpu"))
-    found = lists(Task(images, texts, wanted, excluded), screen, TILE_BYTES, scored=True)
+    found = mine_lists(Task(images, texts, wanted, excluded), screen, TILE_BYTES, scored=True)
     at = 0 if config["direction"] == "i2t" else 1
     return {"indices": torch.from_numpy(found[at]).long(), "scores": torch.from_numpy(found[at + 2])}
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from data.batches.batch import Ragged
 from model import conversion
-from model.laps import Aggregation, Laps, aggregated, captions, ratio_term, words_of
+from model.laps import Aggregation, Laps, captions, count_aggregated, ratio_term, words_of
 from model.loading import load, load_part
 from model.matcher import Side
 from model.objective.triplet import Config as TripletConfig
 from model.objective.triplet import Triplet
 from model.parts.alignment import SIMILARITIES, aligned
-from model.parts.layers import highest
-from model.parts.slimming import Shapes, matched, mixing
+from model.parts.layers import top_mask
+from model.parts.slimming import Shapes, match_both_ways, mixing
 from tests.golden.run import sibling
 from train.assembly.optim import clip
 from train.assembly.precision import Precision
@@ -48,7 +48,7 @@ def patch_select(case: Any) -> Tensors:
     scores = case.inputs["attention_x"] + case.inputs["attention_y"]
     matcher = part({}, "", case.config, tokens.shape[2], 1)
     count = matcher.rule.kept(tokens.shape[1])
-    kept = highest(scores, count)
+    kept = top_mask(scores, count)
     order = scores.masked_fill(~kept, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
     selected = tokens.gather(1, order[..., None].expand(-1, -1, tokens.shape[2]))
     no_logits = tokens.new_zeros(len(tokens), 0, tokens.shape[1])
@@ -77,7 +77,7 @@ def patch_word_sim(case: Any) -> Tensors:
     tokens, words = case.inputs["img_tokens"].requires_grad_(), case.inputs["words"].requires_grad_()
     rows = case.inputs["img_mask"].bool() if case.config["masked"] else None
     there = torch.ones(len(words), dtype=torch.bool)
-    found = matched(tokens @ words.T, there, rows, case.config["scan"], case.config["i2t"])[:, None]
+    found = match_both_ways(tokens @ words.T, there, rows, case.config["scan"], case.config["i2t"])[:, None]
     return {"sim": found} | gradients((found * case.inputs["d_sim"]).sum(), img_tokens=tokens, words=words)
 
 
@@ -93,7 +93,7 @@ def comparing(case: Any) -> Laps:
     """The matcher of a case that brings tokens."""
     width = case.inputs["img_embs"].shape[2]
     wanted = shared.settings_of(case.config | {"num_patches": 16})
-    return part(case.weights, "", case.config, width, aggregated(wanted, case.config["num_patches"]))
+    return part(case.weights, "", case.config, width, count_aggregated(wanted, case.config["num_patches"]))
 
 
 def masks(matcher: Laps, images: Side, texts: Side) -> Tensor:

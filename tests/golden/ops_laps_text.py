@@ -13,7 +13,7 @@ from data.batches.augment import Tokens, WordAugment
 from data.batches.batch import Batch, Images, Ragged, offsets_of
 from data.batches.pairs import PairIndex, Source
 from data.words.wordpiece import WordPiece
-from model.parts.layers import packed, rectangle
+from model.parts.layers import pack_padded, pad_ragged
 
 Tensors = dict[str, Tensor]
 
@@ -43,25 +43,25 @@ def caption_ids(case: Any) -> Tensors:
     tokens = Tokens.of(ids, lengths, augment.continues)
     used = np.zeros_like(lengths)
     if config["train"] and config["size_augment"]:
-        fates = tokens.fates(u[np.arange(u.shape[1]) < tokens.counts[:, None]], augment.rate)
+        fates = tokens.draw_outcomes(u[np.arange(u.shape[1]) < tokens.counts[:, None]], augment.rate)
         used = tokens.wanted(fates)
         ids, lengths = tokens.rewritten(fates, augment.mask, drawn[np.arange(drawn.shape[1]) < used[:, None]])
     found = lengths, tokens.counts, used
     names = "lengths", "n_basic_tokens", "n_rand_used"
-    rows, _ = rectangle(Ragged.of(torch.from_numpy(ids), torch.from_numpy(lengths)))
+    rows, _ = pad_ragged(Ragged.of(torch.from_numpy(ids), torch.from_numpy(lengths)))
     return {"ids": rows} | {name: torch.from_numpy(each) for name, each in zip(names, found, strict=True)}
 
 
 def collate(case: Any) -> Tensors:
     """The product keeps the order it is given, whatever the lengths: a batch longest first is chosen out of it."""
     inputs = case.inputs
-    texts = packed(inputs["captions"], offsets_of(inputs["lengths"]))
+    texts = pack_padded(inputs["captions"], offsets_of(inputs["lengths"]))
     batch = Batch(Images.of_pixels(inputs["images"]), texts, inputs["ids"], inputs["img_ids"])
     order = torch.argsort(inputs["lengths"], descending=True, stable=True)
     longest_first = batch.select(order, order)
     return {
         "images": longest_first.images.features.values,
-        "captions": rectangle(longest_first.texts)[0],
+        "captions": pad_ragged(longest_first.texts)[0],
         "lengths": longest_first.texts.lengths,
         "ids": longest_first.number,
         "img_ids": longest_first.owner,

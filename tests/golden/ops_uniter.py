@@ -16,7 +16,7 @@ from model.objective.hinge import Hinge, ranking_hinge
 from model.parts.transformer import Packing
 from model.uniter import Config, Joint, Uniter
 from train.assembly.optim import AdamW, learning_rate, parameter_groups, set_learning_rate
-from train.loop.step import forward, hardest_negatives, mine_hard_negatives
+from train.loop.step import compute_losses, hardest_negatives, mine_hard_negatives
 from train.loop.trainer import clip
 
 Tensors = dict[str, Tensor]
@@ -192,7 +192,7 @@ def train_trajectory(case: Any) -> Tensors:
                     prefix = f"s{step}.r{rank}.a{part}.{direction}."
                     tensors = {n.removeprefix(prefix): t for n, t in case.inputs.items() if n.startswith(prefix)}
                     hard, _ = mine_hard_negatives(model, Rows(tensors).batch(), config["hard_neg_size"], no_cast)
-                    loss = forward(model, objective, hard, 0.0, no_cast, config["train_batch_size"]).total
+                    loss = compute_losses(model, objective, hard, 0.0, no_cast, config["train_batch_size"]).total
                     (loss / config["world"]).backward()
                     row.append(loss.detach())
         rates.append(learning_rate(optim, step))

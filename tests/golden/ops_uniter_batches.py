@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.batches.batch import Batch, Ragged
-from data.batches.hard_pools import following, token_buckets
+from data.batches.hard_pools import next_images, token_buckets
 from data.batches.pairs import PairIndex, Source
 from data.batches.plan import PoolPlan
 from data.batches.prefetch_buffer import Capacity, PrefetchBuffer
@@ -117,7 +117,7 @@ def val_batches(case: Any) -> Tensors:
     index, _ = open_pairs(case)
     place = {name: at for at, name in enumerate(case.config["img_order"])}
     order = torch.tensor([place[name] for name in index.images])
-    candidates = following(index.owner, len(index.images), case.config["batch_size"])
+    candidates = next_images(index.owner, len(index.images), case.config["batch_size"])
     return {"image_index": order[torch.from_numpy(candidates)]}
 
 

@@ -11,7 +11,7 @@ from model.objective.iais import ANNEALING, FORMS, Config, Iais, most_attended
 from model.parts.attention import Blocks
 from tests.golden.run import sibling
 from train.evaluation.isda import ObjectAttention, isda, object_attention
-from train.loop.step import forward, hardest_negatives, mine_hard_negatives
+from train.loop.step import compute_losses, hardest_negatives, mine_hard_negatives
 
 uniter = sibling("ops_uniter")
 Tensors = dict[str, Tensor]
@@ -23,7 +23,7 @@ def alignment(case: Any, form: str) -> tuple[Tensors, Blocks]:
     words, regions = leaves["t2i_attn"].shape
     counts = torch.tensor([words]), torch.tensor([regions])
     blocks = Blocks(*(leaves[name][None] for name in NAMES.values()), *counts)
-    blocks = blocks if case.config["modal"] == "L" else blocks.turned
+    blocks = blocks if case.config["modal"] == "L" else blocks.transposed
     loss = FORMS[form](blocks).squeeze(0)
     loss.backward()
     grads = {f"grad.{name}": leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}
@@ -50,7 +50,7 @@ def iais_hn_step(case: Any) -> Tensors:
     out = model(hard, objective.needs)
     rank_loss = uniter.ranking_hinge(out.scores["match"], config["margin"])
     blocks = out.attention.blocks()
-    losses = forward(model, objective, hard, progress, uniter.no_cast, anchors=config["train_batch_size"])
+    losses = compute_losses(model, objective, hard, progress, uniter.no_cast, anchors=config["train_batch_size"])
     losses.total.backward()
     return {
         "mining_scores": scores.view(-1, 1),

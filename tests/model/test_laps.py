@@ -11,7 +11,7 @@ from torch import Tensor
 
 from config.errors import ConfigError
 from data.batches.batch import Batch
-from model.laps import Config, Laps, groups, ratio_term
+from model.laps import Config, Laps, group_by_image, ratio_term
 from model.matcher import Side
 from tests.samples import SMALL, batch_for, lively, small
 
@@ -102,7 +102,7 @@ def test_a_score_network_decides_when_nothing_else_may() -> None:
         images, texts = matcher.encode_image(batch.images), matcher.encode_text(batch.texts)
         kept = matcher.look(images, texts.select(torch.argsort(batch.texts.lengths))).kept
         assert matcher.score_net is not None
-        likely = matcher.score_net(matcher.divided(images)[1])
+        likely = matcher.score_net(matcher.split_cls(images)[1])
     best = likely.topk(8).indices.sort(-1).values
     assert torch.equal(kept, kept[:, :1].expand_as(kept)), "no text has a say"
     assert torch.equal(kept[:, 0].nonzero()[:, 1].view(5, 8), best)
@@ -111,7 +111,7 @@ def test_a_score_network_decides_when_nothing_else_may() -> None:
 def test_the_first_token_is_cls_where_the_tower_says_so() -> None:
     vit, swin = laps(), laps(vision=SWIN)
     for matcher, spatial in ((vit, 16), (swin, 64)):
-        whole, patches = matcher.divided(matcher.encode_image(batch_of(matcher).images))
+        whole, patches = matcher.split_cls(matcher.encode_image(batch_of(matcher).images))
         assert (whole is not None) == (matcher is vit)
         assert patches.shape == (5, spatial, 16)
 
@@ -119,9 +119,9 @@ def test_the_first_token_is_cls_where_the_tower_says_so() -> None:
 def test_as_published_it_is_guessed_from_their_number() -> None:
     """Eight patches and [CLS] are nine tokens, a square: the published rule sees no [CLS] there."""
     image = Side(batch_tokens(9))
-    assert laps().divided(image)[0] is not None
-    assert laps(infer_cls_from_square=True).divided(image)[0] is None
-    assert laps(infer_cls_from_square=True).divided(Side(batch_tokens(10)))[0] is not None
+    assert laps().split_cls(image)[0] is not None
+    assert laps(infer_cls_from_square=True).split_cls(image)[0] is None
+    assert laps(infer_cls_from_square=True).split_cls(Side(batch_tokens(10)))[0] is not None
 
 
 def batch_tokens(count: int) -> Any:
@@ -194,7 +194,7 @@ def test_the_direction_of_an_image_leaves_cls_out() -> None:
 
 
 def test_pairs_are_grouped_by_image() -> None:
-    found = {one: at.tolist() for one, at in groups(torch.tensor([4, 0, 4, 2, 0]))}
+    found = {one: at.tolist() for one, at in group_by_image(torch.tensor([4, 0, 4, 2, 0]))}
     assert found == {0: [1, 4], 2: [3], 4: [0, 2]}
 
 

@@ -110,7 +110,9 @@ def watched(run: Path, index: PairIndex, image: int, text: int) -> tuple[float, 
     only = torch.zeros(1, dtype=torch.int64)
     with torch.inference_mode():
         images = matcher.encode_image(read_images(index, [image]))
-        scores, found = matcher.score_watched(images, matcher.encode_text(read_texts(index, [text])), only, only, only)
+        scores, found = matcher.score_with_attention(
+            images, matcher.encode_text(read_texts(index, [text])), only, only, only
+        )
     blocks = found.blocks()
     return scores.item(), {name: getattr(blocks, name)[0].double().numpy() for name in ("own", "out", "back", "other")}
 

@@ -39,7 +39,7 @@ def parameter_groups(named: Named, weight_decay: float, decayed_norms: tuple[str
     return [group for group in groups if group["params"]]
 
 
-def groups_of(config: Optim, named: Named, decayed_norms: tuple[str, ...]) -> list[Group]:
+def build_groups(config: Optim, named: Named, decayed_norms: tuple[str, ...]) -> list[Group]:
     """The groups of a run in the order of `rate_factors`, those of no name last, each divided by what decays.
 
     Raises:
@@ -168,7 +168,7 @@ def build_optimizer(config: Optim, named: Named, decayed_norms: tuple[str, ...])
             names in `rate_factors` that takes no parameter.
     """
     named = list(named)
-    groups = groups_of(config, named, decayed_norms)
+    groups = build_groups(config, named, decayed_norms)
     if config.step_twice:
         return twice_adam(config, named)
     if config.use_apex:

@@ -50,7 +50,7 @@ def open_split(
     absent = {name for source in sources for name in find_absent(source)} if leave_out_absent else set()
     left_out = tuple(sorted({*damaged, *absent}))
     index = PairIndex(sources, frozenset(left_out))
-    return Split(index, one_vocabulary(sources), left_out, data.damaged == "quarantine")
+    return Split(index, shared_vocabulary(sources), left_out, data.damaged == "quarantine")
 
 
 def open_images(folder: str, data: Data, pictures: PictureView | None) -> ImageSource:
@@ -87,7 +87,7 @@ def find_damaged(sources: list[Source], comm: Comm) -> tuple[str, ...]:
     return tuple(sorted({name for part in comm.all_gather_object(found) for name in part}))
 
 
-def one_vocabulary(sources: list[Source]) -> str | None:
+def shared_vocabulary(sources: list[Source]) -> str | None:
     """The hash of the vocabulary that all text stores were packed with; None where none says."""
     known = {source.texts.vocab_hash: source.texts.folder for source in sources if source.texts.vocab_hash}
     if len(known) > 1:

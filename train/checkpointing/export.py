@@ -18,7 +18,7 @@ from model.loading import load
 from model.matcher import Matcher, build, find
 from model.published_names import PARTS
 from model.vsrn import Vsrn
-from train.checkpointing.published import MEANS, SETTINGS, Plain, Published, build_matcher, plain
+from train.checkpointing.published import MEANS, SETTINGS, Plain, Published, build_matcher, plain_values
 
 F30K, COCO = "f30k_precomp", "coco_precomp"
 OBJECTIVE = {"margin": "margin", "margin_online": "marginonline", "margin_offline": "marginoffline", "alpha": "alpha",
@@ -44,7 +44,7 @@ UNWRITTEN = frozenset({"alignment", "score_net"})
 """Settings of ours whose weights have no place in the published layout unless they are the published ones."""
 
 
-def matcher_with(system: str, state: Mapping[str, Tensor], run: Mapping[str, Any]) -> Matcher:
+def build_published_matcher(system: str, state: Mapping[str, Tensor], run: Mapping[str, Any]) -> Matcher:
     """The matcher that weights are of, holding them: with the settings of its run, or with what its shapes tell.
 
     Raises:
@@ -109,7 +109,7 @@ def published_options(matcher: Matcher, run: Mapping[str, Any]) -> dict[str, Pla
         if leaf in run.get(section, {}):
             told[theirs] = run[section][leaf]
     settings = matcher.config.model_dump(mode="json")
-    own = plain({key: value for key, value in settings.items() if key != "name"})
+    own = plain_values({key: value for key, value in settings.items() if key != "name"})
     if isinstance(matcher, Vsrn):
         own |= MEANS | {"dim_vid": own["embed_size"], "bidirectional": int(matcher.config.bidirectional)}
         own |= {"rnn_dropout_p": 0.5}

@@ -90,7 +90,7 @@ def read_published(path: Path, system: str = "") -> Published:
             "name a published .pth.tar of VSRN or BFAN, or give --output a .safetensors file"
         )
     facts = {name: content[name] for name in FACTS if name in content}
-    return Published(join_parts(content["model"]), plain(vars(options)), plain(facts))
+    return Published(join_parts(content["model"]), plain_values(vars(options)), plain_values(facts))
 
 
 def _of_one_dict(path: Path, content: object) -> Published:
@@ -99,10 +99,12 @@ def _of_one_dict(path: Path, content: object) -> Published:
     weights, options = around["model"], around.get("opt", Namespace())
     if not is_state(weights) or not isinstance(options, Namespace):
         raise DataError(f"{path}: holds no state dict with the options it was trained with; name a published file")
-    return Published(dict(weights), plain(vars(options)), plain({n: around[n] for n in FACTS if n in around}))
+    return Published(
+        dict(weights), plain_values(vars(options)), plain_values({n: around[n] for n in FACTS if n in around})
+    )
 
 
-def plain(values: Mapping[str, object]) -> dict[str, Plain]:
+def plain_values(values: Mapping[str, object]) -> dict[str, Plain]:
     """Those of the values that are plain; nothing else of a stranger's is passed on."""
     return {name: value for name, value in values.items() if isinstance(value, Plain)}
 
@@ -138,7 +140,7 @@ def build_matcher(system: str, published: Published) -> Matcher:
     for name, value in MEANS.items():
         if options.get(name, value) != value:
             raise DataError(f"option {name} = {options[name]!r}: only {value!r} can be read; train that model anew")
-    found = ours | sizes(published.weights) | options | {"name": system}
+    found = ours | read_sizes(published.weights) | options | {"name": system}
     if system == "vsrn":
         if "data_name" in options:
             found["variant"] = "F" if options["data_name"] == "f30k_precomp" else "C"
@@ -182,7 +184,7 @@ def describe_published(system: str, published: Published) -> Described:
     return published_laps.describe(published.weights, published.options)
 
 
-def sizes(weights: Mapping[str, Tensor]) -> dict[str, Plain]:
+def read_sizes(weights: Mapping[str, Tensor]) -> dict[str, Plain]:
     """Settings that names and shapes of published tensors tell, for files that do not say them."""
     found: dict[str, Plain] = {}
     for name, keys in SHAPES.items():

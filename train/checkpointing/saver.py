@@ -20,7 +20,7 @@ class Saved(NamedTuple):
     seconds: float
 
 
-class Saver:
+class AsyncSaver:
     """Writes one checkpoint at a time; a failed one is told at the next call, and at the end of a `with` block."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:

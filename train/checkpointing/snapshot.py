@@ -27,15 +27,15 @@ class Snapshot:
     @classmethod
     def of(cls, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], facts: dict[str, Any]) -> Snapshot:
         """Copies of what goes on changing."""
-        return cls(step, copied(dict(weights)), copied(dict(state)), facts)
+        return cls(step, copy_to_host(dict(weights)), copy_to_host(dict(state)), facts)
 
 
-def copied(value: Any) -> Any:
+def copy_to_host(value: Any) -> Any:
     """The same with every tensor copied into host memory, however deep it lies."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True).contiguous()
     if isinstance(value, Mapping):
-        return {name: copied(part) for name, part in value.items()}
+        return {name: copy_to_host(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(copied(part) for part in value)
+        return type(value)(copy_to_host(part) for part in value)
     return value

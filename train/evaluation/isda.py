@@ -125,7 +125,7 @@ def attend(
     scorer: Scorer, index: PairIndex, texts: Array, objects: Sequence[Objects]
 ) -> tuple[ObjectAttention, ObjectAttention]:
     """Attention among the objects of some captions with their own images; and what it were, were it the same to all."""
-    blocks = scorer.watch(index, index.owner[texts], texts)[1].blocks()
+    blocks = scorer.score_with_attention(index, index.owner[texts], texts)[1].blocks()
     words, regions = (stack_lists(lists).to(scorer.device) for lists in zip(*objects, strict=True))
     sides = (blocks.own, words), (blocks.other, regions)
     seen = ObjectAttention(*(object_attention(block, members) for block, members in sides))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from config.sections import Eval
-from data.batches.hard_pools import following
+from data.batches.hard_pools import next_images
 from data.batches.pairs import Array
 from train.assembly.recipe import Parts
 from train.assembly.splits import Split
@@ -113,7 +113,7 @@ def quick_check(parts: Parts, split: Split) -> dict[str, float]:
     Not comparable with published tables. Every rank takes its share of the texts and gets the mean.
     """
     index, run, comm = split.index, parts.run, parts.comm
-    candidates = torch.from_numpy(following(index.owner, len(index.images), run.eval.inf_minibatch_size))
+    candidates = torch.from_numpy(next_images(index.owner, len(index.images), run.eval.inf_minibatch_size))
     mine = torch.arange(comm.rank, len(index.texts), comm.size)
     tokens = run.eval.inf_minibatch_size * (index.regions.mean() + index.words.mean())
     parts.matcher.eval()

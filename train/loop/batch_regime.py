@@ -19,7 +19,7 @@ from data.batches.prefetch_buffer import Capacity
 from data.draws import key
 from model.matcher import Matcher, MatchOut, OfflineScores, Side
 from model.objective import Term
-from model.parts.layers import full
+from model.parts.layers import upcast
 from train.assembly.recipe import Recipe
 from train.distributed.collectives import all_gather_rows, all_gather_side, synchronise_norms
 from train.distributed.comm import Comm
@@ -191,7 +191,7 @@ def score_offline_pairs(matcher: Matcher, matching: Sides, off: Sides, off2: Sid
     (image, text), (image_off, text_off), (image_off2, text_off2) = matching, off, off2
     each = torch.arange(len(image))
     pairs = [(image, text_off), (image_off, text), (image_off, text_off), (image_off2, text_off2)]
-    return torch.stack([full(matcher.score_pairs(*sides, each, each)) for sides in pairs], 1)
+    return torch.stack([upcast(matcher.score_pairs(*sides, each, each)) for sides in pairs], 1)
 
 
 def identities(batch: Batch, comm: Comm) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ def claim(run: Run, comm: Comm) -> Path:
     """
     if not run.output.output_dir:
         raise ConfigError("output_dir is not set; give --output_dir FOLDER")
-    extension, folder = extension_of(run), Path(run.output.output_dir)
+    extension, folder = find_extension(run), Path(run.output.output_dir)
     config = folder / CONFIG
     if comm.rank == 0 and (extension or not config.exists()):
         try:
@@ -65,7 +65,7 @@ def claim(run: Run, comm: Comm) -> Path:
     return folder
 
 
-def extension_of(run: Run) -> Extension | None:
+def find_extension(run: Run) -> Extension | None:
     """Look whether a run may have its output folder, and what more it wants of the run there; nothing is written.
 
     Every rank finds the same: a folder that rank 0 has already marked as this run's is this run's.

@@ -14,7 +14,7 @@ from data.batches.pairs import PairIndex
 from data.batches.plan import ItemPlan
 from model.matcher import MatchOut
 from train.distributed.comm import Comm
-from train.mining.filters import same_words
+from train.mining.filters import same_word_pairs
 
 
 def find_false_negatives(index: PairIndex, run: Run) -> FalseNegatives:
@@ -31,7 +31,7 @@ def find_false_negatives(index: PairIndex, run: Run) -> FalseNegatives:
                 f"mask_same_words spares what has the words of a true pair, but {switch} = false spares no true pair: "
                 f"set {switch} to true, or mask_same_words to false"
             )
-    return FalseNegatives(*same_words(index), index.owner, len(index.images))
+    return FalseNegatives(*same_word_pairs(index), index.owner, len(index.images))
 
 
 def mask_false_negatives(out: MatchOut, plan: ItemPlan, false_negatives: FalseNegatives, comm: Comm) -> MatchOut:

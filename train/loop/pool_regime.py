@@ -17,7 +17,7 @@ from train.assembly.recipe import Recipe
 from train.loop.collapse import CollapseDetector, suggest_gentler
 from train.loop.false_negatives import find_false_negatives
 from train.loop.regime import Pass, Regime
-from train.loop.step import forward, keep_random_negatives, mine_hard_negatives
+from train.loop.step import compute_losses, keep_random_negatives, mine_hard_negatives
 from train.metrics.clock import Clock
 
 
@@ -58,7 +58,9 @@ class PoolRegime(Regime):
             # Dropout is a draw like any other: keyed by what it is drawn for.
             torch.manual_seed(key(run.seed, f"dropout-{direction}", plan.slot) % 2**63)
             progress, anchors = step / run.optim.num_train_steps, self.anchors_each
-            losses = forward(recipe.matcher, recipe.objective, hard, progress, recipe.precision.autocast, anchors)
+            losses = compute_losses(
+                recipe.matcher, recipe.objective, hard, progress, recipe.precision.autocast, anchors
+            )
         scores = losses.scores if mined is None else mined
         share = len(scores) / anchors
         logged = {"loss": losses.total.detach()}

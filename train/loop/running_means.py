@@ -1,4 +1,4 @@
-"""What the updates since the last line of the log cost, and a mark of all samples that the run has taken."""
+"""What the updates since the last line of the log cost, and a digest of all samples that the run has taken."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.batches.plan import MARKS
+from data.batches.plan import DIGESTS
 from train.distributed.comm import Comm
 
 
 class RunningMeans:
     """Sums over updates on this rank, and what they are over all ranks.
 
-    The mark of samples is the sum of the marks of all plans since the run began (see `Plan.mark`): two runs that show
-    the same one took the same samples, on whatever ranks and however often they were resumed.
+    The digest of samples is the sum of the digests of all plans since the run began (see `Plan.digest`): two runs
+    that show the same one took the same samples, on whatever ranks and however often they were resumed.
     """
 
     def __init__(self, comm: Comm, device: torch.device) -> None:
@@ -25,7 +25,7 @@ class RunningMeans:
         self._sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=device))
         self._device = device
         self._updates = 0
-        self._marked, self._marking = 0, 0
+        self._samples, self._digest = 0, 0
 
     def update(self, costs: Iterable[tuple[str, Tensor]]) -> None:
         """Add an update with its named costs; a name may come more than once."""
@@ -33,9 +33,9 @@ class RunningMeans:
             self._sums[name] += value
         self._updates += 1
 
-    def mark(self, mark: int) -> None:
-        """Add the mark of a plan of this rank."""
-        self._marking = (self._marking + mark) % MARKS
+    def add_digest(self, digest: int) -> None:
+        """Add the digest of a plan of this rank."""
+        self._digest = (self._digest + digest) % DIGESTS
 
     def means(self) -> dict[str, float]:
         """The mean of each cost over the updates and ranks; to be called by all ranks."""
@@ -46,10 +46,10 @@ class RunningMeans:
         return {name: float(value / self._updates) for name, value in zip(names, means, strict=True)}
 
     def samples(self) -> str:
-        """The mark of all samples of the run, in 16 hex digits; to be called by all ranks."""
-        parts = self._comm.gather(torch.tensor([self._marking]), "samples").tolist()
-        self._marked, self._marking = (self._marked + sum(parts)) % MARKS, 0
-        return f"{self._marked:016x}"
+        """The digest of all samples of the run, in 16 hex digits; to be called by all ranks."""
+        parts = self._comm.gather(torch.tensor([self._digest]), "samples").tolist()
+        self._samples, self._digest = (self._samples + sum(parts)) % DIGESTS, 0
+        return f"{self._samples:016x}"
 
     def clear(self) -> None:
         """Begin the next line of the log."""
@@ -68,7 +68,7 @@ class RunningMeans:
         own = sums[self._comm.rank] if len(sums) == self._comm.size else sums.mean(0)
         self._sums.update((name, own[at].to(self._device, copy=True)) for at, name in enumerate(state["names"]))
         self._updates = state["summed"]
-        self._marked, self._marking = int(state["samples"], 16), 0
+        self._samples, self._digest = int(state["samples"], 16), 0
 
     def _stacked(self, names: list[str]) -> Tensor:
         return torch.stack([self._sums[name] for name in names]).cpu()

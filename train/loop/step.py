@@ -53,7 +53,7 @@ class Losses:
     scores: Tensor
 
 
-def forward(
+def compute_losses(
     matcher: Matcher, objective: Objective, batch: Batch, progress: float, autocast: Autocast, anchors: float
 ) -> Losses:
     """Training-mode forward of a batch and its objective.

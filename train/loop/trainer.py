@@ -17,8 +17,8 @@ from model.loading import load
 from train.assembly.optim import clip, learning_rate, set_learning_rate, stepped_twice
 from train.assembly.splits import Split
 from train.checkpointing.checkpoint import Checkpoints, read_facts, read_state, read_weights
-from train.checkpointing.saver import Saver
-from train.checkpointing.snapshot import Snapshot, copied
+from train.checkpointing.saver import AsyncSaver
+from train.checkpointing.snapshot import Snapshot, copy_to_host
 from train.distributed.comm import RegroupRequested
 from train.distributed.stop_request import StopRequest
 from train.loop.nonfinite_guard import NonFiniteGuard
@@ -48,7 +48,7 @@ class Trainer:
         self.run, self.comm, self.matcher = recipe.run, recipe.comm, recipe.matcher
         self.keep = keep
         self.checkpoints = Checkpoints(folder, self.run.output.keep, self.comm.progress.advance)
-        self.saver = Saver(self.checkpoints)
+        self.saver = AsyncSaver(self.checkpoints)
         self.comm.progress.writes = self.saver.writes
         self.stop = StopRequest(self.comm, self.saver.wait)
         self.step, self.slot, self.best = 0, 0, -math.inf
@@ -73,7 +73,9 @@ class Trainer:
     def restore(self, snapshot: Snapshot, name: str) -> None:
         """Go on exactly from a snapshot, which is called `name` in what is said."""
         load(self.matcher, self.run.matcher.name, snapshot.weights, name)
-        state = copied(snapshot.state)  # what is loaded is changed by the next update, and the snapshot may be kept
+        state = copy_to_host(
+            snapshot.state
+        )  # what is loaded is changed by the next update, and the snapshot may be kept
         self.recipe.optimizer.load_state_dict(state["optimizer"])
         self.recipe.precision.load_state_dict(state["scaler"])
         self.step, self.slot, self.best = snapshot.step, state["slot"], state["best"]
@@ -202,7 +204,7 @@ class Trainer:
         with self.clock("train"):
             self.recipe.precision.backward(done.total)
         self.costs += done.logged.items()
-        self.running.mark(plan.mark)
+        self.running.add_digest(plan.digest)
         self.clock.count("pairs", done.pairs)
         self.clock.count("anchors", done.anchors)
 

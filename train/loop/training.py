@@ -18,7 +18,7 @@ from train.distributed.comm import Comm
 from train.distributed.state_transfer import transfer_newest
 from train.evaluation.results import format_table, write_entry
 from train.evaluation.retrieval import measure
-from train.loop.claim import claim, extension_of
+from train.loop.claim import claim, find_extension
 from train.loop.regime import Regime
 from train.loop.trainer import Trainer
 from train.metrics.journal import Journal
@@ -41,7 +41,7 @@ class Training:
         start, notes = resolve_resume(run, comm)
         recipe = build_recipe(run, comm, start)
         regime = self._build(recipe)
-        extension = extension_of(recipe.run)
+        extension = find_extension(recipe.run)
         test, own = recipe.split("test"), recipe.split("val")
         if args.dry_run:
             return dry_run(regime)

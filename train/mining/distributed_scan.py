@@ -15,7 +15,7 @@ from train.metrics.clock import Clock
 from train.metrics.throughput import describe_pace
 from train.mining.exact import Shortlists
 from train.mining.lists import Task
-from train.mining.running_top_k import nth
+from train.mining.running_top_k import nth_largest
 from train.mining.scan import Found, Scan, tile_layouts
 from train.mining.screen import Screen
 from train.mining.storage import load_some, load_tensors, save_tensors, saving
@@ -135,6 +135,6 @@ def merge_found(parts: list[Found], most: int | None) -> Found:
         return Found(parts[0].rows, lists, lower, upper)
     table = lower.new_full((len(lists), int(lists.counts.max())), -torch.inf)
     table[query, torch.arange(len(query)) - lists.offsets[query]] = lower
-    kept = upper >= nth(table, lists.counts.clamp(max=most))[query]
+    kept = upper >= nth_largest(table, lists.counts.clamp(max=most))[query]
     counts = torch.bincount(query[kept], minlength=len(lists))
     return Found(parts[0].rows, Shortlists.of(counts, chosen[kept]), lower[kept], upper[kept])

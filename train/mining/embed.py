@@ -91,7 +91,7 @@ class Embedder:
         comm = self.scorer.comm
         marks = DoneMarks(stage.path, stage.tokens, comm.rank, comm.size)
         if comm.rank == 0:
-            make_room(stage, width, marks)
+            reserve_files(stage, width, marks)
         comm.barrier(f"room for {stage.what}s")
         done = marks.read()
         comm.barrier(f"reserved {stage.what}s")
@@ -124,7 +124,7 @@ class Embedder:
                 tokens = tokens_of(side, stage.lengths[some]).float().cpu().numpy() if self.tokens else None
                 return stage.pool(side).float().cpu().numpy(), tokens
 
-        return side_by_side(work, chunks, self.scorer.device, self.scorer.clock)
+        return run_side_by_side(work, chunks, self.scorer.device, self.scorer.clock)
 
 
 class DoneMarks:
@@ -166,7 +166,7 @@ class DoneMarks:
         self._saved = time.monotonic()
 
 
-def make_room(stage: Stage, width: int, marks: DoneMarks) -> None:
+def reserve_files(stage: Stage, width: int, marks: DoneMarks) -> None:
     """Reserve the files of a stage; marks go before a file is made anew, for they speak of the one that is gone.
 
     Raises:
@@ -202,7 +202,7 @@ def tokens_of(side: Side, lengths: Array) -> Tensor:
     return side.rows.values
 
 
-def side_by_side(
+def run_side_by_side(
     work: Callable[[Item], Result], items: Sequence[Item], device: torch.device, clock: Clock
 ) -> Iterator[Result]:
     """`work` of each item, in order; on a CPU each thread takes an item of its own and computes alone.

@@ -79,17 +79,17 @@ def score_in_float64(queries: Tensor, pool: Tensor, lists: Shortlists) -> Tensor
     The pool is doubled a few rows at a time, whose candidates lie together after a sort of small keys.
     """
     parts = -(-len(pool) // POOL_ROWS)
-    left, whose = pieces(queries), lists.queries
+    left, whose = split_columns(queries), lists.queries
     scores = torch.empty(len(lists.chosen), dtype=torch.float64, device=queries.device)
     for part, places in enumerate(_sorted_into(lists.chosen // POOL_ROWS, parts)):
         if len(places):
             first = part * POOL_ROWS
-            right = pieces(pool[first : first + POOL_ROWS].to(queries.device))
+            right = split_columns(pool[first : first + POOL_ROWS].to(queries.device))
             scores[places] = _sampled(left, right, whose[places], lists.chosen[places] - first)
     return scores
 
 
-def pieces(rows: Tensor) -> Tensor:
+def split_columns(rows: Tensor) -> Tensor:
     """`[pieces, rows, PIECE]` float64 of `rows [n, d]`, zero beyond d."""
     n, width = rows.shape
     whole = width // PIECE
@@ -110,7 +110,7 @@ def _sorted_into(keys: Tensor, parts: int) -> Iterator[Tensor]:
 
 
 def _sampled(left: Tensor, right: Tensor, row: Tensor, column: Tensor) -> Tensor:
-    """Products of rows given in `pieces`, at the places (`row` ascending, `column`)."""
+    """Products of rows given in `split_columns`, at the places (`row` ascending, `column`)."""
     size = left.shape[1], right.shape[1]
     offsets = torch.nn.functional.pad(torch.bincount(row, minlength=size[0]).cumsum(0), (1, 0))
     with warnings.catch_warnings():

@@ -49,14 +49,14 @@ class Excluded:
         return np.bincount(self.text, minlength=texts)
 
 
-def positives(owner: Array) -> tuple[Array, Array]:
+def positive_pairs(owner: Array) -> tuple[Array, Array]:
     """Each text with its own image."""
     return np.asarray(owner), np.arange(len(owner))
 
 
-def same_words(index: PairIndex) -> tuple[Array, Array]:
+def same_word_pairs(index: PairIndex) -> tuple[Array, Array]:
     """(image, text) of captions whose ids equal those of one of the image's own captions."""
-    label = labels(index)
+    label = label_captions(index)
     order = np.argsort(label, kind="stable")
     starts = np.flatnonzero(np.diff(label[order], prepend=-1))
     sizes = np.diff(starts, append=len(order))
@@ -70,7 +70,7 @@ def same_words(index: PairIndex) -> tuple[Array, Array]:
     return index.owner[image], text
 
 
-def labels(index: PairIndex) -> Array:
+def label_captions(index: PairIndex) -> Array:
     """`[texts]`, equal for captions of equal ids."""
     known: dict[bytes, int] = {}
     return np.fromiter((known.setdefault(ids, len(known)) for ids in _ids(index)), np.int64, len(index.texts))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from data.batches.pairs import Array
-from train.mining.running_top_k import bars_of, nth
+from train.mining.running_top_k import ceiling_bounds, nth_largest
 from train.mining.screen import Screen, Slack
 from train.mining.tile_layout import ScreenedSide
 
@@ -41,10 +41,10 @@ def search_fully(
     slack = single.slack(queries.unrounded.of(chosen.to(screen.device)), pool.unrounded, left.shape[1])
     counted = scores
     if ceiling is not None:
-        sure, over = bars_of(ceiling, slack)
+        sure, over = ceiling_bounds(ceiling, slack)
         scores.masked_fill_(scores > over[:, None], -torch.inf)
         counted = scores.masked_fill(scores > sure[:, None], -torch.inf)
-    bar = slack.floor(nth(counted, wanted))
+    bar = slack.floor(nth_largest(counted, wanted))
     bar = bar.masked_fill(wanted == 0, torch.inf)
     query, place = (scores >= bar[:, None]).nonzero().unbind(1)
     values = scores[query, place]

@@ -26,8 +26,8 @@ from train.metrics.journal import Journal
 from train.metrics.throughput import report_throughput
 from train.mining.distributed_scan import DistributedScan
 from train.mining.embed import IMAGES, TEXTS, Embedder
-from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
-from train.mining.lists import Direction, Task, Write, finish, row_writer
+from train.mining.filters import Ceilings, Excluded, extra_pairs, positive_pairs, same_word_pairs
+from train.mining.lists import Direction, Task, Write, finish_lists, row_writer
 from train.mining.manifest import GivenEmbeddings, ModelEmbeddings, build_facts, checksum
 from train.mining.output_folder import LISTS, REMEDY, UNFINISHED, OutputFolder
 from train.mining.rerank import Reranker
@@ -131,9 +131,9 @@ class Job:
 
     def _task(self, images: Tensor, texts: Tensor, late: bool) -> Task:
         one = self.settings
-        pairs = [positives(self.owner)]
+        pairs = [positive_pairs(self.owner)]
         if one.same_words:
-            pairs.append(same_words(require_stores(self.index, "--leave_out_same_words")))
+            pairs.append(same_word_pairs(require_stores(self.index, "--leave_out_same_words")))
         if one.extra_pairs:
             pairs.append(extra_pairs(one.extra_pairs, require_stores(self.index, "--extra_pairs")))
         excluded = Excluded.of(*pairs)
@@ -164,7 +164,7 @@ class Job:
             Direction.both(task), LISTS, (one.of_images(), one.of_texts()), strict=True
         ):
             with self._writing(prefix + name, (len(direction.queries), direction.most), scored) as write:
-                finish(direction, found, self.device, self.settings.max_tile_bytes, write, scored)
+                finish_lists(direction, found, self.device, self.settings.max_tile_bytes, write, scored)
         self.comm.barrier(f"{prefix}finished")
         return [self._work / f"{prefix}{name}.npy" for name in LISTS]
 

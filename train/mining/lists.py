@@ -80,7 +80,7 @@ Write = Callable[[Array, Array, Array], object]
 """Takes queries `[q]`, their candidates `[q, most]` int32 and exact scores `[q, most]` float32."""
 
 
-def finish(
+def finish_lists(
     direction: Direction, found: Iterable[Found], device: torch.device, tile_bytes: int, write: Write, scored: bool
 ) -> None:
     """Order what was found and hand it to `write`; scores are only worked out where they are asked for.
@@ -92,7 +92,7 @@ def finish(
     pool = direction.pool
     longest = max((float(part.float().norm(dim=1).max()) for part in pool.split(ROWS)), default=0.0)
     for rows, lists in group_found(found, max(1, room // (16 * pool.shape[1]))):
-        for start, part in narrow(lists, max(1, room // ENTRY_BYTES)):
+        for start, part in split_lists(lists, max(1, room // ENTRY_BYTES)):
             some = rows[start : start + len(part)]
             chosen = torch.from_numpy(some)
             queries = direction.queries[chosen].to(device).float()
@@ -122,7 +122,7 @@ def join_found(found: list[Found]) -> tuple[Array, Shortlists]:
     return np.concatenate([np.asarray(one.rows) for one in found]), Shortlists.cat([one.lists for one in found])
 
 
-def narrow(lists: Shortlists, entries: int, first: int = 0) -> Iterator[tuple[int, Shortlists]]:
+def split_lists(lists: Shortlists, entries: int, first: int = 0) -> Iterator[tuple[int, Shortlists]]:
     """The lists cut so that a table of each part has at most so many entries; with where each part begins.
 
     A query that ties with thousands of others then does not widen the table of all.
@@ -132,8 +132,8 @@ def narrow(lists: Shortlists, entries: int, first: int = 0) -> Iterator[tuple[in
         return
     half = len(lists) // 2
     cut = lists.offsets[half]
-    yield from narrow(Shortlists(lists.offsets[: half + 1], lists.chosen[:cut]), entries, first)
-    yield from narrow(Shortlists(lists.offsets[half:] - cut, lists.chosen[cut:]), entries, first + half)
+    yield from split_lists(Shortlists(lists.offsets[: half + 1], lists.chosen[:cut]), entries, first)
+    yield from split_lists(Shortlists(lists.offsets[half:] - cut, lists.chosen[cut:]), entries, first + half)
 
 
 def check_found(there: Array, queries: Array, direction: Direction) -> None:
@@ -147,7 +147,7 @@ def check_found(there: Array, queries: Array, direction: Direction) -> None:
         )
 
 
-def lists(task: Task, screen: Screen, tile_bytes: int, scored: bool = False) -> tuple[Array, Array, Array, Array]:
+def mine_lists(task: Task, screen: Screen, tile_bytes: int, scored: bool = False) -> tuple[Array, Array, Array, Array]:
     """Both directions in memory, by one process.
 
     Returns:
@@ -169,7 +169,7 @@ def lists(task: Task, screen: Screen, tile_bytes: int, scored: bool = False) -> 
     for direction, found in zip(Direction.both(task), (blocks, columns), strict=True):
         shape = len(direction.queries), direction.most
         places, scores = np.empty(shape, np.int32), np.empty(shape, np.float32)
-        finish(direction, found, screen.device, tile_bytes, row_writer(places, scores), scored)
+        finish_lists(direction, found, screen.device, tile_bytes, row_writer(places, scores), scored)
         out += [places, scores]
     return out[0], out[2], out[1], out[3]
 

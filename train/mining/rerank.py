@@ -18,7 +18,7 @@ from config.errors import ConfigError
 from data.batches.batch import Ragged, ranges
 from data.batches.pairs import Array, PairIndex
 from model.matcher import Side
-from train.mining.embed import IMAGE_TOKENS, TEXT_TOKENS, Item, Result, side_by_side
+from train.mining.embed import IMAGE_TOKENS, TEXT_TOKENS, Item, Result, run_side_by_side
 from train.mining.filters import NO_CEILING
 from train.mining.lists import Direction, Write, check_found
 from train.mining.storage import open_memmap
@@ -124,7 +124,7 @@ class Reranker:
         return self._side_by_side(work, groups)
 
     def _side_by_side(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        return side_by_side(work, items, self.scorer.device, self.scorer.clock)
+        return run_side_by_side(work, items, self.scorer.device, self.scorer.clock)
 
     def _scores(self, image: Tensor, text: Tensor) -> Tensor:
         """`[pairs]` float32 on the host; half after half where both sides' tokens are more than there is room for."""

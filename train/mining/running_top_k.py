@@ -59,7 +59,7 @@ class RunningTopK:
         values, floor = torch.empty(size, capacity, device=device), torch.full((size,), LOWEST, device=device)
         chosen = torch.empty(size, capacity, dtype=torch.int32, device=device)
         counts = torch.zeros(size, dtype=torch.int64, device=device)
-        bars = (None, None) if ceiling is None else bars_of(ceiling, slack)
+        bars = (None, None) if ceiling is None else ceiling_bounds(ceiling, slack)
         return cls(values, chosen, counts, floor, slack, *bars)
 
     @property
@@ -78,7 +78,7 @@ class RunningTopK:
         if not self.started:
             self._start(scores, rank)
         groups = scores.unflatten(1, (GROUP, -1))
-        query, group = self._passing(largest(groups))
+        query, group = self._passing(group_maxima(groups))
         few = groups[query, :, group].float()
         hit, member = (few >= self.floor[query, None]).nonzero().unbind(1)
         query, place, values = query[hit], member * groups.shape[2] + group[hit], few[hit, member]
@@ -102,7 +102,7 @@ class RunningTopK:
         if self.sure is not None:
             scores = scores.masked_fill(scores > self.sure[:, None], -torch.inf)
         while scores.shape[1] % GROUP == 0 and scores.shape[1] // GROUP >= ENOUGH * rank:
-            scores = largest(scores.unflatten(1, (GROUP, -1)))
+            scores = group_maxima(scores.unflatten(1, (GROUP, -1)))
         if scores.shape[1] >= rank:
             best = scores.float().contiguous().topk(rank, sorted=False).values.amin(1)
             self.floor = self.slack.floor(best)
@@ -155,7 +155,7 @@ class RunningTopK:
         everyone = torch.arange(len(self.counts), device=self.counts.device)
         values = self._filled(everyone, max(min(most, self.capacity), int(self.counts.max())))
         values = torch.nn.functional.pad(values, (0, max(0, most - self.capacity)), value=-torch.inf)
-        last = nth(self._counted(values, everyone), wanted)
+        last = nth_largest(self._counted(values, everyone), wanted)
         bar = self.slack.floor(last)
         redo = (last == -torch.inf) | (bar < self.floor) & (self.floor > LOWEST)
         redo &= wanted > 0
@@ -189,7 +189,7 @@ class RunningTopK:
         return values if self.sure is None else values.masked_fill(values > self.sure[queries, None], -torch.inf)
 
 
-def nth(values: Tensor, wanted: Tensor) -> Tensor:
+def nth_largest(values: Tensor, wanted: Tensor) -> Tensor:
     """The `wanted [rows]`-th largest of each row, from 1; of rows that want none, any."""
     most = int(wanted.max())
     if bool((wanted == most).all()):
@@ -197,14 +197,14 @@ def nth(values: Tensor, wanted: Tensor) -> Tensor:
     return values.topk(most).values.gather(1, (wanted - 1).clamp(min=0)[:, None]).squeeze(1)
 
 
-def bars_of(ceiling: Tensor, slack: Slack) -> tuple[Tensor, Tensor]:
+def ceiling_bounds(ceiling: Tensor, slack: Slack) -> tuple[Tensor, Tensor]:
     """Screened scores up to which a candidate is truly below the ceiling, and above which it truly is not."""
     ceiling = ceiling.float()
     doubt = 1.02 * (slack.fixed + slack.share * ceiling.abs()) + 1e-6 * ceiling.abs()
     return ceiling - doubt, ceiling + doubt
 
 
-def largest(groups: Tensor) -> Tensor:
+def group_maxima(groups: Tensor) -> Tensor:
     """`[queries, groups]` of `[queries, members, groups]`, laid out in memory like it, which is what makes it quick."""
     size = groups.shape[0], groups.shape[2]
     across = groups.stride(0) < groups.stride(2)

@@ -41,7 +41,7 @@ class Found:
     upper: Tensor
 
 
-def shape_of(images: int, texts: int, tile_bytes: int) -> tuple[int, int]:
+def tile_shape(images: int, texts: int, tile_bytes: int) -> tuple[int, int]:
     """Most images and texts of a tile of `tile_bytes` float32 scores: twice as high as wide.
 
     A part of the texts is read and rounded again for each block of images, hence the height.
@@ -53,7 +53,7 @@ def shape_of(images: int, texts: int, tile_bytes: int) -> tuple[int, int]:
 
 def tile_layouts(images: int, texts: int, rows: range, tile_bytes: int) -> tuple[TileLayout, TileLayout]:
     """How the images `rows` and all texts are cut; the texts alike on all ranks."""
-    height, width = shape_of(images, texts, tile_bytes)
+    height, width = tile_shape(images, texts, tile_bytes)
     return TileLayout.of(rows, height), TileLayout.of(range(texts), width, aligned=True)
 
 
@@ -115,9 +115,9 @@ class Scan:
         first = self.images.cut.start + self.block
         columns.absorb(scores.T, first, blocks, rank_at(self.texts.most, (self.block + 1) / blocks))
         self.tile += 1
-        if due(self.tile, tiles):
+        if is_due(self.tile, tiles):
             rows.tighten(rank_at(self.images.most, self.tile / tiles))
-        if due(self.block + 1, blocks):
+        if is_due(self.block + 1, blocks):
             columns.tighten(rank_at(self.texts.most, (self.block + 1) / blocks))
         return self._end_of_block() if self.tile == tiles else None
 
@@ -223,6 +223,6 @@ class Scan:
             running.unpack(state, f"texts.{part}.")
 
 
-def due(done: int, of: int) -> bool:
+def is_due(done: int, of: int) -> bool:
     """Whether floors are raised now that so many tiles of so many are done."""
     return done < of and (done & (done - 1)) == 0 and (done.bit_length() - 1) % (TIGHTENED.bit_length() - 1) == 0

@@ -132,7 +132,7 @@ def full_sums() -> Iterator[None]:
         torch.set_float32_matmul_precision(single)
 
 
-def power(rows: Tensor, what: str) -> float:
+def scaling_power(rows: Tensor, what: str) -> float:
     """The power of two that brings the longest row to a length of 1/2 to 1.
 
     Raises:
@@ -155,7 +155,7 @@ def choose_screen(
     Raises:
         ConfigError: this machine's half-precision sums are worse than their bound.
     """
-    scales = scales or (power(images, "the images"), power(texts, "the texts"))
+    scales = scales or (scaling_power(images, "the images"), scaling_power(texts, "the texts"))
     single = Screen("float32", device, *scales)
     if kind == "auto":
         half = Screen("float16", device, *scales)

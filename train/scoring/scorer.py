@@ -82,7 +82,7 @@ class Scorer:
         return values
 
     @torch.inference_mode()
-    def watch(self, index: PairIndex, images: Array, texts: Array) -> tuple[Tensor, Attention]:
+    def score_with_attention(self, index: PairIndex, images: Array, texts: Array) -> tuple[Tensor, Attention]:
         """Scores `[p]` of the pairs (`images[p]`, `texts[p]`) and their attention, for a matcher that offers it."""
         self.matcher.eval()
         (each_image, image), (each_text, text) = (np.unique(side, return_inverse=True) for side in (images, texts))
@@ -90,7 +90,7 @@ class Scorer:
         self.clock.count("pairs", len(images))
         with self.autocast():
             sides = self.encode_images(index, each_image), self.encode_texts(index, each_text)
-            return self.matcher.score_watched(*sides, *pairs)
+            return self.matcher.score_with_attention(*sides, *pairs)
 
     def sides(self, index: PairIndex, images: Array, texts: Array) -> tuple[Side, Side]:
         """These images and texts, encoded by all ranks together."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from config.errors import ConfigError, DataError
 from data.batches.pairs import Array, PairIndex
 from model.matcher import Matcher, Side
-from model.parts.layers import highest
+from model.parts.layers import top_mask
 from train.scoring.resumable_chunks import ResumableChunks, Said
 from train.scoring.scorer import Scorer, length_orders
 
@@ -149,7 +149,7 @@ def nearest(queries: Tensor, others: Tensor, keep: int) -> Array:
     step = max(1, AT_ONCE // len(others))
     for start in range(0, len(queries), step):
         near = queries[start : start + step] @ others.T
-        found[start : start + step] = highest(near, keep).cpu().numpy()
+        found[start : start + step] = top_mask(near, keep).cpu().numpy()
     return found
 
 

@@ -67,7 +67,7 @@ def test_a_batch_is_altered_as_its_captions_one_by_one(captions: list[list[int]]
     assert tokens.counts.tolist() == counts
     u = [data.draw(st.lists(CHANCE, min_size=count, max_size=count)) for count in counts]
     drawn = [data.draw(st.lists(st.integers(0, 99), min_size=9, max_size=9)) for _ in captions]
-    fates = tokens.fates(np.array([each for row in u for each in row]), rate)
+    fates = tokens.draw_outcomes(np.array([each for row in u for each in row]), rate)
     wanted = tokens.wanted(fates)
     taken = [id for row, count in zip(drawn, wanted, strict=True) for id in row[:count]]
     left = tokens.rewritten(fates, MASK, np.array(taken, np.int64))
@@ -79,7 +79,7 @@ def test_all_pieces_of_a_word_share_its_fate() -> None:
     ids, lengths = packed([DOG, UN, AFF, ABLE, CAT, S], [UN, AFF, ABLE])
     tokens = Tokens.of(ids, lengths, CONTINUES)
     assert tokens.token.tolist() == [-1, 0, 1, 1, 1, 2, 2, -1, -1, 3, 3, 3, -1]
-    fates = tokens.fates(np.array([0.9, 0.0, 0.19, 0.11]), 0.2)
+    fates = tokens.draw_outcomes(np.array([0.9, 0.0, 0.19, 0.11]), 0.2)
     assert fates.tolist() == [KEPT, KEPT, *[MASKED] * 3, *[LEFT_OUT] * 2, KEPT, KEPT, *[REPLACED] * 3, KEPT]
     assert tokens.wanted(fates).tolist() == [0, 3]
     left, after = tokens.rewritten(fates, MASK, np.array([0, 3, 9]))
@@ -91,12 +91,12 @@ def test_all_pieces_of_a_word_share_its_fate() -> None:
                                          (np.nextafter(0.5, 0), LEFT_OUT), (0.5, KEPT), (np.nextafter(1, 0), KEPT)])
 def test_bounds_belong_to_what_follows(u: float, fate: int) -> None:
     tokens = Tokens.of(*packed([DOG]), CONTINUES)
-    assert tokens.fates(np.array([u]), 0.5).tolist() == [KEPT, fate, KEPT]
+    assert tokens.draw_outcomes(np.array([u]), 0.5).tolist() == [KEPT, fate, KEPT]
 
 
 def test_only_marks_may_be_left() -> None:
     tokens = Tokens.of(*packed([DOG, CAT], [], [CAT]), CONTINUES)
-    left, after = tokens.rewritten(tokens.fates(np.array([0.15, 0.15, 0.9]), 0.2), MASK, np.zeros(0, np.int64))
+    left, after = tokens.rewritten(tokens.draw_outcomes(np.array([0.15, 0.15, 0.9]), 0.2), MASK, np.zeros(0, np.int64))
     assert apart(left, after) == [[CLS, SEP], [CLS, SEP], [CLS, CAT, SEP]]
 
 
@@ -147,7 +147,7 @@ def test_a_piece_more_or_less_changes_no_other_draw(augment: WordAugment) -> Non
     wanted = [REPLACED, KEPT, REPLACED, KEPT]
     tokens = Tokens.of(*packed([DOG] * 4), CONTINUES)
     key = next(key for key in range(99999)
-               if tokens.fates(generator(key, "words").random(4), 0.2)[1:-1].tolist() == wanted)
+               if tokens.draw_outcomes(generator(key, "words").random(4), 0.2)[1:-1].tolist() == wanted)
     (short,), (long,) = (altered(augment, [caption], [key]) for caption in ([DOG, CAT] * 2, [UN, AFF, CAT, DOG, CAT]))
     assert (len(short), short[2], short[4]) == (6, CAT, CAT)
     assert (len(long), long[3], long[5]) == (7, CAT, CAT)

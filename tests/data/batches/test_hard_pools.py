@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from config.errors import ConfigError
 from data.batches.false_negatives import FalseNegatives
-from data.batches.hard_pools import DIRECTIONS, HardPools, draw_without, following, token_buckets
+from data.batches.hard_pools import DIRECTIONS, HardPools, draw_without, next_images, token_buckets
 from data.batches.pairs import PairIndex
 from data.batches.plan import PoolPlan
 from tests.support import open_index, write_stores
@@ -131,9 +131,9 @@ def test_draw_without_never_draws_what_is_banned(n: int, data: st.DataObject) ->
 
 
 def test_following_wraps_round_and_wants_enough_images() -> None:
-    assert following(np.array([1, 3]), 4, 3).tolist() == [[1, 2, 3], [3, 0, 1]]
+    assert next_images(np.array([1, 3]), 4, 3).tolist() == [[1, 2, 3], [3, 0, 1]]
     with pytest.raises(ConfigError, match="inf_minibatch_size=5"):
-        following(np.array([0]), 4, 5)
+        next_images(np.array([0]), 4, 5)
 
 
 def test_token_buckets_hold_every_item_once_within_the_budget() -> None:

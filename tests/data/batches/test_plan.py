@@ -7,7 +7,7 @@ import torch
 
 from data.batches.batch import Batch
 from data.batches.pairs import Array
-from data.batches.plan import MARKS, ItemPlan, Plan, PoolPlan
+from data.batches.plan import DIGESTS, ItemPlan, Plan, PoolPlan
 from tests.samples import images_of, texts_of
 
 OWNER = np.array([0, 0, 1, 2, 2, 3])
@@ -100,19 +100,19 @@ def items(slots: Array) -> ItemPlan:
 
 
 def test_the_marks_of_parts_add_up_to_that_of_the_whole() -> None:
-    assert (pools(0, 5).mark + pools(5, 12).mark) % MARKS == pools(0, 12).mark
-    parts = [items(np.arange(first, first + 4)).mark for first in (0, 4, 8)]
-    assert sum(parts) % MARKS == items(np.arange(12)).mark
-    assert 0 <= pools(0, 12).mark < MARKS
+    assert (pools(0, 5).digest + pools(5, 12).digest) % DIGESTS == pools(0, 12).digest
+    parts = [items(np.arange(first, first + 4)).digest for first in (0, 4, 8)]
+    assert sum(parts) % DIGESTS == items(np.arange(12)).digest
+    assert 0 <= pools(0, 12).digest < DIGESTS
 
 
 def test_another_sample_or_another_place_is_another_mark() -> None:
-    assert pools(0, 12, swap=True).mark != pools(0, 12).mark
+    assert pools(0, 12, swap=True).digest != pools(0, 12).digest
     plan = pools(0, 12)
     other = PoolPlan(plan.images, plan.texts, 1, plan.pool_image, plan.pool_text, "t")
     turned = PoolPlan(plan.images, plan.texts, 0, plan.pool_image, plan.pool_text, "i")
-    assert len({plan.mark, other.mark, turned.mark}) == 3
+    assert len({plan.digest, other.digest, turned.digest}) == 3
     swapped = np.array([1, 0, *range(2, 12)])
     ordered = items(np.arange(12))
     moved = ItemPlan(ordered.images[swapped], ordered.texts[swapped], 0, 1, ordered.keys)
-    assert moved.mark != ordered.mark
+    assert moved.digest != ordered.digest

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from config.errors import DataError
-from data.source.jpeg import RAW_DIM, Whitener, describe, iterate_pictures, propose, read_picture
+from data.source.jpeg import RAW_DIM, Whitener, describe, iterate_pictures, propose_boxes, read_picture
 
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -29,7 +29,7 @@ def two_colours(mode: str = "RGB") -> Image.Image:
 
 
 def test_proposals_lie_inside_and_start_with_the_whole_picture() -> None:
-    boxes = propose(500, 333)
+    boxes = propose_boxes(500, 333)
     assert boxes.shape == (36, 4)
     assert boxes[0].tolist() == [0, 0, 500, 333]
     assert boxes.min() >= 0
@@ -40,13 +40,13 @@ def test_proposals_lie_inside_and_start_with_the_whole_picture() -> None:
 
 
 def test_fewer_proposals_are_the_first_ones() -> None:
-    np.testing.assert_array_equal(propose(100, 80, 14), propose(100, 80)[:14])
-    assert len(propose(1, 1, 100)) == 36
+    np.testing.assert_array_equal(propose_boxes(100, 80, 14), propose_boxes(100, 80)[:14])
+    assert len(propose_boxes(1, 1, 100)) == 36
 
 
 def test_from_bytes_to_whitened_regions() -> None:
     pixels = read_picture(encoded(two_colours(), "JPEG"))
-    raw = describe(pixels, propose(pixels.shape[1], pixels.shape[0]))
+    raw = describe(pixels, propose_boxes(pixels.shape[1], pixels.shape[0]))
     assert raw.shape == (36, RAW_DIM)
     assert Whitener.fit([raw], 8).transform(raw).shape == (36, 8)
 

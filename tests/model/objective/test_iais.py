@@ -27,7 +27,7 @@ def attention(words: list[int] = WORDS, regions: list[int] = REGIONS, scale: flo
 
 
 def seen_from(side: str, blocks: Blocks) -> Blocks:
-    return blocks if side == "words" else blocks.turned
+    return blocks if side == "words" else blocks.transposed
 
 
 @pytest.mark.parametrize("side", ["words", "regions"])
@@ -36,7 +36,7 @@ def test_pairs_of_different_lengths_cost_what_each_costs_alone(form: str, side: 
     given = attention()
     found = FORMS[form](seen_from(side, given.blocks()))
     pairs = plain_pairs(given)
-    expected = [PLAIN[form](pair if side == "words" else pair.turned) for pair in pairs]
+    expected = [PLAIN[form](pair if side == "words" else pair.transposed) for pair in pairs]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-9, rtol=1e-9)
     assert max(expected) > 0.1
 
@@ -72,7 +72,7 @@ def test_an_image_of_one_region_has_its_own_value(form: str) -> None:
     """One region attends to itself whatever the words say; its words see each other alike through it."""
     given = attention([4], [1])
     blocks = given.blocks()
-    assert abs(FORMS[form](blocks.turned).item()) < 3e-6
+    assert abs(FORMS[form](blocks.transposed).item()) < 3e-6
     torch.testing.assert_close(FORMS[form](blocks)[0].item(), PLAIN[form](plain_pairs(given)[0]))
 
 
@@ -150,7 +150,7 @@ def test_it_aligns_words_for_captions_and_regions_for_images(reduction: str, sum
     objective = Iais(Config(IAIS="distributed", iais_reduction=reduction, tsa="linear", iais_weight=3.0, margin=0.1))
     out = matcher(batch, objective.needs)
     pairs = plain_pairs(out.attention)
-    for direction, side in (("t", pairs), ("i", [pair.turned for pair in pairs])):
+    for direction, side in (("t", pairs), ("i", [pair.transposed for pair in pairs])):
         assert batch.pool is not None
         turned = replace(batch, pool=replace(batch.pool, direction=direction))
         terms = objective(out, turned, 0.25)

@@ -46,11 +46,11 @@ def test_rows_sum_to_one_and_padding_is_nothing() -> None:
 
 def test_turned_is_the_view_from_the_regions() -> None:
     blocks = attention(WORDS, REGIONS).blocks()
-    turned = blocks.turned
+    turned = blocks.transposed
     assert turned.own is blocks.other
     assert turned.out is blocks.back
     assert turned.rows.tolist() == REGIONS
-    assert turned.turned.inside.equal(blocks.inside)
+    assert turned.transposed.inside.equal(blocks.inside)
 
 
 def test_a_pair_without_words_has_empty_blocks_and_spoils_no_other() -> None:
@@ -91,7 +91,7 @@ def test_it_is_that_of_the_words_without_their_marks_and_of_the_regions() -> Non
     images, texts = matcher.encode_image(batch.images), matcher.encode_text(batch.texts)
     image, text = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 0, 2, 2])
     watched = torch.tensor([3, 0])
-    _, found = matcher.score_watched(images, texts, image, text, watched)
+    _, found = matcher.score_with_attention(images, texts, image, text, watched)
     start = 0
     for pair in watched.tolist():
         states = torch.cat([texts.rows.select(text[[pair]]).values, images.rows.select(image[[pair]]).values])
@@ -120,4 +120,4 @@ def test_a_matcher_that_offers_none_says_so_when_asked_all_the_same() -> None:
     from model.matcher import Matcher
 
     with pytest.raises(NotImplementedError, match="offers no attention"):
-        Matcher.score_watched(small("uniter"), *[None] * 5)  # type: ignore[list-item]
+        Matcher.score_with_attention(small("uniter"), *[None] * 5)  # type: ignore[list-item]

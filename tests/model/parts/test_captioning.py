@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.batches.batch import Ragged
 from model.parts.captioning import STREAMS, Captioned, Captioner, Steps, Targets
-from model.parts.layers import keyed_drops
+from model.parts.layers import keyed_dropout_mask
 
 M = 6
 REGIONS, IMAGE = [3, 1, 4], torch.tensor([2, 0, 2, 1])
@@ -75,7 +75,7 @@ def reference(branch: Captioner, regions: Ragged) -> tuple[Tensor, dict[tuple[in
 
     def dropped(x: Tensor, pair: int, stream: int) -> Tensor:
         rate = branch.dropout if branch.training else 0.0
-        return x * ~keyed_drops(torch.Size([1, len(x)]), rate, KEYS[pair : pair + 1], stream)[0] / (1 - rate)
+        return x * ~keyed_dropout_mask(torch.Size([1, len(x)]), rate, KEYS[pair : pair + 1], stream)[0] / (1 - rate)
 
     loss, found = torch.zeros((), dtype=torch.float64), {}
     for pair, caption in enumerate(CAPTIONS):

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from data.batches.batch import Ragged
-from model.parts.layers import BatchNorm, highest, keyed_dropout, keyed_drops, l2norm, packed, rectangle, run_gru
+from model.parts.layers import (
+    BatchNorm,
+    keyed_dropout,
+    keyed_dropout_mask,
+    l2norm,
+    pack_padded,
+    pad_ragged,
+    run_gru,
+    top_mask,
+)
 
 LENGTHS = [3, 1, 5, 3]
 
@@ -41,21 +50,21 @@ def test_norms_of_half_precision_do_not_overflow() -> None:
 
 def test_equal_lengths_are_viewed_not_copied() -> None:
     ragged = ragged_of([3, 3])
-    values, mask = rectangle(ragged)
+    values, mask = pad_ragged(ragged)
     assert mask is None
     assert values.shape == (2, 3, 4)
-    assert values.data_ptr() == ragged.values.data_ptr() == packed(values, ragged.offsets).values.data_ptr()
+    assert values.data_ptr() == ragged.values.data_ptr() == pack_padded(values, ragged.offsets).values.data_ptr()
 
 
 def test_rectangles_are_zero_beside_the_rows_and_lead_back() -> None:
     ragged = ragged_of(LENGTHS)
-    values, mask = rectangle(ragged)
+    values, mask = pad_ragged(ragged)
     expected, where = ragged.padded()
     assert mask is not None
     assert torch.equal(values, expected)
     assert torch.equal(mask, where)
-    assert torch.equal(packed(values, ragged.offsets).values, ragged.values)
-    packed(2 * values, ragged.offsets).values.sum().backward()
+    assert torch.equal(pack_padded(values, ragged.offsets).values, ragged.values)
+    pack_padded(2 * values, ragged.offsets).values.sum().backward()
     assert torch.equal(ragged.values.grad, torch.full_like(ragged.values, 2.0))  # type: ignore[arg-type]
 
 
@@ -175,10 +184,10 @@ def test_no_dropout_is_no_work() -> None:
 
 
 def test_an_items_dropout_knows_nothing_of_its_company_or_its_padding() -> None:
-    whole = keyed_drops(SHAPE, 0.5, KEYS, stream=1)
+    whole = keyed_dropout_mask(SHAPE, 0.5, KEYS, stream=1)
     order = torch.tensor([2, 0])
-    assert torch.equal(keyed_drops(torch.Size([2, 300, 20]), 0.5, KEYS[order], stream=1), whole[order])
-    assert torch.equal(keyed_drops(torch.Size([4, 200, 20]), 0.5, KEYS, stream=1), whole[:, :200])
+    assert torch.equal(keyed_dropout_mask(torch.Size([2, 300, 20]), 0.5, KEYS[order], stream=1), whole[order])
+    assert torch.equal(keyed_dropout_mask(torch.Size([4, 200, 20]), 0.5, KEYS, stream=1), whole[:, :200])
 
 
 def test_draws_of_keys_streams_and_places_are_independent() -> None:
@@ -186,17 +195,17 @@ def test_draws_of_keys_streams_and_places_are_independent() -> None:
     def agreement(a: Tensor, b: Tensor) -> float:
         return float((a == b).float().mean())
 
-    one, two = (keyed_drops(SHAPE, 0.5, KEYS, stream) for stream in (1, 2))
+    one, two = (keyed_dropout_mask(SHAPE, 0.5, KEYS, stream) for stream in (1, 2))
     assert all(abs(agreement(one[k], two[k]) - 0.5) < 0.03 for k in range(4))
     assert all(abs(agreement(one[k], one[j]) - 0.5) < 0.03 for k in range(4) for j in range(k))
-    near = keyed_drops(torch.Size([3, 6000]), 0.5, torch.arange(3), 0)
+    near = keyed_dropout_mask(torch.Size([3, 6000]), 0.5, torch.arange(3), 0)
     assert all(abs(agreement(near[k, step:], near[j, : 6000 - step]) - 0.5) < 0.03
                for step in (0, 1, 20) for k in range(3) for j in range(3) if step or k != j)
 
 
 def test_dropout_is_the_same_on_every_machine() -> None:
     """SplitMix64 with wrapping integers: these numbers may not move, or a resumed run would."""
-    drops = keyed_drops(torch.Size([2, 24]), 0.5, torch.tensor([1, 2]), stream=3)
+    drops = keyed_dropout_mask(torch.Size([2, 24]), 0.5, torch.tensor([1, 2]), stream=3)
     found = ["".join("x" if drop else "." for drop in row) for row in drops.tolist()]
     assert found == reference(24)
 
@@ -220,5 +229,5 @@ def reference(count: int) -> list[str]:
 
 def test_of_equal_scores_the_lower_index_is_kept() -> None:
     scores = torch.tensor([[1.0, 3.0, 2.0, 2.0, 2.0, 0.0], [5.0, 5.0, 5.0, 5.0, 5.0, 5.0]], dtype=torch.float64)
-    kept = highest(scores, 3)
+    kept = top_mask(scores, 3)
     assert kept.tolist() == [[False, True, True, True, False, False], [True, True, True, False, False, False]]

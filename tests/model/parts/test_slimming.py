@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from model.parts.slimming import Captions, Pictures, Rule, Shapes, Tile, matched, mixing
+from model.parts.slimming import Captions, Pictures, Rule, Shapes, Tile, match_both_ways, mixing
 
 
 @pytest.mark.parametrize(
@@ -41,4 +41,4 @@ def test_a_tile_shows_what_it_decided() -> None:
 def test_rows_that_are_not_there_find_no_word() -> None:
     cosines = torch.tensor([[0.9, 0.8], [0.2, 0.1]])
     words, rows = torch.tensor([True, True]), torch.tensor([False, True])
-    assert matched(cosines, words, rows).item() == pytest.approx(0.15 + 0.2)
+    assert match_both_ways(cosines, words, rows).item() == pytest.approx(0.15 + 0.2)

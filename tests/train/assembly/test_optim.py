@@ -17,9 +17,9 @@ from train.assembly.optim import (
     AdamW,
     TwiceAdam,
     apex_optimizer,
+    build_groups,
     build_optimizer,
     clip,
-    groups_of,
     learning_rate,
     parameter_groups,
     set_learning_rate,
@@ -333,7 +333,7 @@ def divided(**settings: Any) -> list[tuple[set[str], float, float]]:
     known = {id(parameter): name for name, parameter in parameters}
     config = Optim(**({"weight_decay": 0.5} | settings))
     return [({known[id(parameter)] for parameter in group["params"]}, group["factor"], group["weight_decay"])
-            for group in groups_of(config, parameters, ())]
+            for group in build_groups(config, parameters, ())]
 
 
 def test_norms_are_spared_by_whatever_name() -> None:
@@ -378,7 +378,7 @@ def test_a_name_that_takes_no_parameter_is_refused(factors: list[Any], start: st
 def test_frozen_parameters_are_in_no_group() -> None:
     frozen, trained = (nn.Parameter(torch.ones(1), requires_grad=wanted) for wanted in (False, True))
     config = Optim(decay_all=True, rate_factors=(("text", 0.1),))
-    groups = groups_of(config, [("text.tower.weight", frozen), ("vision.tower.weight", trained)], ())
+    groups = build_groups(config, [("text.tower.weight", frozen), ("vision.tower.weight", trained)], ())
     assert [group["params"] for group in groups] == [[trained]]
 
 

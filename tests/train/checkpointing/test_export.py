@@ -15,7 +15,7 @@ from model.conversion import system_of, take_rank_row, to_house
 from model.loading import load, load_to_score
 from model.matcher import Matcher
 from tests.samples import batch_for, lively, small
-from train.checkpointing.export import data_name, matcher_with, published_content, write_published
+from train.checkpointing.export import build_published_matcher, data_name, published_content, write_published
 from train.checkpointing.published import build_matcher, guess_settings, read_published
 
 ODD: dict[str, dict[str, Any]] = {
@@ -112,7 +112,7 @@ def test_options_that_contradict_the_weights_are_refused() -> None:
 def test_weights_of_another_system_are_told_as_such() -> None:
     run = {"matcher": {"name": "bfan"}}
     with pytest.raises(DataError, match="these are weights of matcher bfan, not of vsrn; leave --matcher out"):
-        matcher_with("vsrn", small("bfan").state_dict(), run)
+        build_published_matcher("vsrn", small("bfan").state_dict(), run)
 
 
 def test_parts_are_those_of_the_published_lists(tmp_path: Path) -> None:
@@ -157,8 +157,8 @@ def test_weights_of_nothing_have_no_system() -> None:
 
 def test_weights_alone_are_those_of_a_matcher_by_their_shapes() -> None:
     theirs = lively(small("vsrn", variant="F", num_layers=2, bidirectional=True))
-    found = matcher_with("vsrn", theirs.state_dict(), {})
+    found = build_published_matcher("vsrn", theirs.state_dict(), {})
     assert torch.equal(scores(found), scores(theirs))
     lacking = {name: tensor for name, tensor in theirs.state_dict().items() if name != "image_norm.bias"}
     with pytest.raises(DataError, match=r"lacks 1 tensor of this vsrn \(image_norm\.bias\)"):
-        matcher_with("vsrn", lacking, {})
+        build_published_matcher("vsrn", lacking, {})

@@ -10,7 +10,7 @@ import torch
 
 from config.errors import Failure
 from train.checkpointing.checkpoint import Checkpoints, read_weights
-from train.checkpointing.saver import Saver
+from train.checkpointing.saver import AsyncSaver
 from train.checkpointing.snapshot import Snapshot
 
 PATIENCE_S = 20
@@ -43,7 +43,7 @@ class Slow(Checkpoints):
 
 def test_saving_returns_at_once_and_tells_later(tmp_path: Path) -> None:
     place = Slow(tmp_path)
-    with Saver(place) as saver:
+    with AsyncSaver(place) as saver:
         assert not saver.writes()
         saver.save(snapshot(10))
         assert saver.writes()
@@ -62,7 +62,7 @@ def test_saving_returns_at_once_and_tells_later(tmp_path: Path) -> None:
 
 def test_one_is_written_at_a_time_in_their_order(tmp_path: Path) -> None:
     place = Slow(tmp_path)
-    with Saver(place) as saver:
+    with AsyncSaver(place) as saver:
         saver.save(snapshot(10))
         threading.Timer(0.05, place.let.set).start()
         saver.save(snapshot(20))
@@ -76,7 +76,7 @@ def test_one_is_written_at_a_time_in_their_order(tmp_path: Path) -> None:
 def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:
     """The model goes on changing; the snapshot does not."""
     place, weights = Slow(tmp_path), {"a": torch.zeros(2)}
-    with Saver(place) as saver:
+    with AsyncSaver(place) as saver:
         saver.save(Snapshot.of(10, weights, {}, {}))
         weights["a"] += 1
         place.let.set()
@@ -87,7 +87,7 @@ def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:
 def test_a_failed_write_is_told_at_the_next_call_and_once(asked: str, tmp_path: Path) -> None:
     place = Slow(tmp_path, fails=10)
     place.let.set()
-    with Saver(place) as saver:
+    with AsyncSaver(place) as saver:
         saver.save(snapshot(10))
         while asked == "done" and not saver._writing.done():  # type: ignore[union-attr]
             pass
@@ -102,7 +102,7 @@ def test_a_failed_write_is_told_at_the_next_call_and_once(asked: str, tmp_path: 
 
 def test_leaving_waits_until_all_is_on_disk(tmp_path: Path) -> None:
     place = Slow(tmp_path)
-    with Saver(place) as saver:
+    with AsyncSaver(place) as saver:
         saver.save(snapshot(10))
         threading.Timer(0.05, place.let.set).start()
     assert place.newest(print) == tmp_path / "ckpt" / "step-00000010"
@@ -112,7 +112,7 @@ def test_leaving_waits_until_all_is_on_disk(tmp_path: Path) -> None:
 def test_leaving_tells_of_a_failed_write(tmp_path: Path) -> None:
     place = Slow(tmp_path, fails=10)
     place.let.set()
-    with pytest.raises(Failure, match="step 10"), Saver(place) as saver:
+    with pytest.raises(Failure, match="step 10"), AsyncSaver(place) as saver:
         saver.save(snapshot(10))
 
 
@@ -121,7 +121,7 @@ def test_an_error_that_is_on_its_way_is_not_hidden(fails: int, tmp_path: Path) -
     place = Slow(tmp_path, fails)
 
     def leaves() -> None:
-        with Saver(place) as saver:
+        with AsyncSaver(place) as saver:
             saver.save(snapshot(10))
             threading.Timer(0.05, place.let.set).start()
             raise ValueError("something else")

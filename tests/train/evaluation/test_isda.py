@@ -132,7 +132,9 @@ def one_by_one(parts: Parts, split: Split, text: int, objects: Objects) -> float
     with torch.no_grad():
         image = matcher.encode_image(read_images(index, [int(index.owner[text])]))
         one = torch.tensor([0])
-        _, attention = matcher.score_watched(image, matcher.encode_text(read_texts(index, [text])), one, one, one)
+        _, attention = matcher.score_with_attention(
+            image, matcher.encode_text(read_texts(index, [text])), one, one, one
+        )
     pair = plain_pairs(attention)[0]
     boxes = BOXES.tolist()
     words = [found["words"] for found in objects]

@@ -14,7 +14,7 @@ from tests.train.conftest import MakeRun, Pretended
 from train.checkpointing.checkpoint import Checkpoints
 from train.checkpointing.snapshot import Snapshot
 from train.distributed.comm import Solo
-from train.loop.claim import Extension, claim, describe_differences, extension_of, find_differences
+from train.loop.claim import Extension, claim, describe_differences, find_differences, find_extension
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_another_runs_folder_is_refused_with_all_that_differs_and_left_alone(mak
     before = content(out)
     for extend in (False, True):
         other = make_run(seed=7, output=output | {"extend": extend}, optim={"learning_rate": 0.5, "num_train_steps": 8})
-        for look in (lambda run: claim(run, Solo()), extension_of):
+        for look in (lambda run: claim(run, Solo()), find_extension):
             with pytest.raises(ConfigError) as refused:
                 look(other)
             assert str(refused.value).startswith(
@@ -89,7 +89,7 @@ def test_a_folder_must_be_named_and_possible(make_run: MakeRun, tmp_path: Path) 
         claim(make_run(), Solo())
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"/file: cannot be made \(Not a directory\)"):
-        extension_of(make_run(output={"output_dir": str(tmp_path / "file")}))
+        find_extension(make_run(output={"output_dir": str(tmp_path / "file")}))
     with pytest.raises(ConfigError, match=r"file/out: cannot be made \(Not a directory\)"):
         claim(make_run(output={"output_dir": str(tmp_path / "file" / "out")}), Solo())
 
@@ -113,9 +113,9 @@ def test_an_extension_is_kept_in_the_config_each_time(make_run: MakeRun, out: Pa
     with_checkpoint(out, 3)
     for steps in (9, 12):
         run = longer(make_run, out, steps)
-        assert extension_of(run) is not None
+        assert find_extension(run) is not None
         assert claim(run, Solo()) == first
-        assert extension_of(run) is None, "the same command again"
+        assert find_extension(run) is None, "the same command again"
         assert claim(longer(make_run, out, steps, extend=False), Solo()) == first
     kept = json.loads((out / "config.json").read_text())
     assert kept["optim"]["num_train_steps"] == 12

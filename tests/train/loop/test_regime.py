@@ -12,7 +12,7 @@ import pytest
 
 from config.errors import ConfigError, DataError
 from config.sections import Data
-from data.batches.plan import MARKS
+from data.batches.plan import DIGESTS
 from tests.train.conftest import MakeRun, Pretended
 from train.assembly.recipe import Recipe, build_recipe
 from train.distributed.comm import Solo
@@ -101,7 +101,7 @@ def test_a_global_batch_is_the_same_on_any_number_of_ranks(make_run: MakeRun) ->
     marks = []
     for first, size in ((0, 1), (1, 2), (3, 4)):
         share = [islice(regime.plans(0), 3 * regime.passes) for regime in regimes[first : first + size]]
-        marks.append(sum(plan.mark for plans in share for plan in plans) % MARKS)
+        marks.append(sum(plan.digest for plans in share for plan in plans) % DIGESTS)
     assert len(set(marks)) == 1
 
 

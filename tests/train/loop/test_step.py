@@ -17,7 +17,7 @@ from model.objective.hinge import Config, Hinge, ranking_hinge
 from model.objective.iais import Config as IaisConfig
 from model.objective.iais import Iais
 from tests.samples import batch_for, lively, small
-from train.loop.step import forward, hardest_negatives, mine_hard_negatives
+from train.loop.step import compute_losses, hardest_negatives, mine_hard_negatives
 
 
 def off() -> Any:
@@ -75,7 +75,7 @@ def test_the_mined_batch_holds_the_match_and_the_hardest(batch: Batch) -> None:
 def test_the_loss_is_that_of_the_objective_in_training_mode(batch: Batch) -> None:
     matcher = lively(small("uniter")).train()
     torch.manual_seed(3)
-    losses = forward(matcher, Hinge(Config()), batch, 0.0, off, anchors=8)
+    losses = compute_losses(matcher, Hinge(Config()), batch, 0.0, off, anchors=8)
     torch.manual_seed(3)
     expected = ranking_hinge(matcher(batch).scores["match"], 0.2).mean()
     torch.testing.assert_close(losses.terms["hinge"].value, expected)
@@ -89,7 +89,7 @@ def test_terms_of_the_objective_and_of_the_matcher_are_summed(batch: Batch) -> N
     out = MatchOut({"match": torch.zeros(4, 6)}, Side(), Side(), {"caption": torch.tensor(5.0)})
     two, half, three = map(torch.tensor, (2.0, 0.5, 3.0))
     terms = {"hinge": Term(two), "ratio": Term(half, 4.0), "sum": Term(three, 2.0, summed=True)}
-    losses = forward(given(out), Fixed(terms), batch, 0.5, off, anchors=16)
+    losses = compute_losses(given(out), Fixed(terms), batch, 0.5, off, anchors=16)
     assert set(losses.terms) == {"hinge", "ratio", "sum", "caption"}
     # Four of sixteen anchors: a quarter of each mean, but four times the mean of what is summed.
     assert losses.total == (2.0 + 4.0 * 0.5 + 5.0) / 4 + 2.0 * 3.0 * 4
@@ -97,7 +97,7 @@ def test_terms_of_the_objective_and_of_the_matcher_are_summed(batch: Batch) -> N
 
 def test_the_objective_is_told_how_far_the_run_is(batch: Batch) -> None:
     objective = Fixed({"hinge": Term(torch.zeros(()))})
-    forward(given(SimpleNamespace(aux={}, scores={"match": torch.zeros(4, 6)})), objective, batch, 0.25, off, 4)
+    compute_losses(given(SimpleNamespace(aux={}, scores={"match": torch.zeros(4, 6)})), objective, batch, 0.25, off, 4)
     assert objective.seen == [0.25]
 
 
@@ -105,7 +105,7 @@ def test_the_matcher_is_asked_for_what_the_objective_needs(batch: Batch) -> None
     matcher = lively(small("uniter"))
     assert matcher(batch).attention is None
     objective = Iais(IaisConfig())
-    losses = forward(matcher, objective, batch, 0.5, off, anchors=4)
+    losses = compute_losses(matcher, objective, batch, 0.5, off, anchors=4)
     assert losses.terms.keys() == {"hinge", "iais"}
     torch.testing.assert_close(losses.scores, matcher(batch).scores["match"].detach())
 

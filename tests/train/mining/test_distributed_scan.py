@@ -15,7 +15,7 @@ from tests.train.conftest import Pretended
 from train.distributed.comm import Solo
 from train.mining import distributed_scan
 from train.mining.distributed_scan import DistributedScan, merge_found
-from train.mining.lists import Direction, Task, finish, row_writer
+from train.mining.lists import Direction, Task, finish_lists, row_writer
 from train.mining.scan import Scan
 from train.mining.screen import choose_screen
 
@@ -35,7 +35,7 @@ def lists_of(one: Task, ranks: list[DistributedScan]) -> list[Array]:
         places = np.full((len(direction.queries), direction.most), -7, np.int32)
         for rank in ranks:
             found = rank.of_texts() if at else rank.of_images()
-            finish(direction, found, CPU, TILE, row_writer(places), scored=False)
+            finish_lists(direction, found, CPU, TILE, row_writer(places), scored=False)
         out.append(places)
     return out
 

@@ -33,7 +33,7 @@ from train.mining.embed import (
     DoneMarks,
     Embedder,
     one_thread_each,
-    side_by_side,
+    run_side_by_side,
     tokens_of,
 )
 from train.scoring.scorer import Scorer
@@ -209,7 +209,7 @@ def test_work_side_by_side_is_alone_on_its_thread_and_in_order() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        found = list(side_by_side(lambda item: (item, torch.get_num_threads()), range(10), CPU, Clock()))
+        found = list(run_side_by_side(lambda item: (item, torch.get_num_threads()), range(10), CPU, Clock()))
         with one_thread_each() as threads:
             assert (threads, torch.get_num_threads()) == (3, 1)
         assert torch.get_num_threads() == 3

@@ -17,9 +17,9 @@ from train.mining.filters import (
     Excluded,
     check_enough,
     extra_pairs,
-    labels,
-    positives,
-    same_words,
+    label_captions,
+    positive_pairs,
+    same_word_pairs,
 )
 
 
@@ -28,7 +28,7 @@ def pairs_of(excluded: Excluded) -> set[tuple[int, int]]:
 
 
 def test_pairs_are_joined_and_counted_once() -> None:
-    excluded = Excluded.of(positives(np.array([0, 0, 2])), (np.array([0, 1]), np.array([1, 2])))
+    excluded = Excluded.of(positive_pairs(np.array([0, 0, 2])), (np.array([0, 1]), np.array([1, 2])))
     assert pairs_of(excluded) == {(0, 0), (0, 1), (2, 2), (1, 2)}
     assert excluded.per_image(4).tolist() == [2, 1, 1, 0]
     assert excluded.per_text(3).tolist() == [1, 1, 2]
@@ -40,11 +40,11 @@ def test_captions_of_the_same_words(index: PairIndex) -> None:
     expected = {(int(index.owner[one]), other) for one in range(len(words)) for other in range(len(words))
                 if one != other and words[one] == words[other]}
     assert expected, "the tiny stores repeat themselves"
-    image, text = same_words(index)
+    image, text = same_word_pairs(index)
     found = set(zip(image.tolist(), text.tolist(), strict=True))
     assert expected <= found
     assert found - expected <= set(zip(index.owner.tolist(), range(len(words)), strict=True))
-    assert len(np.unique(labels(index))) == len(set(words))
+    assert len(np.unique(label_captions(index))) == len(set(words))
 
 
 def test_extra_pairs_are_read_by_id(index: PairIndex, tmp_path: Path) -> None:

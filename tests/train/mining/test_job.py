@@ -43,7 +43,7 @@ class Second(Pretended):
 
 def test_all_rows_are_looked_at_for_a_screen_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, looked = job(tmp_path), []
-    monkeypatch.setattr(screen, "power", lambda _, what: looked.append(what) or 0.5)
+    monkeypatch.setattr(screen, "scaling_power", lambda _, what: looked.append(what) or 0.5)
     one._work.mkdir(parents=True)
     task = one._task(*one._embeddings(False), False)
     chosen = one._screen(task)

@@ -16,15 +16,15 @@ from train.mining import lists as module
 from train.mining import running_top_k
 from train.mining.exact import Shortlists
 from train.mining.filters import Ceilings
-from train.mining.lists import Direction, Task, finish, lists, narrow
-from train.mining.scan import Found, due
+from train.mining.lists import Direction, Task, finish_lists, mine_lists, split_lists
+from train.mining.scan import Found, is_due
 from train.mining.screen import choose_screen
 from train.mining.tile_layout import TileLayout
 
 
 def same(one: Task, kind: str = "float32", tile_bytes: int = 1 << 12) -> bool:
     """Whether the miner finds what the search does."""
-    found = lists(one, choose_screen(one.images, one.texts, kind, CPU), tile_bytes)
+    found = mine_lists(one, choose_screen(one.images, one.texts, kind, CPU), tile_bytes)
     return all(np.array_equal(mine, theirs) for mine, theirs in zip(found[:2], searched(one), strict=True))
 
 
@@ -118,7 +118,7 @@ def test_too_few_below_the_ceiling_are_told() -> None:
 
 def test_exact_scores() -> None:
     one = task()
-    found = lists(one, choose_screen(one.images, one.texts, "float16", CPU), 1 << 12, scored=True)
+    found = mine_lists(one, choose_screen(one.images, one.texts, "float16", CPU), 1 << 12, scored=True)
     table = (one.images.double() @ one.texts.double().T).numpy()
     np.testing.assert_allclose(found[2], np.take_along_axis(table, found[0].astype(int), 1), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(found[3], np.take_along_axis(table.T, found[1].astype(int), 1), rtol=1e-6, atol=1e-7)
@@ -129,7 +129,7 @@ def test_exact_scores() -> None:
 def test_half_precision_operands_are_compared_as_they_are() -> None:
     one = task(texts=900, wanted=(300, 7), width=40)
     rounded = replace(one, images=one.images.half(), texts=one.texts.half())
-    found = lists(rounded, choose_screen(rounded.images, rounded.texts, "float32", CPU), 1 << 12)
+    found = mine_lists(rounded, choose_screen(rounded.images, rounded.texts, "float32", CPU), 1 << 12)
     assert np.array_equal(found[0], searched(rounded)[0])
     assert not np.array_equal(found[0], searched(one)[0])
 
@@ -149,7 +149,7 @@ def test_a_cut_holds_every_row_once(start: int, size: int, most: int, aligned: b
 def test_wide_lists_are_cut_off_from_narrow_ones() -> None:
     counts = torch.tensor([2, 2, 100, 2, 2, 2])
     whole = Shortlists.of(counts, torch.arange(110))
-    parts = list(narrow(whole, 100))
+    parts = list(split_lists(whole, 100))
     assert [start for start, _ in parts] == sorted(start for start, _ in parts)
     assert torch.equal(torch.cat([part.chosen for _, part in parts]), whole.chosen)
     assert torch.equal(torch.cat([part.counts for _, part in parts]), counts)
@@ -157,8 +157,8 @@ def test_wide_lists_are_cut_off_from_narrow_ones() -> None:
 
 
 def test_floors_are_raised_ever_less_often() -> None:
-    assert [done for done in range(1, 101) if due(done, 100)] == [1, 4, 16, 64]
-    assert not due(16, 16)
+    assert [done for done in range(1, 101) if is_due(done, 100)] == [1, 4, 16, 64]
+    assert not is_due(16, 16)
 
 
 def test_short_lists_are_ordered_where_the_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ def test_short_lists_are_ordered_where_the_device_is(monkeypatch: pytest.MonkeyP
         block = scan.step()
         found += [block] if block else []
     assert all(value.device == CPU for one in found for value in (one.lists.chosen, one.lower, one.upper))
-    finish(Direction.both(one)[0], found, torch.device("meta"), 1 << 12, lambda *_: None, scored=False)
+    finish_lists(Direction.both(one)[0], found, torch.device("meta"), 1 << 12, lambda *_: None, scored=False)
     assert seen
     assert all(kinds == ["meta"] * 3 for kinds in seen)
 
@@ -188,5 +188,5 @@ def test_a_gpu_finds_the_same(kind: str) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     one = task(images=300, texts=900, wanted=(20, 7), width=64)
-    found = lists(one, choose_screen(one.images, one.texts, kind, torch.device("cuda")), 1 << 14)
+    found = mine_lists(one, choose_screen(one.images, one.texts, kind, torch.device("cuda")), 1 << 14)
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(found[:2], searched(one), strict=True))

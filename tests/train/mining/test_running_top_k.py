@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train.mining.running_top_k import GROUP, RunningTopK, bars_of, largest, nth, rank_at
+from train.mining.running_top_k import GROUP, RunningTopK, ceiling_bounds, group_maxima, nth_largest, rank_at
 from train.mining.screen import Slack
 
 NONE = 0.0
@@ -90,7 +90,7 @@ def test_a_ceiling_leaves_out_what_is_surely_above_and_does_not_count_what_may_b
 
 
 def test_bars_lie_on_both_sides_of_the_ceiling() -> None:
-    sure, over = bars_of(torch.tensor([1.0, -2.0]), Slack(torch.tensor([0.1, 0.2]), 0.01))
+    sure, over = ceiling_bounds(torch.tensor([1.0, -2.0]), Slack(torch.tensor([0.1, 0.2]), 0.01))
     assert ((sure < torch.tensor([0.9, -2.2])) & (over > torch.tensor([1.1, -1.8]))).all()
 
 
@@ -115,12 +115,12 @@ def test_a_bet_is_on_the_safe_side_and_never_below_the_last() -> None:
 def test_the_largest_of_groups(turned: bool) -> None:
     scores = torch.randn(6, 4 * GROUP)
     laid = scores.T.contiguous().T if turned else scores
-    peaks = largest(laid.unflatten(1, (GROUP, -1)))
+    peaks = group_maxima(laid.unflatten(1, (GROUP, -1)))
     assert torch.equal(peaks, scores.view(6, GROUP, 4).amax(1))
     assert (peaks.stride(0) < peaks.stride(1)) == turned
 
 
 def test_nth_of_each_row() -> None:
     values = torch.tensor([[3.0, 1.0, 2.0], [9.0, 7.0, 8.0]])
-    assert nth(values, torch.tensor([2, 2])).tolist() == [2.0, 8.0]
-    assert nth(values, torch.tensor([3, 1])).tolist() == [1.0, 9.0]
+    assert nth_largest(values, torch.tensor([2, 2])).tolist() == [2.0, 8.0]
+    assert nth_largest(values, torch.tensor([3, 1])).tolist() == [1.0, 9.0]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from config.errors import DataError
 from tests.mined import CPU, embeddings, task
 from train.mining import screen as module
-from train.mining.lists import lists
-from train.mining.screen import KINDS, LOWEST, Screen, Slack, choose_screen, power
+from train.mining.lists import mine_lists
+from train.mining.screen import KINDS, LOWEST, Screen, Slack, choose_screen, scaling_power
 
 
 @settings(max_examples=30)
@@ -54,15 +54,15 @@ def test_the_floor_of_nothing_lets_everything_pass() -> None:
 
 def test_powers_of_two() -> None:
     for length, expected in ((1.0, 0.5), (0.9, 1.0), (3.0, 0.25), (2.0**-30, 2.0**29)):
-        assert power(torch.tensor([[length, 0.0], [0.0, 0.0]]), "rows") == expected
-    assert power(torch.zeros(2, 3), "rows") == 1.0
+        assert scaling_power(torch.tensor([[length, 0.0], [0.0, 0.0]]), "rows") == expected
+    assert scaling_power(torch.zeros(2, 3), "rows") == 1.0
 
 
 def test_rows_that_float32_cannot_multiply_are_refused() -> None:
     with pytest.raises(DataError, match=r"the images: a row is 2e\+30 long.*normalise"):
-        power(torch.tensor([[2e30]]), "the images")
+        scaling_power(torch.tensor([[2e30]]), "the images")
     with pytest.raises(DataError, match="too long"):
-        power(torch.tensor([[torch.inf]]), "the images")
+        scaling_power(torch.tensor([[torch.inf]]), "the images")
 
 
 @pytest.mark.parametrize(("quick", "kind"), [("float16", "float16"), ("float32", "float32")])
@@ -80,7 +80,7 @@ def test_auto_does_not_trust_products_beyond_their_bound(monkeypatch: pytest.Mon
 def test_known_scales_are_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     images, texts = embeddings(5, 7)
     whole = choose_screen(images, texts, "float16", CPU)
-    monkeypatch.setattr(module, "power", lambda *_: pytest.fail("looked at all rows"))
+    monkeypatch.setattr(module, "scaling_power", lambda *_: pytest.fail("looked at all rows"))
     assert choose_screen(images, texts, "float16", CPU, (whole.image_scale, whole.text_scale)) == whole
 
 
@@ -106,7 +106,7 @@ def test_products_are_summed_in_float32_whatever_was_allowed(kind: str, monkeypa
     try:
         allowed = rules()
         one = task(images=20, texts=60, wanted=(5, 2))
-        lists(one, choose_screen(one.images, one.texts, kind, CPU), 1 << 12)
+        mine_lists(one, choose_screen(one.images, one.texts, kind, CPU), 1 << 12)
         assert rules() == allowed
         with pytest.raises(RuntimeError):
             Screen(kind, CPU, 1.0, 1.0).product(images, texts[:, 1:])

@@ -26,7 +26,7 @@ from train.distributed.comm import Solo
 from train.metrics.journal import Journal
 from train.mining import job as module
 from train.mining.distributed_scan import DistributedScan
-from train.mining.filters import Ceilings, Excluded, extra_pairs, positives, same_words
+from train.mining.filters import Ceilings, Excluded, extra_pairs, positive_pairs, same_word_pairs
 from train.mining.job import Job, as_operands, mine
 from train.mining.lists import Task
 from train.mining.manifest import GivenEmbeddings, checksum
@@ -78,7 +78,7 @@ def task_of(job: Job) -> Task:
     assert isinstance(source, GivenEmbeddings)
     images, texts = (torch.from_numpy(np.load(path, allow_pickle=False)) for path in (source.images, source.texts))
     wanted = job.settings.texts_per_image, job.settings.images_per_text
-    return Task(images, texts, wanted, Excluded.of(positives(job.owner)))
+    return Task(images, texts, wanted, Excluded.of(positive_pairs(job.owner)))
 
 
 def same(found: list[np.ndarray], task: Task) -> bool:
@@ -133,7 +133,7 @@ def test_a_stopped_job_scans_nothing_again(start: Start, monkeypatch: pytest.Mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "finish", stopped)
+        patch.setattr(module, "finish_lists", stopped)
         with pytest.raises(KeyboardInterrupt):
             one.run()
     assert not list(one.folder.glob("*.npy"))
@@ -182,7 +182,7 @@ def test_a_matcher_is_mined_and_training_reads_it(parts: Parts, index: PairIndex
     assert parts.matcher.training, "as it was"
     found = open_candidates(tmp_path / "lists", index, 9, 4)
     assert found.checked
-    task = Task(*kept_embeddings(tmp_path / "lists"), (9, 4), Excluded.of(positives(index.owner)))
+    task = Task(*kept_embeddings(tmp_path / "lists"), (9, 4), Excluded.of(positive_pairs(index.owner)))
     assert same([found.i2t, found.t2i], task)
     manifest = json.loads((tmp_path / "lists" / MANIFEST).read_text())
     assert (manifest["checkpoint"], manifest["order"]) == ("step 7", index.order_hash)
@@ -205,7 +205,9 @@ def test_filters_by_the_stores(parts: Parts, index: PairIndex, tmp_path: Path) -
                        score_margin=-1.5, keep_embeddings=True)
     mine(parts, index, tmp_path / "lists", settings, "", Journal(None))
     images, texts = kept_embeddings(tmp_path / "lists")
-    excluded = Excluded.of(positives(index.owner), same_words(index), extra_pairs(tmp_path / "more.tsv", index))
+    excluded = Excluded.of(
+        positive_pairs(index.owner), same_word_pairs(index), extra_pairs(tmp_path / "more.tsv", index)
+    )
     ceilings = Ceilings.below(images, texts, index.owner, -1.5)
     assert same(lists_in(tmp_path / "lists"), Task(images, texts, (3, 1), excluded, ceilings))
 
