@@ -137,8 +137,12 @@ def _folder(path: Path) -> PathContent:
         return _with_config(path, names)
     if any(name.startswith("step-") for name in names):
         such = next(name for name in ("best", "latest", *names) if name in names)
-        return PathContent(Kind.OTHER, "the folder of a run's checkpoints", f"name one of them, such as {path / such}",
-                     (Kind.CHECKPOINT,))
+        return PathContent(
+            Kind.OTHER,
+            "the folder of a run's checkpoints",
+            f"name one of them, such as {path / such}",
+            (Kind.CHECKPOINT,),
+        )
     several = [name for name in names if (path / name).is_dir() and store_folders(path / name)]
     if several:
         return PathContent(

@@ -23,31 +23,27 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from config.errors import ConfigError, DataError
 from config.wording import pluralise
-from data.records.pixels import to_8_bit
-from data.records.regions import Codec, RegionRule, normalise_boxes
+from data.records.image_record import encode_image
+from data.records.regions import Codec, RegionRule
 from data.source.butd_npz import list_npz, read_npz
 from data.source.detector_output import BoxRule
 from data.source.entries import Entry
-from data.source.jpeg import Whitener, describe, propose_boxes, read_picture
-from data.source.picture_selection import Picture, PictureSelection, choose, files_of, locate, read_wanted
-from data.source.region_features import EDGE_SIDE
-from data.stores.image_writer import ImageWriter, encode_image
+from data.source.picture_selection import PictureSelection, choose, files_of, locate, read_wanted
+from data.source.whitener import Whitener
+from data.stores.image_writer import ImageWriter
 from data.stores.picture_files import FILES
 from scripts.building import pictures, precomputed, tsv
 from scripts.building.packing import Packed, add_box_flags, box_rules, leave_out, nothing_packed, usable
+from scripts.building.picture_regions import PictureOptions, describe_all, describe_or_tell, encode_picture, stack_parts
 from scripts.building.pictures import add_choice, by_number, check_limits, listed, still_wanted
-from scripts.command.parallel import cores, in_order, progress
+from scripts.command.parallel import cores, in_order
 from scripts.command.program import Parser, run
 
 
@@ -158,7 +154,7 @@ def pack_pictures(options: argparse.Namespace, rule: RegionRule) -> tuple[int, l
         waiting = read_wanted(options.input, still_wanted(located, done))
         encode = partial(
             encode_picture, whitener=Whitener.load(kept), rule=rule, codec=options.codec,
-            keep_all=options.keep_all, how=Looking.of(options),
+            keep_all=options.keep_all, how=PictureOptions.of(options),
         )  # fmt: skip
         packed = in_order(encode, waiting, options.workers)
         count, broken = store(writer, packed, len(wanted) - len(done))
@@ -215,87 +211,15 @@ def whitener(
     some = {one.name for one in wanted[:: -(-len(wanted) // options.fit_on)]}
     others = {one.name for one in wanted} - some
     chosen = read_wanted(options.input, still_wanted(located, others))
-    look = partial(describe_or_tell, how=Looking.of(options))
+    look = partial(describe_or_tell, how=PictureOptions.of(options))
     found = in_order(look, chosen, options.workers)
     broken: list[str] = []
     try:
-        return Whitener.fit(stacked(described(found, len(some), broken)), options.img_dim)
+        return Whitener.fit(stack_parts(describe_all(found, len(some), broken)), options.img_dim)
     except DataError as error:
         if not broken:
             raise
         raise DataError(f"{error}; {pluralise(len(broken), 'picture')} cannot be used, such as {broken[0]}") from error
-
-
-def described(
-    found: Iterable[NDArray[np.float32] | str], total: int, broken: list[str]
-) -> Iterator[NDArray[np.float32]]:
-    """Raw features of pictures, with a bar; what is told of those that have none is put on the list `broken`."""
-    for raw in progress(found, total, " pictures looked at"):
-        if isinstance(raw, str):
-            broken.append(raw)
-        else:
-            yield raw
-
-
-def stacked(parts: Iterator[NDArray[np.float32]], size: int = 64) -> Iterator[NDArray[np.float32]]:
-    """The same rows in fewer, larger arrays: one large product costs far less than many small ones."""
-    while some := list(islice(parts, size)):
-        yield np.concatenate(some)
-
-
-class Looking(NamedTuple):
-    """How pictures are looked at: boxes of one, its largest size, and what is black and white in floating ones."""
-
-    max_regions: int
-    max_pixels: int
-    float_range: Sequence[float] | None
-
-    @classmethod
-    def of(cls, options: argparse.Namespace) -> Looking:
-        return cls(options.max_regions, options.max_pixels, options.float_range)
-
-
-def describe_or_tell(picture: Picture, how: Looking) -> NDArray[np.float32] | str:
-    """Raw features of a picture's regions; of a broken one, which is left out when it is packed, what is wrong."""
-    try:
-        return describe_picture(picture, how)[0]
-    except DataError as error:
-        return str(error)
-
-
-def describe_picture(picture: Picture, how: Looking) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Raw features [n, raw_dim] and norm_bb [n, 6] of a picture's regions."""
-    data = to_8_bit(picture.data, how.float_range, how.max_pixels) if how.float_range else picture.data
-    pixels = read_picture(data, picture.name, EDGE_SIDE, how.max_pixels)
-    height, width = pixels.shape[:2]
-    if picture.annotated is not None:
-        boxes = picture.annotated.pixels(width, height, picture.name)
-        return describe(pixels, boxes), picture.annotated.norm_bb
-    boxes = propose_boxes(width, height, how.max_regions)
-    return describe(pixels, boxes), normalise_boxes(boxes, width, height)
-
-
-def encode_picture(
-    picture: Picture,
-    whitener: Whitener,
-    rule: RegionRule,
-    codec: Codec,
-    keep_all: bool,
-    how: Looking,
-) -> Packed:
-    """One picture as a record."""
-    name = picture.name
-    try:
-        raw, boxes = describe_picture(picture, how)
-        arrays = {
-            "norm_bb": boxes,
-            "features": whitener.transform(raw),
-            "conf": np.ones(len(raw), np.float32),
-        }
-        record, count = encode_image(arrays, rule, codec, keep_all)
-    except DataError as error:
-        return Packed(name, error=str(error))
-    return Packed(name, record, count, whitener.img_dim)
 
 
 if __name__ == "__main__":

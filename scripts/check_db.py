@@ -25,10 +25,12 @@ from numpy.typing import NDArray
 
 from config.errors import ConfigError, DataError
 from config.wording import pluralise
-from data.stores.image_store import ImageStore, RegionRule, store_variants
+from data.records.regions import RegionRule
+from data.stores.image_store import ImageStore
 from data.stores.picture_files import FILES, other_files
 from data.stores.picture_store import PICTURES, PictureStore, PictureView
 from data.stores.text_store import TextStore
+from data.stores.variants import store_variants
 from scripts.command.parallel import batches, cores, in_order, progress
 from scripts.command.program import Parser, run
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.records.regions import Codec, RegionRule
-from data.stores.image_store import ImageWriter
+from data.stores.image_writer import ImageWriter
 
 FLICKR = "flickr30k_{:012d}.npz"
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.errors import DataError
+from data.records.image_record import DTYPES
 from data.records.regions import are_shares, box_range
-from data.stores.image_writer import DTYPES
 
 REMEDY = "pack the store again"
 

@@ -19,12 +19,10 @@ from data.records.native_record import Record, view_native
 from data.records.regions import Codec, RegionRule, box_features
 from data.stores.image_notes import misfit, noted_boxes, noted_dtype
 from data.stores.image_source import stored_meta, stored_names
-from data.stores.image_writer import CHECKSUMS, ImageWriter
+from data.stores.image_writer import CHECKSUMS
 from data.stores.lmdb_store import LmdbStore, missing
 from data.stores.seal import is_sealed, sealed_numbers
-from data.stores.variants import find_variant, store_variants
-
-__all__ = ["Image", "ImageStore", "ImageWriter", "RegionRule", "store_variants"]
+from data.stores.variants import find_variant
 
 Verify = Literal["first", "always", "never"]
 WANTED = frozenset(("features", "norm_bb"))

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.errors import ConfigError
+from data.records.image_record import DTYPES
 from data.source.entries import Entry
 from data.source.precomputed import DEV_LIMIT, Precomputed, PrecomputedImages, read_precomputed
-from data.stores.image_writer import DTYPES, ImageWriter
+from data.stores.image_writer import ImageWriter
 from scripts.command.parallel import progress
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.errors import DataError
+from data.records.image_record import DTYPES, encode_image
 from data.records.regions import RegionRule
 from data.source.detector_output import BoxRule
 from data.source.entries import Entry, name_images
 from data.source.region_tsv import Place, TsvFile, predictions_of, read_row
-from data.stores.image_writer import DTYPES, ImageWriter, encode_image
+from data.stores.image_writer import ImageWriter
 from data.stores.lmdb_store import read_back
 from scripts.building.packing import Packed, add_box_flags, box_rules, nothing_packed, usable
 from scripts.command.parallel import in_order

@@ -66,8 +66,13 @@ def retrieval_eval(case: Any) -> Tensors:
     scorer = Scorer(model, Solo(), CPU, Precision("off", CPU).autocast, tokens=case.config["shard_size"])
     with torch.inference_mode():
         items = torch.arange(len(pictures)).numpy(), torch.arange(len(texts)).numpy()
-        images = encode_side(lambda some: model.encode_image(Images.of_pixels(pictures[some])), items[0],
-                         np.ones(len(pictures), np.int64), chunk, Solo())
+        images = encode_side(
+            lambda some: model.encode_image(Images.of_pixels(pictures[some])),
+            items[0],
+            np.ones(len(pictures), np.int64),
+            chunk,
+            Solo(),
+        )
         words = encode_side(lambda some: model.encode_text(texts.select(torch.from_numpy(some))), items[1],
                         texts.lengths.numpy(), chunk, Solo())
         sims = scored(scorer, images, words, case.config["shard_size"])

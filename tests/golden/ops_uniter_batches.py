@@ -16,7 +16,8 @@ from data.batches.hard_pools import next_images, token_buckets
 from data.batches.pairs import PairIndex, Source
 from data.batches.plan import PoolPlan
 from data.batches.prefetch_buffer import Capacity, PrefetchBuffer
-from data.stores.image_store import ImageStore, RegionRule
+from data.records.regions import RegionRule
+from data.stores.image_store import ImageStore
 from data.stores.text_store import TextStore
 from model.loading import load
 from model.uniter import Config, Uniter, joint_positions

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from data.batches.pairs import PairIndex, Source
-from data.records.regions import box_features, normalise_boxes
-from data.stores.image_store import ImageStore, RegionRule
+from data.records.regions import RegionRule, box_features, normalise_boxes
+from data.stores.image_store import ImageStore
 from data.stores.text_store import TextStore
 from scripts import build_imgdb, build_txtdb
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from config.errors import ConfigError, DataError
 from data.records.phrases import read_objects
-from data.stores.image_store import ImageStore, RegionRule
+from data.records.regions import RegionRule
+from data.stores.image_store import ImageStore
 from data.stores.lmdb_store import LmdbStore
 from data.stores.text_store import TextStore
 from scripts import build_txtdb

@@ -149,8 +149,9 @@ def fold_recalls(scores: Array, owner: Array, ties: Ties = "pessimistic", ir_cou
 def chance(owner: Array, images: int, folds: int = 1) -> dict[str, float]:
     """The recalls (fractions, txt_r1 ... img_r10) that random scores would have on average."""
     if folds > 1:
-        return mean([chance(owner[texts] - rows.start, rows.stop - rows.start)
-                      for rows, texts in _folds(owner, images, folds)])
+        return mean(
+            [chance(owner[texts] - rows.start, rows.stop - rows.start) for rows, texts in _folds(owner, images, folds)]
+        )
     texts = len(owner)
     right = np.bincount(owner, minlength=images)
     right = right[right > 0]

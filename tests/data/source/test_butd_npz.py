@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from config.errors import DataError
+from data.records.image_record import encode_image
 from data.records.regions import RegionRule
 from data.source.butd_npz import list_npz, read_npz
 from data.source.detector_output import BoxRule, read_sizes, size_of
-from data.stores.image_writer import encode_image
 from tests.arrays import extracted, write_npz_folder
 
 

@@ -272,8 +272,11 @@ def test_the_file_of_a_picture_is_read_from_every_source(tmp_path: Path) -> None
     (tmp_path / "names.json").write_text('{"4": "f/7.jpg"}')
     found = [*read_captions(tmp_path / "a.jsonl"), *read_captions(tmp_path / "a.json"),
              *read_image_ids(ids, tmp_path / "names.json")]
-    assert [(entry.image, entry.file) for entry in found] == [("1", "d/2.png"), ("x", "val2014/x.jpg"),
-                                                               ("7", "f/7.jpg")]
+    assert [(entry.image, entry.file) for entry in found] == [
+        ("1", "d/2.png"),
+        ("x", "val2014/x.jpg"),
+        ("7", "f/7.jpg"),
+    ]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

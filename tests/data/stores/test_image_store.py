@@ -14,8 +14,9 @@ import pytest
 from config.errors import DataError
 from data.records.codec import DamagedRecord, encode_npz, encode_published
 from data.records.native_record import encode_native
-from data.records.regions import Codec, box_features
-from data.stores.image_store import ImageStore, ImageWriter, RegionRule
+from data.records.regions import Codec, RegionRule, box_features
+from data.stores.image_store import ImageStore
+from data.stores.image_writer import ImageWriter
 from data.stores.lmdb_writer import LmdbWriter
 from tests.arrays import FLICKR, extracted, write_image_store
 

@@ -18,7 +18,7 @@ import pytest
 from config.errors import ConfigError, DataError
 from data.records.regions import Codec, RegionRule
 from data.stores.image_store import ImageStore
-from data.stores.image_writer import ImageWriter, encode_image
+from data.stores.image_writer import ImageWriter
 from data.stores.lmdb_store import LmdbStore
 from data.stores.lmdb_writer import LmdbWriter
 from tests.arrays import FLICKR, extracted, write_image_store
@@ -98,15 +98,6 @@ def test_images_that_do_not_fit_are_refused_by_name(
     assert len(LmdbStore(writer.path)) == 2
 
 
-def test_what_is_missing_is_named() -> None:
-    image = extracted(0)
-    del image["conf"]
-    with pytest.raises(DataError, match="holds no conf, but norm_bb, features, soft_labels"):
-        encode_image(image, RULE, "native")
-    encode_image(image, RegionRule(conf_th=-1), "native")
-    encode_image(image, RULE, "native", keep_all=True)
-
-
 def test_one_feature_width_a_store(tmp_path: Path) -> None:
     with ImageWriter(tmp_path) as writer:
         writer.add("a.npz", **extracted(0, width=8))
@@ -164,11 +155,6 @@ def test_a_packing_goes_on_with_the_type_it_began_with(tmp_path: Path) -> None:
         ImageWriter(tmp_path, keep_all=True, features_only="float32")
     with pytest.raises(DataError, match="was begun with another has_boxes"):
         ImageWriter(tmp_path, keep_all=True)
-
-
-def test_equal_input_makes_equal_records() -> None:
-    for codec in LAYOUTS:
-        assert encode_image(extracted(0), RULE, codec) == encode_image(extracted(0), RULE, codec)
 
 
 def fill(folder: Path, codec: Codec) -> Iterator[int]:
@@ -253,37 +239,6 @@ def test_counts_of_records_that_were_not_committed_are_dropped(tmp_path: Path) -
     assert ImageStore(tmp_path).names == ["a.npz", FLICKR.format(1)]
 
 
-@pytest.mark.parametrize(("change", "told"), [
-    ({"norm_bb": lambda boxes: boxes * 100}, r"has boxes from .* to .*, not shares .*; --pixel_boxes of build_imgdb"),
-    ({"norm_bb": lambda boxes: -boxes}, "has boxes from -.* to -?0.*, not shares"),
-    ({"norm_bb": lambda boxes: boxes * np.nan}, "not finite"),
-    ({"conf": lambda conf: conf * np.nan}, r"not finite \(conf\)"),
-    ({"features": lambda features: features.astype(float) * 1e6}, r"not finite in half precision \(features\)"),
-    ({"features": lambda features: np.array(3.0)}, "do not agree"),
-    ({"features": lambda features: features.astype(int)}, "holds features of int64, not of floating numbers"),
-    ({"features": lambda features: features.astype(str), "conf": lambda conf: conf.astype("S4")},
-     "holds features of .*, conf of .*, not of floating numbers"),
-    ({"features": lambda features: features[:, :0]}, "do not agree"),
-])  # fmt: skip
-def test_arrays_of_other_numbers_are_refused(change: dict[str, Any], told: str) -> None:
-    arrays = extracted(0)
-    with pytest.raises(DataError, match=told):
-        encode_image(arrays | {name: to(arrays[name]) for name, to in change.items()}, RULE, "native")
-
-
-@pytest.mark.parametrize("number", [0, -1, 2.5, np.nan, [3, 4], "three"])
-def test_a_number_of_regions_that_is_none_is_refused(number: Any) -> None:
-    with pytest.raises(DataError, match=r"as its number of regions .nbb, num_bbox.; give a whole number from 1"):
-        encode_image(extracted(0) | {"nbb": np.array(number)}, RULE, "native", keep_all=True)
-    encode_image(extracted(0) | {"nbb": np.array(number)}, RULE, "native")  # is not asked for there
-
-
-@pytest.mark.parametrize("number", [3, 3.0, [3]])
-def test_a_number_of_regions_may_be_of_any_type(number: Any) -> None:
-    arrays = extracted(0) | {"nbb": np.array(number)}
-    assert encode_image(arrays, RULE, "native", keep_all=True)[1] == 3
-
-
 def test_boxes_a_little_outside_of_their_picture_are_stored(tmp_path: Path) -> None:
     arrays = extracted(0)
     arrays["norm_bb"][0] = -0.02, 0, 1.03, 1, 1.05, 1
@@ -300,8 +255,3 @@ def test_no_image_has_the_name_of_the_list(tmp_path: Path) -> None:
     assert ImageStore(tmp_path).names == ["a.npz"]
 
 
-def test_boxes_that_end_before_they_begin_are_refused() -> None:
-    image = extracted(0)
-    image["norm_bb"][1, 4] = -0.2
-    with pytest.raises(DataError, match="has boxes that end before they begin; give x1, y1, x2, y2, width and height"):
-        encode_image(image, RULE, "native")

@@ -69,8 +69,9 @@ def test_an_objective_is_refused_what_the_matcher_does_not_offer(make_run: MakeR
         PoolRegime(build_recipe(make_run(**aligned, matcher={"hn_image_gather_offset": "last_caption"}), Solo()))
 
 
-def test_building_reads_no_record_and_writes_nothing(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch,
-                                                      tmp_path: Path) -> None:
+def test_building_reads_no_record_and_writes_nothing(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     run = make_run()
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("data.batches.pairs.PairIndex.read_images", lambda *_: pytest.fail("read an image"))

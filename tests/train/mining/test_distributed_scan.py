@@ -108,7 +108,14 @@ def test_merging_keeps_what_may_be_among_the_best(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_out_of_a_merge_under_a_ceiling() -> None:
-    found = distributed_scan.unpack_found({"counts": torch.tensor([2]), "chosen": torch.tensor([3, 4]),
-                              "lower": torch.tensor([0.9, 0.1]), "upper": torch.tensor([1.0, 0.2])}, range(1))
+    found = distributed_scan.unpack_found(
+        {
+            "counts": torch.tensor([2]),
+            "chosen": torch.tensor([3, 4]),
+            "lower": torch.tensor([0.9, 0.1]),
+            "upper": torch.tensor([1.0, 0.2]),
+        },
+        range(1),
+    )
     assert merge_found([found, found], 1).lists.chosen.tolist() == [3, 3]
     assert merge_found([found, found], None).lists.chosen.tolist() == [3, 4, 3, 4]
