@@ -69,9 +69,9 @@ def run_group(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -
     folder = Path(run.output.output_dir) if run.output.output_dir else None
     try:
         elastic = is_elastic(run, comm)
-        with Watchdog(program, comm, folder, run.cluster.stall_timeout, elastic) as watch:
-            answer_signals(comm, watch)
-            watch.code = work(run, args, comm)
+        with Watchdog(program, comm, folder, run.cluster.stall_timeout, elastic) as watchdog:
+            answer_signals(comm, watchdog)
+            watchdog.code = work(run, args, comm)
         comm.close()
     except (ConfigError, DataError, Failure) as error:
         return tell(who, with_notes(str(error), error), error.exit_code)
@@ -88,7 +88,7 @@ def run_group(program: str, run: Run, args: Namespace, comm: Comm, work: Work) -
             raise
         why = f"a collective failed at {comm.progress.heartbeat()}: {first_line(error)}"
         return tell(who, f"{with_notes(why, error)}; {RESTART_HINT}", FAILED)
-    return watch.code
+    return watchdog.code
 
 
 def is_elastic(run: Run, comm: Comm) -> bool:
@@ -99,7 +99,7 @@ def is_elastic(run: Run, comm: Comm) -> bool:
     return run.cluster.elastic
 
 
-def answer_signals(comm: Comm, watch: Watchdog) -> None:
+def answer_signals(comm: Comm, watchdog: Watchdog) -> None:
     """Let signals end all ranks with "start me again" wherever no update has to end first.
 
     Rank 0 goes first, and the others with it. A launcher sends SIGTERM to the other ranks too when it has lost one;
@@ -107,12 +107,12 @@ def answer_signals(comm: Comm, watch: Watchdog) -> None:
     """
 
     def told(number: int, _: object) -> None:
-        watch.forward_signal(number)
+        watchdog.forward_signal(number)
         if comm.rank:
-            watch.wait_for_exit(GOODBYE_S)
+            watchdog.wait_for_exit(GOODBYE_S)
         else:
-            watch.wait_for_failures()
-        watch.goodbye(exit_code_of(number))
+            watchdog.wait_for_failures()
+        watchdog.goodbye(exit_code_of(number))
         leave(exit_code_of(number))
 
     for kind in SIGNALS:

@@ -20,9 +20,15 @@ def code(text: object) -> str:
 
 def plain(text: str) -> str:
     """Return text that Markdown leaves as it is: its signs escaped."""
-    for sign in ("\\", "*", "_", "<", "[", "`"):
+    for sign in ("\\", "*", "_", "[", "`"):
         text = text.replace(sign, f"\\{sign}")
-    return text
+    return text.replace("<", "&lt;")
+
+
+def prose(text: str) -> str:
+    """Return text of a docstring: what is between backticks as code, the rest as it is."""
+    parts = text.split("`")
+    return "".join(code(part) if number % 2 else plain(part) for number, part in enumerate(parts))
 
 
 def docstring(text: str) -> str:
@@ -37,7 +43,7 @@ def _paragraph(part: str) -> str:
         return "```text\n" + textwrap.dedent(part) + "\n```"
     if lines[0].startswith("- "):
         return part
-    return plain(" ".join(line.strip() for line in lines))
+    return prose(" ".join(line.strip() for line in lines))
 
 
 def _cell(text: str) -> str:

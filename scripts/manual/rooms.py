@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from scripts.manual.markdown import code, docstring, plain, table
+from scripts.manual.markdown import code, docstring, prose, table
 from scripts.manual.programs import ROOT
 
 FLOORS = ("config", "data", "model", "train", "scripts")
@@ -33,7 +33,7 @@ def _rooms(floor: Path) -> Iterator[Path]:
 def _room(room: Path) -> str:
     name = str(room.relative_to(ROOT))
     modules = [path for path in sorted(room.glob("*.py")) if path.stem != "__init__"]
-    rows = [(code(path.name), plain(_first_line(path))) for path in modules]
+    rows = [(code(path.name), prose(_first_line(path))) for path in modules]
     level = "##" if "/" not in name else "###"
     return (
         f"\n{level} {name}\n\n{docstring(_docstring(room / '__init__.py'))}\n{table(('module', 'what it holds'), rows)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scripts.manual.markdown import code, docstring, plain, table
+from scripts.manual.markdown import code, docstring, plain, prose, table
 
 
 def test_a_table_keeps_each_cell_on_its_line() -> None:
@@ -10,9 +10,10 @@ def test_a_table_keeps_each_cell_on_its_line() -> None:
 
 
 def test_signs_are_shown_as_they_are() -> None:
-    assert plain("a_b *c* <d> [e]") == "a\\_b \\*c\\* \\<d> \\[e]"
+    assert plain("a_b *c* <d> [e]") == "a\\_b \\*c\\* &lt;d> \\[e]"
     assert code("a_b") == "`a_b`"
     assert code("") == ""
+    assert prose("a_b as `c_d` *e*") == "a\\_b as `c_d` \\*e\\*"
 
 
 def test_a_docstring_keeps_its_commands() -> None:
