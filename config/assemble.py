@@ -1,4 +1,4 @@
-"""From files and flags to one checked Run: defaults < extends < file < flags, validated once, then frozen."""
+"""Merges defaults, `extends`, files and flags, in that order, into one validated, frozen Run."""
 
 from __future__ import annotations
 

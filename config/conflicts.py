@@ -1,4 +1,4 @@
-"""Settings that are fine alone and wrong together: each is named with all its keys and the way out."""
+"""Settings that are valid alone and contradict each other; a message names all of them and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans of time as people write them: 3h55m, 90m, 7200."""
+"""Durations as people write them: 3h55m, 90m, 7200 (seconds)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of failure that are told in one line, and the exit codes that every entry leaves with."""
+"""The kinds of error that are reported in one line, and the exit codes of every entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Config files read into leaves: JSON, `extends` at any level, `_note` keys, and the published flat form."""
+"""Config files read into leaves: JSON with `extends` at any level and `_note` keys, or the flat published form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What settings of other trainers are called here, or what to do instead.
+"""Names of settings in other trainers, each with its name here or with what to do instead.
 
 Published UNITER settings are in `config.legacy`; what both know is answered from there.
 """

@@ -1,4 +1,4 @@
-"""The `did you mean` of every misspelt name."""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 

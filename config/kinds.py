@@ -1,4 +1,4 @@
-"""Which matcher and objective a run has, where a setting says so instead of a name: `--IAIS singular`."""
+"""The matcher and the objective of a run, also where a setting implies them: `--IAIS singular`."""
 
 from __future__ import annotations
 

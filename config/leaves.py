@@ -1,4 +1,4 @@
-"""Settings as leaves: a flat map of dotted keys, each with its value and the place that gave it.
+"""Settings as leaves: a flat map of dotted keys, each with its value and the place that set it.
 
 Layers of settings are merged in this form, so that the last place wins leaf by leaf and every value keeps its
 origin.

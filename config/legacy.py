@@ -1,4 +1,4 @@
-"""The flat config of published UNITER runs, translated to sections by three tables.
+"""The flat config of published UNITER runs, translated into sections by three tables.
 
 `MEANING` says where a key went, `WITHOUT_EFFECT` why a key does nothing here, `ONLY` which values of a key
 this program can honour. Nothing else decides anything.

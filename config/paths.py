@@ -1,4 +1,4 @@
-"""What a path really is: the stores, runs, checkpoints and files that settings name, told apart by what they hold.
+"""What a path holds: a store, a run, a checkpoint, or another file, recognised by its content.
 
 Messages say it where another kind was wanted. Nothing but names is looked at, and the keys of a `config.json`.
 """

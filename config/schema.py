@@ -1,4 +1,4 @@
-"""A run: its settings checked as a whole, in one form that is dumped, compared and hashed."""
+"""A run: its settings, validated together, dumped, compared and hashed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sections of a run as typed, documented, frozen models: each default, range and meaning is here once.
+"""The sections of a run as typed, documented, frozen models: the one place of each default, range and meaning.
 
 A matcher and an objective bring their own section (a `Named` declared beside them in `model/`). The string
 under a field is its documentation: the help text of its flag, and part of the message when it is refused.

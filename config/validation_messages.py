@@ -1,4 +1,4 @@
-"""What pydantic refuses, said in one line: the key, its value, where it was given and the remedy."""
+"""Pydantic's errors in one line: the key, its value, where it was set, and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Counter-based random draws: what is drawn depends on what it is drawn for, never on who draws it or when."""
+"""Counter-based random draws: a draw depends on its key, never on the process or the time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small files that are there whole or not at all: written beside and renamed."""
+"""Small files written atomically: beside the target, then renamed."""
 
 from __future__ import annotations
 

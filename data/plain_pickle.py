@@ -1,4 +1,4 @@
-"""Pickles of one plain object, read as data by a small machine that has no instruction to call anything.
+"""Pickles of one plain object, read as data by a small interpreter without any call instruction.
 
 Python's own reader runs what a file asks for and has to be restrained. This one reads protocols 0 to 5, byte strings of
 Python 2 included.

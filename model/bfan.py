@@ -1,4 +1,4 @@
-"""BFAN (Liu et al., ACM MM 2019): regions and words by themselves; a pair is how well each side finds the other.
+"""BFAN (Liu et al., ACM MM 2019): regions and words attend to each other, and a pair scores by both directions.
 
 What a pair scores is in `model/parts/focal.py`.
 """

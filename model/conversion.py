@@ -1,4 +1,4 @@
-"""The authors' state dicts in our parameter names and shapes, and back, by the tables of `model/published_names.py`."""
+"""Published state dicts to our parameter names and shapes, and back, by the tables of `model/published_names.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LAPS (Fu et al., CVPR 2024): pictures through ViT or Swin, captions through BERT, a pair by the patches that matter.
+"""LAPS (Fu et al., CVPR 2024): ViT or Swin, BERT, and a similarity over the patches that matter to a caption.
 
 What a pair scores is in `model/parts/slimming.py`; `model/parts/backbone.py` holds the towers.
 """

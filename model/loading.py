@@ -1,4 +1,4 @@
-"""State dicts put into matchers: whole, as far as scores hang on them, or as a part to start from; never in silence."""
+"""State dicts loaded into matchers: whole, as far as scores depend on them, or as a part to start from."""
 
 from __future__ import annotations
 

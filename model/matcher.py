@@ -1,4 +1,4 @@
-"""The interface of every system: encode each side once, then score whom with whom. Read this first."""
+"""The interface of every system: encode each side once, then score pairs. Read this first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published names of parameters beside ours, one table for each system: {published module: our module}.
+"""Published parameter names beside ours, one table for each system: {published module: our module}.
 
 Numbers between dots are carried over to the `{l}` of the other side, in their order.
 """

@@ -1,4 +1,4 @@
-"""Systems and objectives are found by the name of their file; there is no list to edit."""
+"""The registry of systems and objectives: each is found by the name of its file."""
 
 from __future__ import annotations
 

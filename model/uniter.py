@@ -1,4 +1,4 @@
-"""UNITER (Chen et al., ECCV 2020) for retrieval: one BERT over the words and regions of a pair, and a rank score.
+"""UNITER (Chen et al., ECCV 2020) for retrieval: one BERT over the words and regions of a pair, and a ranking head.
 
 Words and regions are embedded once for each text and image; a pair is a list of row numbers into both tables, so that
 hundreds of pairs share one embedding, and no padding is computed anywhere.

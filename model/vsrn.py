@@ -1,4 +1,4 @@
-"""VSRN (Li et al., ICCV 2019): regions that reason with each other over a graph, a GRU over them, a dot product.
+"""VSRN (Li et al., ICCV 2019): graph reasoning over regions, a GRU over them, and a dot product.
 
 A branch that captions each image from its regions, in training only, keeps the words in sight of the image encoder.
 """

@@ -1,4 +1,4 @@
-"""What every entry does around its work: the run from the command line, the ranks, the output folder, exit codes."""
+"""What every entry shares: command line, process group, watchdog, signals, exit codes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train on batches of matching pairs: the others of the global batch are the negatives, and mined ones come along."""
+"""Train on batches of matching pairs: the other items of the global batch are the negatives, offline ones may join."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The command line of every entry: one function that ends in a checked Run, or in a line and an exit code."""
+"""The command line of every entry: one function returns a checked Run, or ends with one line and an exit code."""
 
 from __future__ import annotations
 

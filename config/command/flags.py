@@ -1,4 +1,4 @@
-"""Flags made from the schema: one for each leaf, with its description, default and form in the help.
+"""Flags generated from the schema: one for each setting, with its description, default and type in the help.
 
 Each leaf of the common sections has a flag of its own name; so has each field of the chosen matcher and
 objective whose name is not taken. `--set section.field=value` reaches everything. Values are only read here

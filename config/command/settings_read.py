@@ -1,4 +1,4 @@
-"""Which settings a program reads: one that it would pass over is refused where its command line gives it.
+"""The settings that each program reads; a flag for any other setting is refused.
 
 Config files may hold them all the same: one file serves training, mining and evaluation.
 """

@@ -1,4 +1,4 @@
-"""Captions altered for training as LAPS's authors do: words masked, replaced or left out, keyed by the item."""
+"""Word augmentation as in the LAPS release: words are masked, replaced or dropped, keyed by the item."""
 
 from __future__ import annotations
 

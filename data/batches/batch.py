@@ -1,4 +1,4 @@
-"""What leaves the data floor: ragged rows, packed one after the other, and the pools that say who meets whom."""
+"""Batches: ragged rows packed one after the other, and the pools that say which items are scored together."""
 
 from __future__ import annotations
 

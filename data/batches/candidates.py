@@ -1,4 +1,4 @@
-"""Lists of offline candidates: the hardest wrong texts of every image and the hardest wrong images of every text."""
+"""Lists of offline candidates: for each image the hardest texts, and for each text the hardest images."""
 
 from __future__ import annotations
 

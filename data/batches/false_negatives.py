@@ -1,4 +1,4 @@
-"""Pairs that are no matches and yet no negatives, such as an image with another's caption of the same words."""
+"""False negatives: pairs that do not belong together and are no negatives either, such as equal captions."""
 
 from __future__ import annotations
 

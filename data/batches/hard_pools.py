@@ -1,4 +1,4 @@
-"""Which candidates compete for an anchor: counter-based draws, so that ranks, workers and resumes never change them."""
+"""Candidate pools of anchors: counter-based draws that do not depend on ranks, workers or resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which items an in-batch update takes: captions with their images, and offline negatives beside them."""
+"""Items of an in-batch update: captions with their images, and offline negatives beside them."""
 
 from __future__ import annotations
 

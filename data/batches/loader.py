@@ -1,4 +1,4 @@
-"""Plans to batches: forked workers decode records straight into preallocated shared (and pinned) memory."""
+"""The loader: forked workers decode the records of each plan into preallocated shared (and pinned) memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Offline negatives: for each caption and its image, wrong ones from lists that were mined beforehand."""
+"""Offline negatives: for each caption and its image, wrong ones from mined lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which image a text belongs to, and the texts of an image."""
+"""The image of each text, and the texts of each image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text and image stores joined: which images and texts there are, how long, and who owns whom."""
+"""Text and image stores joined: all images and texts, their lengths, and the image of each text."""
 
 from __future__ import annotations
 

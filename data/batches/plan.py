@@ -1,4 +1,4 @@
-"""What a batch will hold, before a byte is read: the loader makes a Batch of each plan."""
+"""The plan of a batch: what it will hold, decided before any byte is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of one batch: decoded into by whoever reads, viewed by whoever trains."""
+"""The memory of one batch: workers decode into it, and the trainer views it."""
 
 from __future__ import annotations
 

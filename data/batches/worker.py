@@ -1,4 +1,4 @@
-"""Processes that read: forked, so that they see the index and the slots of whoever asks."""
+"""Reading processes, forked so that they share the index and the buffers of their parent."""
 
 from __future__ import annotations
 

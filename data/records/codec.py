@@ -1,4 +1,4 @@
-"""Bytes of one record to arrays and back, in the published formats; and pictures.
+"""Published record formats and pictures: bytes to arrays and back.
 
 Decoders return views of the buffer they are given wherever the format allows; only the caller copies.
 No format here is ever unpickled. Published layouts are those of the UNITER stores.

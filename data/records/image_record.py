@@ -1,4 +1,4 @@
-"""The arrays of an extractor, checked, as the record of an image in any layout."""
+"""The record of an image in any layout, encoded from the checked arrays of an extractor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our own record of an image's regions: aligned, so that reading only copies, and checksummed."""
+"""The native record of an image's regions: aligned for reading without conversion, and checksummed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Phrases and their boxes: packed with a caption as the objects that it names, and found again among regions.
+"""Phrases and their boxes: packed with a caption as objects, and matched to regions again.
 
 An annotation says which words of a caption name which boxes of its picture. A record keeps this as `objects`: for
 each thing named, the positions of its WordPiece ids and its boxes as shares of the picture's width and height.

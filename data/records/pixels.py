@@ -1,4 +1,4 @@
-"""Pictures to squares of pixels: decoded as a viewer shows them, cut, resized and mirrored by Pillow's 8-bit filters.
+"""Pictures to squares of pixels: decoded upright, cropped, resized and mirrored by Pillow's 8-bit filters.
 
 Pixels are 8 bits between the steps, as published models were trained on them; scaling them to numbers around zero is
 the model's affair.

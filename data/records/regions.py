@@ -1,4 +1,4 @@
-"""How many regions of an image count, how a store folder for that rule is called, and the box features."""
+"""Rules for the number of regions of an image, the folder names of these rules, and box features."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotated boxes as a picture's regions: what its captions speak of, instead of what a detector finds."""
+"""Annotated boxes as the regions of a picture, in place of a detector's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of `.npz` files as bottom-up attention extractors write them, one file an image."""
+"""Folders of `.npz` files, one an image, as bottom-up attention extractors write them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions as they are published: Karpathy JSON, JSON lines, and pairs of id and caption files."""
+"""Published captions: Karpathy JSON, JSON lines, and pairs of id and caption files."""
 
 from __future__ import annotations
 

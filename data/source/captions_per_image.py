@@ -1,4 +1,4 @@
-"""How many captions each image of a precomputed folder has: what its files say, or what is said of them."""
+"""The number of captions of each image in a precomputed folder, found in its files or given by a flag."""
 
 from __future__ import annotations
 

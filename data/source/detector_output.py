@@ -1,4 +1,4 @@
-"""What detectors write of a picture's regions, under whatever names, as image stores want it."""
+"""Detector output under its various names, converted to the arrays of an image store."""
 
 from __future__ import annotations
 

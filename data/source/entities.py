@@ -1,4 +1,4 @@
-"""Captions with phrases and boxes in the Flickr30k Entities format: a folder with `Sentences/` and `Annotations/`.
+"""Captions with phrases and boxes in the Flickr30k Entities format: `Sentences/` and `Annotations/`.
 
 `Sentences/<image>.txt` holds a caption a line, its phrases marked as `[/EN#<entity>/<type> words]`;
 `Annotations/<image>.xml` holds the picture's size and the boxes of the entities.

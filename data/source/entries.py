@@ -1,4 +1,4 @@
-"""Images with their captions, as every source of captions gives them."""
+"""Images with their captions: what every source of captions yields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of one entry of a JSON file that people bring: whatever is wrong with them is told with its place."""
+"""Fields of an entry in a JSON file of the user; every fault is reported with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From pictures to regions without downloaded weights: read a picture, propose boxes, describe them.
+"""Regions of pictures without downloaded weights: read a picture, propose boxes, describe them.
 
 This is the default for demonstrations and small machines. A real detector has the same interface: pixels in,
 boxes and features out.

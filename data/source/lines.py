@@ -1,4 +1,4 @@
-"""Text files that people bring: UTF-8, plain or gzipped; what is no text in them is told with its line."""
+"""Text files of the user: UTF-8, plain or gzipped; what is no text is reported with its line."""
 
 from __future__ import annotations
 

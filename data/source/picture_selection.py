@@ -1,4 +1,4 @@
-"""The pictures that are to be packed: under which names, and whether annotated boxes are to be their regions."""
+"""The selection of pictures to pack: their names, and whether annotated boxes become their regions."""
 
 from __future__ import annotations
 

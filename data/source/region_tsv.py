@@ -1,4 +1,4 @@
-"""Region features in `.tsv` files, a row a picture, arrays in base64: bottom-up attention's, LXMERT's and VinVL's."""
+"""Region features in `.tsv` files, a row an image, arrays in base64: bottom-up attention, LXMERT and VinVL."""
 
 from __future__ import annotations
 

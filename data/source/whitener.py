@@ -1,4 +1,4 @@
-"""PCA whitening of raw region features: fitted on the training split, kept in its store, used for every split."""
+"""PCA whitening of raw region features: fitted on the training split, stored with it, applied to every split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process may map into memory: schedulers limit it, and files are mapped whole."""
+"""Limits of a process's address space, into which LMDB maps whole files."""
 
 from __future__ import annotations
 

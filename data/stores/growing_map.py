@@ -1,4 +1,4 @@
-"""The LMDB environment of a writer: its map of the file begins small and grows with what is put into it."""
+"""The LMDB environment of a writer, whose memory map grows with its content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is noted of an image store, and whether its records fit that: believed only where it can be true."""
+"""The description of an image store, and whether its records agree with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a joined index asks of the images of a split, whether they are regions or pictures."""
+"""The interface of the images of a split, regions or pictures, that a joined index reads."""
 
 from __future__ import annotations
 

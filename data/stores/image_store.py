@@ -1,4 +1,4 @@
-"""Image stores: region features and boxes by image name, from the published layouts or our native one."""
+"""Image stores: region features and boxes by image name, in the published layouts or the native one."""
 
 from __future__ import annotations
 

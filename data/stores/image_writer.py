@@ -1,4 +1,4 @@
-"""Packing of image stores: records, their counts and the store's description."""
+"""The writer of image stores: records, their region counts, and the description of the store."""
 
 from __future__ import annotations
 

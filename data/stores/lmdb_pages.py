@@ -1,4 +1,4 @@
-"""The pages of an LMDB file that lead to its records, read without LMDB, which trusts them and crashes where they lie.
+"""Checks of LMDB's pages without LMDB, which trusts them and crashes where they are damaged.
 
 What is known of the format here: two pages of facts about the file, of which the newer counts, and a tree of branches
 whose leaves hold the keys, each with its value or, where that is long, with the number of the page it begins on.

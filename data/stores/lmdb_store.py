@@ -1,4 +1,4 @@
-"""Key-value folders (LMDB): read without locks, opened once in each process."""
+"""Key-value folders (LMDB), read without locks and opened once in each process."""
 
 from __future__ import annotations
 

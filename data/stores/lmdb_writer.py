@@ -1,4 +1,4 @@
-"""Key-value folders (LMDB), written beside and renamed."""
+"""Key-value folders (LMDB), written beside the target and renamed."""
 
 from __future__ import annotations
 

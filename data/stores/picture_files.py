@@ -1,4 +1,4 @@
-"""Which picture an image is, where that is not the one of its name: told by whoever packs, compared where stores meet.
+"""The picture file of an image where its name differs from the image's, and whether stores agree on it.
 
 The description of a store may hold `files`: by image key the picture's file, relative to the folder of the pictures,
 of those whose file's name is not that of the image. A store whose source says nothing of files has no such entry.

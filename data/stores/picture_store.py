@@ -1,4 +1,4 @@
-"""Picture stores: the pictures' own files by image name, decoded and cut to squares of pixels when they are read."""
+"""Picture stores: encoded pictures by image name, decoded and cropped to squares of pixels on reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a packer knows of its finished store: checksums of the small files, and of the keys in data.mdb.
+"""The seal of a finished store: checksums of its small files, and of the keys in data.mdb.
 
 Records bear checksums of their own. Stores of others come without a seal; what is damaged in them may go unseen.
 """

@@ -1,4 +1,4 @@
-"""The side files of a text store, believed only where they hold what packers write."""
+"""The side files of a text store, validated on reading."""
 
 from __future__ import annotations
 

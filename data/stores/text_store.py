@@ -1,4 +1,4 @@
-"""Text stores: tokenised captions by id, the image of each, and the vocabulary they were written with."""
+"""Text stores: tokenised captions by id, the image of each, and the vocabulary of the store."""
 
 from __future__ import annotations
 

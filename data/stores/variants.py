@@ -1,4 +1,4 @@
-"""Which LMDB folder below `img_db/<split>/` serves a rule for the number of regions."""
+"""The LMDB folder below `img_db/<split>/` that fits a rule for the number of regions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vocabularies of whole words, as precomputed data comes with them: a word's id is its place in a list."""
+"""Vocabularies of whole words, as precomputed data has them: a word's id is its position in a list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions to the words of a word-list vocabulary, as precomputed data has them: lower case, NLTK's words."""
+"""The word-list tokenizer of precomputed data: lower case, NLTK's words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions to WordPiece ids, word by word, exactly as the published caption stores were written."""
+"""The WordPiece tokenizer, word by word, exactly as the published caption stores were written."""
 
 from __future__ import annotations
 

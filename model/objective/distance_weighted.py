@@ -1,4 +1,4 @@
-"""Triplets whose negatives are drawn evenly over distances instead of being the hardest (Wu et al., ICCV 2017).
+"""Triplets with distance-weighted negatives (Wu et al., ICCV 2017).
 
 Scores count as cosines: those above 1, which a sum of two similarities reaches, have no distance and are never drawn.
 """

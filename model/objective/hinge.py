@@ -1,4 +1,4 @@
-"""The ranking hinge over pools: sigmoid scores, the matching pair against each of its negatives."""
+"""The ranking hinge over pools: sigmoid scores, the matching pair against each negative."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IAIS (Ren et al., ACL 2021): the ranking hinge, and attention inside one modality that must agree with the other.
+"""IAIS (Ren et al., ACL 2021): the ranking hinge, and a divergence between intra-modal attention matrices.
 
 Each matching pair's attention among its words (direction t) or its regions (direction i) is drawn towards what the
 other modality says of the same tokens.

@@ -1,4 +1,4 @@
-"""Softmax cross-entropy over pools: the matching pair must win among its candidates."""
+"""Softmax cross-entropy over pools, with the matching pair as the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The adaptive offline quintuplet loss (Chen et al., ECCV 2020): hard negatives of the batch and of the whole set.
+"""The adaptive offline quintuplet loss (Chen et al., ECCV 2020): in-batch and offline hard negatives.
 
 An item's online negatives weigh less the harder its offline ones are. Switched off one after the other, the parts give
 the published ablation: `adaptive` (AOQ without it: OffQuin), `pairs` (without it too: OffTri), `triplets` (the triplet

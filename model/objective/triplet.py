@@ -1,4 +1,4 @@
-"""The ranking hinge over a batch of items: every item against the others, from both sides (Faghri et al. 2018)."""
+"""The triplet hinge over a batch of items, in both directions (Faghri et al., BMVC 2018)."""
 
 from __future__ import annotations
 

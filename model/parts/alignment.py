@@ -1,4 +1,4 @@
-"""Late similarities of all patches with all words, nothing slimmed: what LAPS is compared with.
+"""Late similarities of all patches with all words, without slimming: the baselines of LAPS.
 
 Each is a function of a tile: products of unit tokens `[i, t, l, w]` and of an image's tokens with each other.
 """

@@ -1,4 +1,4 @@
-"""Who looks at whom inside a pair: the last layer's attention among its words and its regions, block by block."""
+"""The last layer's attention inside a pair, as four blocks: words and regions, each with each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ViT, Swin and BERT of `transformers` as towers: a config dict in, tokens of one width out; weights come from outside.
+"""ViT, Swin and BERT of `transformers` as towers: a config dict in, tokens of one width out.
 
 A config dict holds `model_type` and whatever differs from that type's own defaults. For vision, `vit` and `swin` are
 known by heart; any other type of AutoModel that has an `image_size` and whose last hidden state is `[n, tokens, d]`,

@@ -1,4 +1,4 @@
-"""The captioning branch of VSRN (after Venugopalan et al., ICCV 2015): regions in, the words of a caption out.
+"""The captioning branch of VSRN (after Venugopalan et al., ICCV 2015): regions in, words of a caption out.
 
 Captions of a batch are decoded longest first, so that at each step those still running lie in front: no step is
 computed for a caption that has ended, and everything that does not depend on the decoder's state is computed at once.

@@ -1,4 +1,4 @@
-"""BFAN's similarity (Liu et al., ACM MM 2019): words attend to regions and regions to words, the faint ones left out.
+"""BFAN's similarity (Liu et al., ACM MM 2019): attention in both directions, without the weak fragments.
 
 An attended vector is a weighted sum of context rows, and only its angle to the query is asked for. That angle follows
 from the products of queries with context rows and from the Gram matrix of the context rows alone, so no attended

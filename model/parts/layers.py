@@ -1,4 +1,4 @@
-"""Parts that two or more systems share: unit rows, highest scores, rectangles of ragged rows, GRUs, norms, dropout."""
+"""Layers and functions that several systems share: norms, padding, GRUs, dropout."""
 
 from __future__ import annotations
 

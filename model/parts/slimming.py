@@ -1,4 +1,4 @@
-"""LAPS's similarity (Fu et al., CVPR 2024): for each pair, the patches that matter to the text against its words.
+"""LAPS's similarity (Fu et al., CVPR 2024): the patches that matter to a caption against its words.
 
 Which patches are kept differs from text to text, so as published every pair has vectors of its own: kept patches,
 aggregated ones, a fused one. Only their angles to the words are asked for, and those follow from what images and

@@ -1,4 +1,4 @@
-"""LAPS's similarities of all pairs, tile by tile, and tile by tile again for the gradient.
+"""LAPS's similarities of all pairs in tiles, each computed again in the backward pass.
 
 Between the two nothing of a pair is kept, so that memory grows with images and texts instead of with their pairs.
 """

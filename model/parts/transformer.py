@@ -1,4 +1,4 @@
-"""A BERT encoder (post-LN, Devlin et al. 2019) that works on packed tokens: no padding is ever computed.
+"""A BERT encoder (post-LN, Devlin et al. 2019) on packed tokens, without padding.
 
 Sequences are packed in ascending order of length, so that those of equal length lie side by side: attention then runs
 over views of the packed tensor, a rectangle for each length, exact and without a mask.

@@ -1,4 +1,4 @@
-"""Which section of settings the name of a matcher or an objective stands for: the file in model/ declares it."""
+"""The settings section of each matcher and objective, found by its name."""
 
 from __future__ import annotations
 

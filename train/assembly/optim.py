@@ -1,4 +1,4 @@
-"""Parameter groups, the AdamW of the published runs on torch's fused kernel, and schedules as functions of the step."""
+"""Parameter groups, optimizers and learning rate schedules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arithmetic of the forward pass: float32, or fp16 / bf16 through torch.amp with float32 parameters."""
+"""The arithmetic of the forward pass: float32, or fp16 / bf16 through torch.amp with float32 parameters."""
 
 from __future__ import annotations
 

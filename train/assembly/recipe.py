@@ -1,4 +1,4 @@
-"""The parts of one run, put together from its config; building does no work, and twice builds the same run."""
+"""The parts of one run, built from its config."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run's stores opened, joined and checked against each other and the model, before the first batch."""
+"""The stores of a run, opened, joined, and checked against each other and the model before the first batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pre-trained towers: folders, or names on the hub, of `transformers`, resolved before a model is built."""
+"""Pre-trained towers of `transformers`, from folders or the hub, resolved before a model is built."""
 
 from __future__ import annotations
 

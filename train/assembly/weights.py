@@ -1,4 +1,4 @@
-"""The weights that a model starts from, is measured with or goes on from: whether they are its own, and what came."""
+"""Weights to start from, to evaluate with or to resume: whether they fit, and a report of what was loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: sealed folders written beside and renamed, weights without pickle, the newest and the best kept."""
+"""Checkpoint folders: written beside and renamed, weights without pickle, the newest and the best kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that settings name, told from whatever else a path may be before anything is built."""
+"""Paths that should name a checkpoint, checked before anything is built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of ours in the layout that the published programs read: their names, their parts, and their options."""
+"""Export of our weights to the published layouts: names, parts and options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a folder in the order in which they were saved, and the newest whole one of them."""
+"""The checkpoints of a folder in the order of saving, and the newest that is whole."""
 
 from __future__ import annotations
 

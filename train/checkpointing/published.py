@@ -1,4 +1,4 @@
-"""Published `.pt` and `.pth.tar` files, old and of Python 2: tensors, plain values and an option list, nothing else."""
+"""Published `.pt` and `.pth.tar` files, read without unpickling anything but tensors and plain values."""
 
 from __future__ import annotations
 

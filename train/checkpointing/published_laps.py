@@ -1,4 +1,4 @@
-"""What a published checkpoint of LAPS says about the model it is of: sizes by its shapes, ratios by its options."""
+"""The settings of a published LAPS checkpoint, from its shapes and options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What published weights of UNITER say about the model they are of: sizes by their shapes; heads are all 64 wide."""
+"""The settings of published UNITER weights, from their shapes; all heads are 64 wide."""
 
 from __future__ import annotations
 

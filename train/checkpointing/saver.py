@@ -1,4 +1,4 @@
-"""Checkpoints written by a thread of their own, while the training goes on."""
+"""The asynchronous saver: a thread writes checkpoints while training goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run at one step, held in host memory: what is written to disk, kept for a lost rank, and sent to a new one."""
+"""A snapshot of a run in host memory: written to disk, kept for recovery, and sent to new ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Named tensors as a safetensors file, written straight from their memory to any stream."""
+"""Named tensors written as a safetensors file, straight from their memory to any stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors joined over ranks inside a differentiated computation, so that many ranks compute what one would."""
+"""Differentiable collectives: many ranks compute what one process would."""
 
 from __future__ import annotations
 

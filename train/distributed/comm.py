@@ -1,4 +1,4 @@
-"""How ranks talk: what the rest of the program uses of it, and a rank that is alone."""
+"""The interface of a process group, and the group of one process."""
 
 from __future__ import annotations
 

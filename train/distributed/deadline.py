@@ -1,4 +1,4 @@
-"""The time that a job was given: before it is over, the run is told to save and leave."""
+"""The time limit of a job: shortly before it, the run is told to save and leave."""
 
 from __future__ import annotations
 

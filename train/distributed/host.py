@@ -1,4 +1,4 @@
-"""How this process uses its host: its share of the cores, and memory that is kept instead of given back."""
+"""Host resources of a rank: its share of the cores, and freed memory that is kept."""
 
 from __future__ import annotations
 

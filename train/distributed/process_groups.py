@@ -1,4 +1,4 @@
-"""Ranks that a launcher has started: through Horovod or torch.distributed; the environment says which."""
+"""Process groups of Horovod and torch.distributed, chosen by the launcher's environment."""
 
 from __future__ import annotations
 

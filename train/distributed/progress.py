@@ -1,4 +1,4 @@
-"""Where a rank is in its work: the step, the collective that it stands in, and how long it has waited in them."""
+"""The progress of a rank: its step, the collective that it is in, and its time in collectives."""
 
 from __future__ import annotations
 

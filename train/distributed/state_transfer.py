@@ -1,4 +1,4 @@
-"""What the ranks of an elastic run hand over when some are lost and others join: the newest commit of any of them."""
+"""State transfer in elastic runs: the newest snapshot of any rank reaches all ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to stop: by a signal, or by the time that is left; the ranks agree and leave the loop together."""
+"""Stop requests, by a signal or a time limit: the ranks agree and leave the loop together."""
 
 from __future__ import annotations
 

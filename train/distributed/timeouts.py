@@ -1,4 +1,4 @@
-"""Calls into libraries that may wait for ever."""
+"""Calls that may block for ever, run with a timeout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ISDa: how far the relations between a pair's objects as its words see them are from those its regions see.
+"""ISDa (Ren et al., ACL 2021): the distance between the object relations that words see and those that regions see.
 
 Internal structure distance with annotation (Ren et al., ACL 2021); the pooling over phrases is this project's, because
 the authors published none. Lower is better.

@@ -1,4 +1,4 @@
-"""results.json of an output folder: what was measured, entry by entry, and its table for people."""
+"""results.json of an output folder, and its entries as tables for people."""
 
 from __future__ import annotations
 

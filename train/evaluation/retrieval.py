@@ -1,4 +1,4 @@
-"""Retrieval measured on a split: the full score matrix and its recalls, or the published quick check."""
+"""Retrieval on a split: the full score matrix and its recalls, or the published quick check."""
 
 from __future__ import annotations
 

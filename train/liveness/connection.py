@@ -1,4 +1,4 @@
-"""Short messages between the ranks' monitors: a JSON object a line, over sockets that nobody ever waits for."""
+"""Connections between the ranks' monitors: JSON lines over sockets that never block."""
 
 from __future__ import annotations
 

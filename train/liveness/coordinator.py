@@ -1,4 +1,4 @@
-"""Rank 0's side of the watchdog: hears all ranks and judges all."""
+"""The monitor of rank 0: receives all heartbeats and judges all ranks."""
 
 from __future__ import annotations
 

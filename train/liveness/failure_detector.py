@@ -1,4 +1,4 @@
-"""Which rank is to blame when a group cannot go on: pure reasoning about the last heartbeat of each rank."""
+"""The failure detector: which rank is to blame when a group cannot go on, by the last heartbeats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thread with which a rank watches the others: what coordinator and participants have in common."""
+"""The monitor thread of a rank: what coordinator and participants share."""
 
 from __future__ import annotations
 

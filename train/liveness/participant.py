@@ -1,4 +1,4 @@
-"""The side of the watchdog of any other rank: talks to rank 0, and judges rank 0 alone."""
+"""The monitor of any other rank: sends heartbeats to rank 0, and judges rank 0 alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No rank waits for ever: each tells where it stands, and one that stalls or is lost ends the group in words.
+"""The watchdog: a rank that stalls or is lost ends the whole group, with one line that says why.
 
 Every rank has a thread that talks to rank 0's over a socket of its own, beside the library of the collectives, which
 does not notice a rank that hangs alive.

@@ -1,4 +1,4 @@
-"""Training on batches of items: whoever else is in the global batch is a negative, and offline ones come along."""
+"""Training on batches of items: all other items of the global batch are negatives, offline ones may join."""
 
 from __future__ import annotations
 

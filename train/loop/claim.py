@@ -1,4 +1,4 @@
-"""Whose an output folder is: marked before anything else is written to it, kept from other runs, extended if asked."""
+"""The claim of a run on its output folder: made before anything is written, and checked by other runs."""
 
 from __future__ import annotations
 

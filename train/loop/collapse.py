@@ -1,4 +1,4 @@
-"""Runs that tell pairs apart no more: the loss stands at its margin, and recall among the negatives at chance."""
+"""Detection of collapse: the loss stays at its margin, and recall among the negatives at chance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pairs among the items of all ranks are no negatives, though they do not belong together."""
+"""False negatives among the items of all ranks, found and masked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Updates that are left out because their gradient is not finite: counted, and too many in a row end the run."""
+"""The non-finite guard: updates with such a gradient are skipped and counted; too many in a row end the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on hard negatives of anchored pools: score a pool without gradient, keep the hardest, train on them."""
+"""Training on pools: score a pool without gradient, keep the hardest negatives, train on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradients averaged over ranks while backward still runs."""
+"""The gradient reducer: averages over ranks while backward still runs."""
 
 from __future__ import annotations
 

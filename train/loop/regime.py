@@ -1,4 +1,4 @@
-"""How a run turns batches into losses: what a way of training has to say to the loop."""
+"""The interface of a training regime: how batches become losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the updates since the last line of the log cost, and a digest of all samples that the run has taken."""
+"""Running means of costs since the last line of the log, and a digest of all samples taken."""
 
 from __future__ import annotations
 

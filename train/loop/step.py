@@ -1,4 +1,4 @@
-"""The training steps as functions: a batch in, losses out; nothing here knows of ranks, files or schedules."""
+"""Training steps as functions: a batch in, losses out, without ranks, files or schedules."""
 
 from __future__ import annotations
 

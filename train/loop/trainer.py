@@ -1,4 +1,4 @@
-"""The loop: accumulate, reduce, clip, schedule, log, save, evaluate, stop; nothing else."""
+"""The training loop: accumulate, reduce, clip, step, log, save, validate, stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training run from its stores to the recalls of its best weights, whatever its regime."""
+"""A training run from its stores to the recalls of its best weights, in any regime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measuring a run while it trains: when that is due, the one number by which checkpoints are told apart."""
+"""Validation during training: when it is due, and the number that selects the best checkpoint."""
 
 from __future__ import annotations
 

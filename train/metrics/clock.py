@@ -1,4 +1,4 @@
-"""Where the time of an update goes, by the host's clock."""
+"""The time of an update by its parts, on the host's clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One stream of what happens in a run: metrics.jsonl first, TensorBoard as a reader of it; and the log.
+"""The journal of a run: events in metrics.jsonl, TensorBoard as a reader of them, and the log.
 
 Every event is one JSON object a line, appended and flushed at once, so that a killed run keeps all but the
 line it died in. Rank 0 writes; of rank r > 0 only warnings are kept, in log.rank{r}.txt.

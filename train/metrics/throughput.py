@@ -1,4 +1,4 @@
-"""How all ranks spend their time and how fast they are: numbers for the journal and words for people.
+"""Throughput and time shares of all ranks: numbers for the journal, words for people.
 
 By the host's clock of each rank, between two lines of the log and without validation and saving, or from the begin of
 an evaluation or of mining to its end, this is:

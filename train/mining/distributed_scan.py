@@ -1,4 +1,4 @@
-"""The pass of many ranks over all tiles: each takes some images, and their findings meet as files."""
+"""The scan by many ranks: each scans some images, and their findings are joined through files."""
 
 from __future__ import annotations
 

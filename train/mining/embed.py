@@ -1,4 +1,4 @@
-"""The embeddings of all images and texts as files, encoded in chunks that are shared out over ranks.
+"""The embeddings of all images and texts as files, encoded in chunks that ranks share.
 
 A chunk is always the same items in the same order, computed by one thread, so that neither ranks nor cores nor a
 restart change a bit; on a CPU many chunks are encoded side by side instead.

@@ -1,4 +1,4 @@
-"""Dot products without doubt: float64 for the pairs that were short-listed, in a fixed order where two still agree.
+"""Exact dot products of short-listed pairs: float64, and a fixed order of summation where two are still equal.
 
 A float64 sum of `d` products in any order is off by at most `d * 2**-53 * |x| |y|`, so only scores closer than twice
 that need the fixed order: the products are folded in halves until one number is left, elementwise, so that device,

@@ -1,4 +1,4 @@
-"""Which pairs are no candidates: true pairs, near-duplicates, and what scores too close to a positive."""
+"""Pairs that are no candidates: positives, captions of equal words, and scores too close to a positive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A few queries against the whole pool in float32: for those whose running list lost its bet or overflowed."""
+"""A full float32 search for the few queries whose running top k overflowed or lost an entry."""
 
 from __future__ import annotations
 

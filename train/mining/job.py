@@ -1,4 +1,4 @@
-"""A mining job from embeddings to the two lists, on any number of ranks, that goes on where it was stopped.
+"""A mining job: from embeddings to both lists, on any number of ranks, resumable.
 
 What is unfinished lies in a folder below that of the lists (see `place`), where only a job of the same facts goes on.
 """

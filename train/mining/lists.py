@@ -1,4 +1,4 @@
-"""From short-lists to lists: exact scores and the final order, a bounded number of queries at a time."""
+"""From short-lists to final lists: exact scores and their order, a bounded number of queries at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What decides the lists of a mining job: it goes into their manifest, and keeps jobs from using each other's files."""
+"""The facts that decide the lists of a mining job; the manifest keeps them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The folder that a job's lists end up in: others there are refused, and a kill at any moment leaves it right.
+"""The output folder of a mining job: refuses other lists, and survives a kill at any moment.
 
 Everything unfinished lies in a folder below it, under the facts that decide the lists. Once all is made, a note there
 tells what goes where; from then on a start does nothing but carry that note out, whatever is done of it already.

@@ -1,4 +1,4 @@
-"""Late heads: the short-lists by the mean of tokens, scored again pair by pair and ordered by that.
+"""Re-ranking with late heads: short-lists by mean tokens, scored again pair by pair.
 
 Queries are scored in groups that are always the same, each by one thread, so that ranks and cores change no bit.
 """

@@ -1,4 +1,4 @@
-"""The best candidates so far of some queries, while tiles of screened scores come by.
+"""The running top k of some queries over tiles of screened scores.
 
 A tile is read once and quickly: the largest of every few scores is compared with the query's floor, and only where
 it passes are those few looked at. The floor is a bet: what is among the best m of a share f of the pool will,

@@ -1,4 +1,4 @@
-"""One pass over images x texts, tile by tile, that leaves the short-lists of both directions.
+"""One pass over images x texts, tile by tile, that yields the short-lists of both directions.
 
 Each score is computed once for both. What is short-listed surely holds the best candidates; exact.py orders them.
 """

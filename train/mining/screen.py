@@ -1,4 +1,4 @@
-"""How tiles of scores are computed: fast, roughly, and with a proven bound on how far from the truth.
+"""Screening of tiles: fast, approximate scores with a proven error bound.
 
 What a tile says only decides which candidates are looked at again, so its precision is a matter of speed alone: the
 lists are the same to the byte. Half precision is several times faster where the processor multiplies it natively and

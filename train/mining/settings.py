@@ -1,4 +1,4 @@
-"""What a mining job is asked for, and how the command line says it."""
+"""The settings of a mining job and their flags."""
 
 from __future__ import annotations
 

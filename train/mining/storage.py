@@ -1,4 +1,4 @@
-"""Files of a mining job: arrays whose room is taken before they are filled, and tensors written beside and renamed."""
+"""Files of a mining job: preallocated arrays, and tensors written beside and renamed."""
 
 from __future__ import annotations
 

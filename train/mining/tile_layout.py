@@ -1,4 +1,4 @@
-"""How the two sides are cut into tiles, and the parts of them that a screen multiplies."""
+"""The layout of tiles: how both sides are cut, and the parts that a screen multiplies."""
 
 from __future__ import annotations
 

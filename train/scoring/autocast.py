@@ -1,4 +1,4 @@
-"""What a matcher is called under: a context that sets the arithmetic of a forward pass, made anew for each."""
+"""The type of a context for a forward pass, made anew for each."""
 
 from __future__ import annotations
 

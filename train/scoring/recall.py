@@ -1,4 +1,4 @@
-"""From a score matrix and its ground truth to ranks and recalls, both ways, with ties counted in the open.
+"""Ranks and recalls of a score matrix, in both directions, with explicit handling of ties.
 
 Rows are images and columns are texts; `owner[t]` is the row of the image that text t describes. An image
 may have any number of texts. One pass over blocks of rows counts, for every query, the wrong candidates scored above

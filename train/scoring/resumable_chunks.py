@@ -1,4 +1,4 @@
-"""A long computation cut into files: ranks share them out, and what is there already is not computed again."""
+"""A long computation in chunks, one file each: ranks share them, and finished ones are not computed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All images x all texts to one score matrix: encoded once, scored in length-sorted tiles, shared out over ranks.
+"""The score matrix of all images x all texts: encoded once, scored in length-sorted tiles, shared by ranks.
 
 Where pairs go through the model (joint heads), what is encoded is cheap, and each rank encodes all of it.
 

@@ -1,4 +1,4 @@
-"""A whole side of a split, encoded chunk by chunk: each rank encodes its share and has them all."""
+"""One side of a split encoded in chunks: each rank encodes its share, and all ranks hold the whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two stages: candidates by one vector of each item, then the matcher's own score of those pairs and of no others.
+"""Two-stage retrieval: candidates by one vector of each item, then the matcher's own scores of those pairs.
 
 A text is scored with the images nearest to it, and an image with the texts nearest to it. A pair that is among neither
 has the score -inf, which ranks behind everything (see `train/scoring/recall.py`).
