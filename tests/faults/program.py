@@ -19,6 +19,7 @@ import torch
 
 from train.distributed.comm import Comm
 from train.distributed.progress import Progress
+from train.loop import reducer
 from train.scoring import resumable_chunks
 
 STEP = 4
@@ -98,6 +99,7 @@ def break_it(fault: str) -> None:
 
 if __name__ == "__main__":
     fault, rank, program = sys.argv[1:4]
+    reducer.BUCKET_BYTES = 1  # so that a fault is in one of many collectives, as in a large model
     if rank == os.environ.get("HOROVOD_RANK", os.environ.get("RANK")):
         break_it(fault)
     sys.argv[:] = sys.argv[3:]

@@ -131,3 +131,13 @@ def test_two_ranks_train_on_items_as_one(
     weights = [load_file(folder / "ckpt/latest/model.safetensors") for folder in both]
     for name in ("image_norm.running_mean", "graph.1.norm.running_var"):
         np.testing.assert_allclose(weights[1][name], weights[0][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [3, 4])
+def test_more_than_two_ranks_repeat_to_the_bit(ranks: int, stores: tuple[Path, Path], tmp_path: Path) -> None:
+    """What is summed with what, and in which order, does not depend on when a rank is ready."""
+    for turn in "ab":
+        (tmp_path / turn).mkdir()
+    weights = [train(tmp_path / turn, stores, ranks, "horovodrun") for turn in "ab"]
+    first, second = ((folder / "ckpt" / "best" / "model.safetensors").read_bytes() for folder in weights)
+    assert first == second

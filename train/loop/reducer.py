@@ -1,17 +1,24 @@
-"""The gradient reducer: averages over ranks while backward still runs."""
+"""The gradient reducer: averages over ranks, in fixed buckets, while backward still runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from train.distributed.comm import Comm, Wait
 
+BUCKET_BYTES = 32 << 20
+"""Gradients of one collective: large enough that its start costs little, small enough that backward hides it."""
+
 
 class GradientReducer:
-    """Sends each gradient as soon as it is whole, so that talking hides behind backward.
+    """Sends gradients in buckets, each as soon as it is full, so that communication hides behind backward.
+
+    Which gradients share a bucket, and the order in which buckets are sent, follow from the parameters alone. Sums of
+    three and more ranks depend on it: so they are the same in every repetition.
 
     Args:
         compression: "fp16" halves what travels; averages beyond 65,504 overflow then.
@@ -19,37 +26,80 @@ class GradientReducer:
 
     def __init__(self, comm: Comm, named: Iterable[tuple[str, nn.Parameter]], compression: str = "none") -> None:
         self._comm, self._half = comm, compression == "fp16"
-        self._named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
         self._armed = False
-        self._sent: dict[str, tuple[Wait, Tensor, Tensor]] = {}
-        if comm.size > 1:
-            for name, parameter in self._named:
-                parameter.register_post_accumulate_grad_hook(partial(self._start, name))
+        trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+        self._buckets = [_Bucket(part) for part in _parts(trained)] if comm.size > 1 else []
+        self._sent: list[tuple[_Bucket, Wait, Tensor]] = []
+        for bucket in self._buckets:
+            for name, parameter in bucket.named:
+                parameter.register_post_accumulate_grad_hook(partial(self._note, bucket, name))
 
     def arm(self) -> None:
         """The next backward is the update's last: its gradients are the sums to send."""
         self._armed = True
 
-    def _start(self, name: str, parameter: Tensor) -> None:
-        grad = parameter.grad
-        if self._armed and grad is not None:
-            sent = grad.half() if self._half else grad
-            self._sent[name] = self._comm.mean_async_(sent, f"gradient.{name}"), sent, grad
+    def _note(self, bucket: _Bucket, name: str, _: Tensor) -> None:
+        """Send every bucket whose turn it is: all ranks send them in the same order."""
+        if not self._armed:
+            return
+        bucket.missing.discard(name)
+        while len(self._sent) < len(self._buckets) and not self._buckets[len(self._sent)].missing:
+            whole = self._buckets[len(self._sent)]
+            flat = whole.flatten(torch.float16 if self._half else None)
+            self._sent.append((whole, self._comm.mean_async_(flat, whole.name), flat))
 
     def finish(self) -> None:
-        """Wait for all of them.
+        """Wait for all of them; gradients are views of the buckets then.
 
         Raises:
             RuntimeError: a trainable parameter had no gradient on this rank, so ranks would wait for each other.
         """
         self._armed = False
-        if self._comm.size == 1:
-            return
-        silent = [name for name, _ in self._named if name not in self._sent]
+        silent = [name for bucket in reversed(self._buckets) for name, _ in reversed(bucket.named)
+                  if name in bucket.missing]
         if silent:
             raise RuntimeError(f"no gradient for {', '.join(silent[:3])}; a matcher freezes what no loss reaches")
-        for wait, sent, grad in self._sent.values():
+        for bucket, wait, flat in self._sent:
             wait()
-            if sent is not grad:
-                grad.copy_(sent)
+            bucket.take(flat)
         self._sent.clear()
+
+
+class _Bucket:
+    """Gradients that are sent as one tensor. `missing`: the names of those that have not come yet."""
+
+    def __init__(self, named: list[tuple[str, nn.Parameter]]) -> None:
+        self.named = named
+        self.name = f"gradient.{named[0][0]}"
+        self.missing = {name for name, _ in named}
+
+    def flatten(self, dtype: torch.dtype | None) -> Tensor:
+        """All gradients, one after the other."""
+        return torch.cat([grad.reshape(-1) if dtype is None else grad.reshape(-1).to(dtype) for grad in self._grads()])
+
+    def take(self, flat: Tensor) -> None:
+        """Make the averages in `flat` the gradients."""
+        parts = flat.split([parameter.numel() for _, parameter in self.named])
+        for (_, parameter), part in zip(self.named, parts, strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        self.missing = {name for name, _ in self.named}
+
+    def _grads(self) -> Iterator[Tensor]:
+        for _, parameter in self.named:
+            assert parameter.grad is not None
+            yield parameter.grad
+
+
+def _parts(named: list[tuple[str, nn.Parameter]]) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    """Parameters of one type in parts of at most `BUCKET_BYTES`, the last first, as backward makes their gradients."""
+    part: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in reversed(named):
+        bytes_of = parameter.numel() * parameter.element_size()
+        if part and (size + bytes_of > BUCKET_BYTES or parameter.dtype != part[-1][1].dtype):
+            yield part
+            part, size = [], 0
+        part.append((name, parameter))
+        size += bytes_of
+    if part:
+        yield part
