@@ -148,13 +148,16 @@ class TorchDistributed(Comm):
 
     def _gather(self, tensor: Tensor, name: str) -> Tensor:  # noqa: ARG002
         tensor = tensor.detach().contiguous()
-        lengths = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(self.size)]
-        self._dist.all_gather(lengths, torch.tensor([len(tensor)], device=tensor.device))
-        longest = int(max(lengths))
-        parts = [tensor.new_empty(longest, *tensor.shape[1:]) for _ in range(self.size)]
+        lengths = torch.empty(self.size, dtype=torch.int64, device=tensor.device)
+        self._dist.all_gather_into_tensor(lengths, torch.tensor([len(tensor)], device=tensor.device))
+        counts = lengths.tolist()  # the only wait for a device
+        longest = max(counts)
+        room = tensor.new_empty(self.size * longest, *tensor.shape[1:])
         padding = tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])
-        self._dist.all_gather(parts, torch.cat([tensor, padding]))
-        return torch.cat([part[: int(length)] for part, length in zip(parts, lengths, strict=True)])
+        self._dist.all_gather_into_tensor(room, torch.cat([tensor, padding]) if len(padding) else tensor)
+        if min(counts) == longest:
+            return room
+        return torch.cat([part[:count] for part, count in zip(room.split(longest), counts, strict=True)])
 
     def means_lost_rank(self, error: BaseException) -> bool:
         return isinstance(error, self._dist.DistError | RuntimeError) and "onnection" in str(error)
