@@ -110,13 +110,15 @@ class AdamW(torch_optimizers.EagerOptimizer):
         if not group["correct_bias"]:
             lr *= (1 - beta1 ** (age + 1)) / root
         states = [self.state[parameter] for parameter in parameters]
+        # One fill on the device, where a tensor made for each parameter would be an upload that is waited for.
+        steps = torch.full((len(parameters),), float(age), device=parameters[0].device)
         adamw(
             parameters,
             [parameter.grad for parameter in parameters if parameter.grad is not None],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
-            [torch.tensor(float(age), device=parameter.device) for parameter in parameters],
+            list(steps.unbind()),
             fused=True,
             amsgrad=False,
             beta1=beta1,
