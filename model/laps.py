@@ -175,7 +175,7 @@ class Laps(Matcher):
             return {}
         _, spatial = self.split_cls(images)
         if self.score_net is None:
-            shares = spatial.new_tensor([self.rule.kept(spatial.shape[1]) / spatial.shape[1]])
+            shares = spatial.new_full((1,), self.rule.kept(spatial.shape[1]) / spatial.shape[1])
         else:
             with torch.autocast(self.device.type, enabled=False):
                 shares = self.score_net(spatial).exp().mean(1)

@@ -17,6 +17,7 @@ from config.sections import Named
 from data.batches.batch import Images, Pool, Ragged, ranges
 from model.matcher import HeadKind, Matcher, Side
 from model.parts.attention import Attention
+from model.parts.layers import upcast
 from model.parts.transformer import EPS, Encoder, EncoderLayer, Packing
 
 Padding = Callable[[int], Tensor]
@@ -150,14 +151,14 @@ class Uniter(Matcher):
         return Side(Ragged(tokens, images.features.offsets))
 
     def score_pairs(self, images: Side, texts: Side, image: Tensor, text: Tensor) -> Tensor:
-        return self.rank(self.pooled(Joint.of(texts.rows, images.rows, text, image))).squeeze(1)
+        return self._rank(self.pooled(Joint.of(texts.rows, images.rows, text, image)))
 
     def score_pool(self, images: Side, texts: Side, pool: Pool) -> Tensor:
         if self.config.hn_image_gather_offset == "correct":
             return super().score_pool(images, texts, pool)
         frame = pool.frame.repeat_interleave(pool.image.shape[1], 0)
         joint = Joint.of(texts.rows, images.rows, pool.text.flatten(), pool.image.flatten(), frame, self.padding)
-        return self.rank(self.pooled(joint)).view(pool.image.shape)
+        return self._rank(self.pooled(joint)).view(pool.image.shape)
 
     @property
     def offers(self) -> frozenset[str]:
@@ -175,7 +176,7 @@ class Uniter(Matcher):
         starts, counts = torch.stack([start + 1, start + words], 1), torch.stack([words - 2, regions], 1)
         inner = ranges(starts.flatten(), counts.flatten())
         states = below.index_select(0, inner.to(below.device, non_blocking=True))
-        return self._rank(joint, below), Attention.of(self.encoder.top, states, words - 2, regions)
+        return self._rank(self._pool(joint, below)), Attention.of(self.encoder.top, states, words - 2, regions)
 
     def padding(self, width: int) -> Tensor:
         """The embeddings `[width, hidden]` of padding words at their positions (the authors attend to some)."""
@@ -197,10 +198,12 @@ class Uniter(Matcher):
 
     def _pool(self, joint: Joint, below: Tensor) -> Tensor:
         first = self.encoder.top.first(below, joint.packing)
-        return torch.tanh(self.pooler(first))[joint.place.to(first.device, non_blocking=True)]
+        with torch.autocast(first.device.type, enabled=False):  # half precision has too few values to rank by
+            return torch.tanh(self.pooler(upcast(first)))[joint.place.to(first.device, non_blocking=True)]
 
-    def _rank(self, joint: Joint, below: Tensor) -> Tensor:
-        return self.rank(self._pool(joint, below)).squeeze(1)
+    def _rank(self, pooled: Tensor) -> Tensor:
+        with torch.autocast(pooled.device.type, enabled=False):
+            return self.rank(pooled).squeeze(1)
 
 
 def layer_of(config: Config) -> EncoderLayer:
