@@ -94,11 +94,11 @@ _TABLE: tuple[tuple[str, str], ...] = (
     ("report_to wandb logger", "metrics.jsonl and TensorBoard events are written to output_dir, nothing is sent away"),
     ("tb use_tensorboard", "tensorboard"),
     # how it runs
-    ("gpu gpus gpu_id gpu_ids n_gpus num_gpus devices device cuda accelerator multi_gpu distributed nproc_per_node "
+    ("gpu gpus gpu_id gpu_ids n_gpus num_gpus devices cuda accelerator multi_gpu distributed nproc_per_node "
      "nproc np n_procs num_nodes nodes strategy", _RANKS),
     ("dist_url dist_backend master_addr master_port backend init_method", "the launcher says where ranks meet; leave "
      "it out"),
-    ("no_cuda cpu use_cpu", "without a visible GPU it computes on the CPU: CUDA_VISIBLE_DEVICES= python train/..."),
+    ("no_cuda cpu use_cpu", "device cpu computes without a GPU"),
     ("gradient_checkpointing grad_checkpointing activation_checkpointing", "only LAPS can compute layers again to save "
      "memory: recompute_layers"),
     ("fast_dev_run sanity_check debug", "dry_run"),

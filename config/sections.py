@@ -228,8 +228,10 @@ class Output(Section):
 
 
 class Cluster(Section):
-    """how a run lives with ranks that are lost, that stall, or that are told to stop"""
+    """where ranks compute, and how a run lives with ranks that are lost, that stall, or that are told to stop"""
 
+    device: Annotated[Literal["auto", "cpu", "cuda"], PASSING] = "auto"
+    """what each rank computes on: a GPU of its own, the CPU, or auto = a GPU where the host has one"""
     stall_timeout: Annotated[NotNegative, PASSING] = 600.0
     """seconds without a sign of progress after which a rank counts as stalled and the job is ended; 0 = never"""
     elastic: Annotated[bool, PASSING] = False

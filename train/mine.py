@@ -18,6 +18,7 @@ from model.matcher import find
 from train.assembly.recipe import build_parts
 from train.assembly.splits import open_split, store_folders
 from train.distributed.comm import Comm
+from train.distributed.devices import choose_device
 from train.entry import leave, main
 from train.evaluate import CHECKPOINT, choose_checkpoint
 from train.metrics.journal import Journal
@@ -96,7 +97,7 @@ def mine_given(run: Run, args: Namespace, settings: Settings, folder: Path, comm
     if args.dry_run:
         return report_sizes(len(images), len(texts))
     with Journal(run.output.output_dir or None, comm.rank, tensorboard=False) as journal:
-        job = Job(comm, comm.device(), folder, settings, source, owner, index, journal.say)
+        job = Job(comm, choose_device(run.cluster.device, comm), folder, settings, source, owner, index, journal.say)
         with report_throughput("mine", str(folder), job.clock, comm, journal):
             job.run()
         journal.say(f"{folder}: candidates of {len(images)} images and {len(texts)} texts")

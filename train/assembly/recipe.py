@@ -22,6 +22,7 @@ from train.assembly.splits import Split, check_against_model, check_lengths, ope
 from train.assembly.towers import load_towers, resolve_towers
 from train.assembly.weights import LoadReport, check_resumable, load_for_evaluation, load_initial_weights
 from train.distributed.comm import Comm
+from train.distributed.devices import choose_device
 from train.scoring.scorer import Scorer
 from train.scoring.two_stage import check_two_stage
 
@@ -86,7 +87,7 @@ def build_parts(
     Raises:
         ConfigError, DataError: the weights cannot be read, or are not of this run's matcher.
     """
-    device = comm.device()
+    device = choose_device(run.cluster.device, comm)
     trained = Path(weights) if weights else resumed
     run = resolve_towers(run, trained)
     torch.manual_seed(run.seed)

@@ -37,12 +37,10 @@ class Comm(ABC):
         """The group of all who are there now, in place of this one."""
         raise NotImplementedError(f"{type(self).__name__} is not elastic")
 
-    def device(self) -> torch.device:
-        """The accelerator of this rank, or the CPU."""
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        torch.cuda.set_device(self.local_rank % torch.cuda.device_count())
-        return torch.device("cuda", torch.cuda.current_device())
+    @property
+    def takes_gpu_tensors(self) -> bool:
+        """Whether collectives can be given what lies on GPUs."""
+        return True
 
     @cached_property
     def progress(self) -> Progress:

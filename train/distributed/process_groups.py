@@ -47,6 +47,10 @@ class Horovod(Comm):
         except ValueError as error:
             raise Failure(f"the ranks did not find each other ({_read_init_error()})") from error
 
+    @property
+    def takes_gpu_tensors(self) -> bool:
+        return bool(self._hvd.nccl_built())
+
     def _mean_async_(self, tensor: Tensor, name: str) -> Wait:
         handle = self._hvd.allreduce_async_(tensor, name=name, op=self._hvd.Average)
         return lambda: self._hvd.synchronize(handle)

@@ -20,6 +20,7 @@ from train.checkpointing.checkpoint import Checkpoints, read_facts, read_state, 
 from train.checkpointing.saver import AsyncSaver
 from train.checkpointing.snapshot import Snapshot, copy_to_host
 from train.distributed.comm import RegroupRequested
+from train.distributed.devices import describe_device
 from train.distributed.stop_request import StopRequest
 from train.loop.nonfinite_guard import NonFiniteGuard
 from train.loop.reducer import GradientReducer
@@ -45,8 +46,7 @@ class Trainer:
     ) -> None:
         self.regime, self.recipe, self.journal, self.folder = regime, regime.recipe, journal, folder
         recipe = self.recipe
-        self.run, self.comm, self.matcher = recipe.run, recipe.comm, recipe.matcher
-        self.keep = keep
+        self.run, self.comm, self.matcher, self.keep = recipe.run, recipe.comm, recipe.matcher, keep
         self.checkpoints = Checkpoints(folder, self.run.output.keep, self.comm.progress.advance)
         self.saver = AsyncSaver(self.checkpoints)
         self.comm.progress.writes = self.saver.writes
@@ -103,9 +103,9 @@ class Trainer:
         self._same_start()
         self.clock.lap()
         total, validation = self.run.optim.num_train_steps, Validation(self.recipe, val, self.folder, self.journal)
-        facts = {"hash": self.run.hash(), "world": self.comm.size}
-        parameters = sum(p.numel() for p in self.matcher.parameters() if p.requires_grad)
-        self.journal.event("start", step=self.step, parameters=parameters, **facts)
+        facts = {"hash": self.run.hash(), "world": self.comm.size, **describe_device(self.recipe.device)}
+        facts["parameters"] = sum(p.numel() for p in self.matcher.parameters() if p.requires_grad)
+        self.journal.event("start", step=self.step, **facts)
         with self.stop.listening(), self.saver:
             self._validate_again(validation)
             if self.step < total:
