@@ -23,6 +23,10 @@ class Precision:
         enabled = self._dtype != torch.float32
         return torch.autocast(self._device.type, self._dtype if enabled else None, enabled=enabled)
 
+    def loss_scale(self) -> float:
+        """What `backward` multiplies the loss by; 1 but for fp16, where the device is waited for."""
+        return self._scaler.get_scale()
+
     def backward(self, loss: Tensor) -> None:
         self._scaler.scale(loss).backward()
 

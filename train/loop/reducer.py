@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from train.distributed.comm import Comm, Wait
 
+FP16_ROOM = 1024.0
+"""What true gradients are multiplied by before they travel in half precision, on one rank."""
 BUCKET_BYTES = 32 << 20
 """Gradients of one collective: large enough that its start costs little, small enough that backward hides it."""
 
@@ -21,11 +23,20 @@ class GradientReducer:
     three and more ranks depend on it: so they are the same in every repetition.
 
     Args:
-        compression: "fp16" halves what travels; averages beyond 65,504 overflow then.
+        compression: "fp16" halves what travels. True gradients from 6e-11 (times the next power of two of the ranks)
+            to 64 survive it; larger ones become infinite, and the update is left out.
+        loss_scale: what the loss was multiplied by; asked once an update, where gradients travel in fp16.
     """
 
-    def __init__(self, comm: Comm, named: Iterable[tuple[str, nn.Parameter]], compression: str = "none") -> None:
-        self._comm, self._half = comm, compression == "fp16"
+    def __init__(
+        self,
+        comm: Comm,
+        named: Iterable[tuple[str, nn.Parameter]],
+        compression: str = "none",
+        loss_scale: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        self._comm, self._half, self._loss_scale = comm, compression == "fp16", loss_scale
+        self._factor = 1.0
         self._armed = False
         trained = [(name, parameter) for name, parameter in named if parameter.requires_grad]
         self._buckets = [_Bucket(part) for part in _parts(trained)] if comm.size > 1 else []
@@ -37,6 +48,9 @@ class GradientReducer:
     def arm(self) -> None:
         """The next backward is the update's last: its gradients are the sums to send."""
         self._armed = True
+        if self._half:
+            # Powers of two, so that only the exponent changes; the sum over all ranks has to fit, not only the mean.
+            self._factor = FP16_ROOM / 2 ** (self._comm.size - 1).bit_length() / self._loss_scale()
 
     def _note(self, bucket: _Bucket, name: str, _: Tensor) -> None:
         """Send every bucket whose turn it is: all ranks send them in the same order."""
@@ -45,7 +59,7 @@ class GradientReducer:
         bucket.missing.discard(name)
         while len(self._sent) < len(self._buckets) and not self._buckets[len(self._sent)].missing:
             whole = self._buckets[len(self._sent)]
-            flat = whole.flatten(torch.float16 if self._half else None)
+            flat = whole.flatten(self._factor if self._half else None)
             self._sent.append((whole, self._comm.mean_async_(flat, whole.name), flat))
 
     def finish(self) -> None:
@@ -61,7 +75,7 @@ class GradientReducer:
             raise RuntimeError(f"no gradient for {', '.join(silent[:3])}; a matcher freezes what no loss reaches")
         for bucket, wait, flat in self._sent:
             wait()
-            bucket.take(flat)
+            bucket.take(flat.float().div_(self._factor) if self._half else flat)
         self._sent.clear()
 
 
@@ -73,15 +87,16 @@ class _Bucket:
         self.name = f"gradient.{named[0][0]}"
         self.missing = {name for name, _ in named}
 
-    def flatten(self, dtype: torch.dtype | None) -> Tensor:
-        """All gradients, one after the other."""
-        return torch.cat([grad.reshape(-1) if dtype is None else grad.reshape(-1).to(dtype) for grad in self._grads()])
+    def flatten(self, factor: float | None) -> Tensor:
+        """All gradients, one after the other; with a factor multiplied by it, in half precision."""
+        rows = [grad.reshape(-1) for grad in self._grads()]
+        return torch.cat(rows if factor is None else [row.mul(factor).half() for row in rows])
 
     def take(self, flat: Tensor) -> None:
         """Make the averages in `flat` the gradients."""
         parts = flat.split([parameter.numel() for _, parameter in self.named])
         for (_, parameter), part in zip(self.named, parts, strict=True):
-            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+            parameter.grad = part.view_as(parameter)
         self.missing = {name for name, _ in self.named}
 
     def _grads(self) -> Iterator[Tensor]:

@@ -57,7 +57,8 @@ class Trainer:
         self.running = RunningMeans(self.comm, recipe.device)
         self.costs: list[tuple[str, Tensor]] = []
         self.warned: set[str] = set()
-        self.reducer = GradientReducer(self.comm, self.matcher.named_parameters(), self.run.optim.compression)
+        self.reducer = GradientReducer(self.comm, self.matcher.named_parameters(), self.run.optim.compression,
+                                       recipe.precision.loss_scale)
 
     def resume(self, folder: Path) -> None:
         """Go on exactly from a checkpoint.
@@ -179,8 +180,7 @@ class Trainer:
             recipe.precision.unscale(recipe.optimizer)
             norm = clip(self.matcher.parameters(), run.optim.grad_norm, stepped_twice(recipe.optimizer))
             set_learning_rate(recipe.optimizer, learning_rate(run.optim, self.step + 1))
-            # The gradient is that of all ranks, so they all step or none does.
-            # Reading the norm waits for the device once an update, on purpose: what follows hangs on it.
+            # All ranks have this gradient, so all step or none. Reading its norm waits for the device, on purpose.
             made = self.guard.allows(math.isfinite(norm), self.step + 1)
             if made:
                 recipe.precision.step(recipe.optimizer)

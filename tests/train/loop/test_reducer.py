@@ -121,3 +121,34 @@ def _alone(rank: int) -> Solo:
     comm = Solo()
     comm.rank = rank
     return comm
+
+
+@pytest.mark.parametrize("loss_scale", [1.0, 65536.0])
+@pytest.mark.parametrize("true", [1e-8, 1e-4, 1.0, 50.0])
+def test_gradients_of_any_usual_size_survive_half_precision(true: float, loss_scale: float) -> None:
+    """Sent as they are, the small ones vanish, and scaled ones overflow from 1 on."""
+
+    def gradient(comm: Comm) -> torch.Tensor:
+        model = nn.Linear(4, 1, bias=False)
+        reducer = GradientReducer(comm, model.named_parameters(), "fp16", lambda: loss_scale)
+        reducer.arm()
+        (model.weight.sum() * true * loss_scale).backward()
+        reducer.finish()
+        assert model.weight.grad is not None
+        return model.weight.grad / loss_scale
+
+    for found in on_ranks(3, gradient):
+        torch.testing.assert_close(found, torch.full_like(found, true), rtol=0.02, atol=0)
+
+
+def test_an_exploded_gradient_is_infinite_and_not_wrong() -> None:
+    def gradient(comm: Comm) -> bool:
+        model = nn.Linear(4, 1, bias=False)
+        reducer = GradientReducer(comm, model.named_parameters(), "fp16")
+        reducer.arm()
+        (model.weight.sum() * 1e6).backward()
+        reducer.finish()
+        assert model.weight.grad is not None
+        return bool(model.weight.grad.isinf().all())
+
+    assert on_ranks(2, gradient) == [True, True]
