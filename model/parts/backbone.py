@@ -94,7 +94,10 @@ class TextTower(nn.Module):
     def forward(self, texts: Ragged) -> Ragged:
         """Ids `[total]` to tokens `[total, embed_size]`, packed alike."""
         ids, _ = pad_ragged(texts)
-        tokens = self.tower(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
+        # A mask that is broadcast already is taken as it is; one of rows and words is asked for its values first, for
+        # which the host would wait.
+        there = (ids != 0)[:, None, None, :]
+        tokens = self.tower(input_ids=ids, attention_mask=there).last_hidden_state
         return Ragged(self.project(pack_padded(tokens, texts.offsets).values), texts.offsets)
 
 
