@@ -22,7 +22,8 @@ Environment:
   IMAGE     what the engine calls the image: a name (crossmatch), a .sif file, or for ch-run an unpacked folder
   CUDA_VISIBLE_DEVICES   the GPUs that the command sees, numbered anew from 0 by docker and podman; '' = none,
             not set = all of the host. ch-run needs an image prepared with ch-fromhost --nvidia
-  PASS      names of further variables that go in; those of Horovod, NCCL, gloo, UCX, SLURM, OpenMP and torchrun always do
+  PASS      names of further variables that go in; those of Horovod, NCCL, CUDA, torch, gloo, UCX, SLURM, OpenMP and
+            torchrun always do, but for folders of this host
   SSH_DIR   a folder with a key pair, authorized_keys and config, mounted as ~/.ssh (docker and podman): what horovodrun
             needs to reach other nodes; the others bring the caller's home folder along
 
@@ -89,7 +90,8 @@ passed_names() { # of variables that go in, one a line
     for name in $(compgen -e | sort) ${PASS:-}; do
         case " ${PASS:-} " in *" $name "*) echo "$name"; continue ;; esac
         case $name in
-            HOROVOD_* | NCCL_* | GLOO_* | UCX_* | SLURM_* | OMP_* | MASTER_* | RANK | WORLD_SIZE | LOCAL_RANK | LOCAL_WORLD_SIZE)
+            CUDA_VISIBLE_DEVICES | CUDA_HOME | CUDA_PATH | TORCH_HOME) ;; # numbered anew, and folders of this host
+            HOROVOD_* | NCCL_* | CUDA_* | PYTORCH_* | TORCH_* | GLOO_* | UCX_* | SLURM_* | OMP_* | MASTER_* | RANK | WORLD_SIZE | LOCAL_RANK | LOCAL_WORLD_SIZE)
                 echo "$name" ;;
         esac
     done | sort -u

@@ -214,10 +214,19 @@ def test_a_terminal_is_passed_on_where_there_is_one(engine: str, place: Place) -
 
 @pytest.mark.parametrize("engine", NAMED)
 def test_variables_of_ranks_go_in_by_name_and_others_by_request(engine: str, place: Place) -> None:
-    words = place.planned(engine, HOROVOD_RANK="1", NCCL_DEBUG="INFO", SLURM_JOB_ID="7", SECRET="x", PASS="WANTED",
-                          WANTED="a b")
+    words = place.planned(
+        engine,
+        HOROVOD_RANK="1",
+        NCCL_DEBUG="INFO",
+        SLURM_JOB_ID="7",
+        PYTORCH_ALLOC_CONF="x",
+        TORCH_LOGS="y",
+        SECRET="x",
+        PASS="WANTED",
+        WANTED="a b",
+    )
     names = [name for name in after(words, "--env") if "=" not in name]
-    assert names == ["HOROVOD_RANK", "NCCL_DEBUG", "SLURM_JOB_ID", "WANTED"]
+    assert names == ["HOROVOD_RANK", "NCCL_DEBUG", "PYTORCH_ALLOC_CONF", "SLURM_JOB_ID", "TORCH_LOGS", "WANTED"]
     assert not any("a b" in word for word in words if "txt db" not in word)
 
 
