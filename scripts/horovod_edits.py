@@ -5,6 +5,8 @@
 - A rank of an elastic group that finds nobody where another was promised, since that one died while it started, has
   to be told: `hvd.init()` raises ValueError, with the reason in HOROVOD_INIT_ERROR, and may be called again. Unedited,
   the whole process aborts.
+- An error of the background thread that is not a lost peer ends the process with one line. Unedited, it is logged, and
+  a collective that was begun is never answered: all ranks wait for ever. A lost peer is answered as before.
 - A rank that waits for a collective sleeps for a moment before it looks again. Unedited, it looks all the time, and
   takes the processor from the thread that it waits for wherever cores are shared.
 """
@@ -30,6 +32,18 @@ void BackgroundThreadLoopOrFailure(HorovodGlobalState& state) {
 LOOK, SLEEP = "std::this_thread::yield();", "std::this_thread::sleep_for(std::chrono::microseconds(20));"
 THREAD = "// Start Horovod background thread. Ensure that this is\n"
 NOT_DONE = "horovod_global.initialization_done = false;"
+GLOO = '#include "ops/gloo_operations.h"\n'
+UNCAUGHT = '<< "Horovod background loop uncaught exception: " << ex.what();'
+END = """
+#if HAVE_GLOO
+    if (dynamic_cast<const ::gloo::IoException*>(&ex) == nullptr)
+#endif
+    {
+      const std::string what = ex.what();
+      std::fprintf(stderr, "horovod: its background thread failed: %s\\n", what.substr(0, what.find('\\n')).c_str());
+      std::fflush(stderr);
+      std::_Exit(1);
+    }"""
 CPP14, CPP20 = "CMAKE_CXX_STANDARD 14", "CMAKE_CXX_STANDARD 20"
 EDITS = [
     ("CMakeLists.txt", CPP14, CPP20),
@@ -38,6 +52,8 @@ EDITS = [
     ("horovod/torch/mpi_ops_v2.cc", LOOK, SLEEP),
     ("horovod/common/operations.cc", THREAD, GUARD + THREAD),
     ("horovod/common/operations.cc", "std::thread(BackgroundThreadLoop,", "std::thread(BackgroundThreadLoopOrFailure,"),
+    ("horovod/common/operations.cc", GLOO, GLOO + '#include "gloo/common/error.h"\n'),
+    ("horovod/common/operations.cc", UNCAUGHT, UNCAUGHT + END),
     ("horovod/common/operations.cc", NOT_DONE, NOT_DONE + " horovod_global.initialization_failed = false;"),
 ]
 

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from scripts import horovod_edits
 from scripts.horovod_edits import EDITS
+from tests.processes import entry
+from tests.support import ROOT, environment
+
+TOO_LARGE_A_BUFFER = """
+import os
+os.environ["HOROVOD_FUSION_THRESHOLD"] = str(10**15)
+import horovod.torch as hvd, torch
+hvd.init()
+for handle in [hvd.allreduce_async(torch.ones(1000), name=str(number)) for number in range(50)]:
+    hvd.synchronize(handle)
+"""
 
 
 def unpacked(folder: Path) -> Path:
@@ -42,3 +54,13 @@ def test_another_horovod_is_refused(number: int, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(old, "something else"))
     with pytest.raises(ValueError, match=f"{name}: holds no .* is this Horovod 0.28.1"):
         horovod_edits.main(tmp_path)
+
+
+@pytest.mark.slow
+def test_an_error_in_the_background_thread_ends_the_rank(tmp_path: Path) -> None:
+    """Unedited, the rank waits for ever."""
+    (tmp_path / "program.py").write_text(TOO_LARGE_A_BUFFER)
+    done = subprocess.run(entry(str(tmp_path / "program.py"), ranks=2), cwd=ROOT, env=environment(),
+                          capture_output=True, text=True, timeout=100, check=False)  # fmt: skip
+    assert done.returncode != 0
+    assert "horovod: its background thread failed: [enforce fail at" in done.stdout + done.stderr
