@@ -21,7 +21,7 @@ from train.distributed.comm import Comm
 from train.distributed.deadline import set_alarm
 from train.distributed.host import keep_freed_memory, share_cores
 from train.distributed.process_groups import RankRemoved, join_process_group
-from train.distributed.stop_request import SIGNALS, exit_code_of
+from train.distributed.stop_request import SIGNALS, exit_code_of_signal
 from train.liveness.watchdog import RESTART_HINT, Watchdog, first_line
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -112,8 +112,8 @@ def answer_signals(comm: Comm, watchdog: Watchdog) -> None:
             watchdog.wait_for_exit(GOODBYE_S)
         else:
             watchdog.wait_for_failures()
-        watchdog.goodbye(exit_code_of(number))
-        leave(exit_code_of(number))
+        watchdog.goodbye(exit_code_of_signal(number))
+        leave(exit_code_of_signal(number))
 
     for kind in SIGNALS:
         signal.signal(kind, told)

@@ -16,8 +16,8 @@ Reads = Callable[[Namespace], tuple[str, ...]]
 
 REGIONS = ("data.conf_th", "data.max_bb", "data.min_bb", "data.num_bb", "data.compressed_db", "data.damaged")
 READING = ("data.n_workers", "data.pin_mem", "data.prefetch_batches", "data.picture_cache_mb")
-SCORING = (*REGIONS, *READING, "seed", "matcher.", "weights.", "optim.precision", "eval.tokens_per_block",
-           "output.output_dir", "cluster.device", "cluster.stall_timeout", "cluster.stop_after")  # fmt: skip
+RUNNING = ("output.output_dir", "cluster.device", "cluster.stall_timeout", "cluster.stop_after")
+SCORING = (*REGIONS, *READING, *RUNNING, "seed", "matcher.", "weights.", "optim.precision", "eval.tokens_per_block")
 """What every program reads that has a trained matcher encode a split."""
 COUNTING = ("eval.ties", "eval.ir_count", "eval.median_rank", "eval.folds")
 ALL = ("seed", "data.", "negatives.", "optim.", "eval.", "output.", "cluster.", "weights.", "matcher.", "objective.")
@@ -97,6 +97,5 @@ def mining(args: Namespace) -> tuple[str, ...]:
     """What train/mine.py reads."""
     stores = ("data.train_txt_dbs", "data.train_img_dbs")
     if args.embeddings:
-        return (*stores, *REGIONS, "matcher.", "output.output_dir", "cluster.device", "cluster.stall_timeout",
-                "cluster.stop_after")  # fmt: skip
+        return (*stores, *REGIONS, *RUNNING, "matcher.")
     return (*SCORING, *stores)

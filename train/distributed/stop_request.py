@@ -83,7 +83,7 @@ class StopRequest:
     @property
     def code(self) -> int:
         """The exit code that fits `by`; 0 while nobody was told."""
-        return 0 if self.by is None else exit_code_of(self.by)
+        return 0 if self.by is None else exit_code_of_signal(self.by)
 
     @property
     def reason(self) -> str:
@@ -105,10 +105,10 @@ class StopRequest:
         self._settle()
         answer = self._answers[number]
         if not callable(answer):
-            raise SystemExit(exit_code_of(number))
+            raise SystemExit(exit_code_of_signal(number))
         answer(number, frame)
 
 
-def exit_code_of(number: int) -> int:
+def exit_code_of_signal(number: int) -> int:
     """The exit code of a process that has saved and left because of this signal."""
     return INTERRUPTED if number == signal.SIGINT else REQUEUE

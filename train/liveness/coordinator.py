@@ -8,7 +8,7 @@ from collections.abc import Sequence, Set
 from dataclasses import asdict
 
 from train.distributed.progress import Heartbeat, Progress
-from train.distributed.stop_request import exit_code_of
+from train.distributed.stop_request import exit_code_of_signal
 from train.liveness.connection import Connection, Message, has_token
 from train.liveness.failure_detector import GRACE_S, QUIET_EXIT, STOPPED, Member, Verdict
 from train.liveness.monitor import FAREWELL_S, SAVE_S, Act, Monitor
@@ -107,7 +107,7 @@ class Coordinator(Monitor):
         if is_late and self._progress.collective:
             # The main thread waits for a rank that waits for it to answer the signal.
             self._wait_for_writer(SAVE_S)
-            self.requests.leaving, self._for_main = (exit_code_of(self._told), ""), True
+            self.requests.leaving, self._for_main = (exit_code_of_signal(self._told), ""), True
         if self.requests.leaving is not None and not self._said_goodbye:
             code, why = self.requests.leaving
             self._said_goodbye, self._left_at, self.bye = True, now, code

@@ -134,7 +134,9 @@ class Watchdog:
             return
         if error is not None and self._comm.means_lost_rank(error):
             self.await_verdict(error)
-        self.goodbye(self.code if error is None else exit_code_of(error), "" if error is None else first_line(error))
+        self.goodbye(
+            self.code if error is None else exit_code_of_error(error), "" if error is None else first_line(error)
+        )
 
     def _act(self, verdict: Verdict, speaks: bool) -> None:
         """Carry out a verdict; called by the thread that watches."""
@@ -192,7 +194,7 @@ def identify_process() -> list[object]:
     return [socket.gethostname(), os.getpid(), space]
 
 
-def exit_code_of(error: BaseException) -> int:
+def exit_code_of_error(error: BaseException) -> int:
     """The exit code that a process leaves with for this error."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 0 if error.code is None else FAILED

@@ -48,7 +48,7 @@ class GradientReducer:
     def arm(self) -> None:
         """The next backward is the update's last: its gradients are the sums to send."""
         self._armed = True
-        if self._half:
+        if self._half and self._buckets:
             # Powers of two, so that only the exponent changes; the sum over all ranks has to fit, not only the mean.
             self._factor = FP16_ROOM / 2 ** (self._comm.size - 1).bit_length() / self._loss_scale()
 

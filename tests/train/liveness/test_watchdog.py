@@ -21,7 +21,7 @@ from train.distributed.comm import Comm, Solo
 from train.liveness import monitor as posts
 from train.liveness import watchdog as watches
 from train.liveness.monitor import AwakeClock
-from train.liveness.watchdog import Watchdog, exit_code_of, first_line
+from train.liveness.watchdog import Watchdog, exit_code_of_error, first_line
 
 # A verdict ends a process; here it ends a thread.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -287,7 +287,7 @@ def test_time_in_which_a_process_was_stopped_does_not_count() -> None:
     (SystemExit(), 0), (SystemExit(7), 7), (SystemExit("x"), 1), (KeyboardInterrupt(), 130), (DataError("x"), 3),
     (Failure("x"), 1), (ValueError("x"), 1)])
 def test_the_exit_code_of_an_error(error: BaseException, code: int) -> None:
-    assert exit_code_of(error) == code
+    assert exit_code_of_error(error) == code
 
 
 def test_an_error_is_told_in_a_line() -> None:
