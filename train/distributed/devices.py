@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from config.errors import ConfigError
 from train.distributed.comm import Comm
 
-NVIDIA = Path("/proc/driver/nvidia")
-"""What the driver of NVIDIA's GPUs tells about itself."""
+NVIDIA, NODES = Path("/proc/driver/nvidia"), Path("/dev")
+"""What NVIDIA's driver tells about itself, and where it shows GPUs; a container without GPUs has no such node."""
+HIDING = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES by which people and schedulers hide all GPUs, on purpose."""
 
 
 def choose_device(wanted: str, comm: Comm) -> torch.device:
@@ -27,7 +30,7 @@ def choose_device(wanted: str, comm: Comm) -> torch.device:
     if wanted == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        if wanted == "cuda" or (NVIDIA / "gpus").exists():
+        if wanted == "cuda" or _has_gpu():
             raise ConfigError(f"device={wanted}: {_why_no_gpu()}; or compute without one: --device cpu")
         return torch.device("cpu")
     if comm.size > 1 and not comm.takes_gpu_tensors:
@@ -51,6 +54,11 @@ def describe_device(device: torch.device) -> dict[str, str | float]:
     properties = torch.cuda.get_device_properties(device)
     return {"device": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1),
             "driver": _driver(), "cuda": str(torch.version.cuda)}  # fmt: skip
+
+
+def _has_gpu() -> bool:
+    """Whether this host shows a GPU that nobody has hidden from this process."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") not in HIDING and any(NODES.glob("nvidia[0-9]*"))
 
 
 def _why_no_gpu() -> str:

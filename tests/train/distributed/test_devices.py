@@ -25,9 +25,11 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Host:
     """Makes this host one with so many GPUs, as CUDA and the driver show them."""
 
     def make(gpus: int, usable: bool = True, cuda: str | None = "13.0", driver: bool = True) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.setattr(devices, "NVIDIA", tmp_path)
-        if gpus:
-            (tmp_path / "gpus").mkdir()
+        monkeypatch.setattr(devices, "NODES", tmp_path)
+        for number in range(gpus):
+            (tmp_path / f"nvidia{number}").touch()
         if driver:
             (tmp_path / "version").write_text(VERSION)
         found = SimpleNamespace(name="H200", total_memory=141 * 2**30)
@@ -64,6 +66,15 @@ def test_a_gpu_that_cannot_be_used_is_no_cpu(
     host(gpus, **options)
     with pytest.raises(ConfigError, match=why):
         choose_device(wanted, Solo())
+
+
+@pytest.mark.parametrize("hidden", devices.HIDING)
+def test_gpus_that_are_hidden_on_purpose_are_none(hidden: str, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host(1, usable=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert choose_device("auto", Solo()).type == "cpu"
+    with pytest.raises(ConfigError, match="device=cuda: "):
+        choose_device("cuda", Solo())
 
 
 def test_each_rank_has_a_gpu_of_its_own(host: Host) -> None:
